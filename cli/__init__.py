@@ -1,0 +1,1 @@
+"""opsctl: thin commands over exporter, runbooks, alarms and dashboards."""

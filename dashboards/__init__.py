@@ -1,0 +1,1 @@
+"""Boards that draw the objectives, the engines and what a runbook says to look at."""

@@ -1,0 +1,191 @@
+"""
+The engine sample: what one vLLM engine said at one time, whatever its version and whoever asked.
+
+Every source yields :class:`PageSample`; everything behind the sources knows nothing but these
+values. Concepts are the catalogue's; a concept with a split label is keyed ``concept{value}``.
+Missing is missing: a concept that the page did not have has no key.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+@dataclass(frozen=True, slots=True)
+class Quantile:
+    """
+    A quantile read from buckets, and how far it can be trusted.
+
+    Args:
+        value: The interpolated quantile, in the histogram's unit.
+        lower: Lower bound of the bucket it fell into.
+        upper: Upper bound of that bucket; infinite when it lies beyond the last finite bound.
+    """
+
+    value: float
+    lower: float
+    upper: float
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """
+    A cumulative histogram.
+
+    Args:
+        bounds: Upper bounds, ascending, shape (n,); the last is +inf.
+        counts: Cumulative events, shape (n,), non-decreasing.
+        sum: Sum of all observations.
+    """
+
+    bounds: tuple[float, ...]
+    counts: tuple[float, ...]
+    sum: float
+
+    @property
+    def count(self) -> float:
+        """Number of observations."""
+        return self.counts[-1]
+
+    @property
+    def mean(self) -> float | None:
+        """Mean observation; None without any."""
+        return self.sum / self.count if self.count > 0 else None
+
+    def quantile(self, q: float) -> Quantile | None:
+        """
+        Estimate a quantile as PromQL's ``histogram_quantile`` does: linear within the bucket.
+
+        Args:
+            q: Within 0 and 1.
+
+        Returns:
+            None without observations. Beyond the last finite bound the value is that bound.
+
+        Source:
+            prometheus/promql/quantile.go, bucketQuantile.
+        """
+        if not 0 <= q <= 1:
+            raise ValueError(f"quantile {q} is not within 0 and 1")
+        if self.count <= 0:
+            return None
+        rank = q * self.count
+        index = bisect_left(self.counts, rank)
+        if index >= len(self.bounds) - 1:
+            last = self.bounds[-2] if len(self.bounds) > 1 else math.nan
+            return Quantile(last, last, math.inf)
+        upper = self.bounds[index]
+        if index == 0:
+            share = rank / self.counts[0] if self.counts[0] else 0.0
+            return Quantile(upper * share, 0.0, upper)
+        lower, before = self.bounds[index - 1], self.counts[index - 1]
+        inside = self.counts[index] - before
+        return Quantile(lower + (upper - lower) * (rank - before) / inside, lower, upper)
+
+    def at_or_below(self, threshold: float) -> float | None:
+        """
+        Observations at or below a threshold.
+
+        Returns:
+            None when the threshold is not one of the bounds: the histogram cannot tell.
+        """
+        for bound, count in zip(self.bounds, self.counts, strict=True):
+            if math.isclose(bound, threshold, rel_tol=1e-9):
+                return count
+        return None
+
+    def minus(self, earlier: Histogram) -> Histogram | None:
+        """
+        What was observed since an earlier state of the same histogram.
+
+        Returns:
+            None when the bounds differ or a count fell: not the same histogram's earlier state.
+        """
+        if self.bounds != earlier.bounds:
+            return None
+        counts = tuple(new - old for new, old in zip(self.counts, earlier.counts, strict=True))
+        if min(counts) < 0:
+            return None
+        return Histogram(self.bounds, counts, self.sum - earlier.sum)
+
+    def plus(self, other: Histogram) -> Histogram | None:
+        """Both together; None when the bounds differ."""
+        if self.bounds != other.bounds:
+            return None
+        counts = tuple(a + b for a, b in zip(self.counts, other.counts, strict=True))
+        return Histogram(self.bounds, counts, self.sum + other.sum)
+
+
+class EngineKey(NamedTuple):
+    """Which engine of a target: the model's served name and the engine index (data parallel rank)."""
+
+    model: str
+    engine: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSample:
+    """
+    One engine at one time.
+
+    Args:
+        t: Unix seconds at which the page was read.
+        key: Model and engine index.
+        gauges: Concept to value; ratios within 0 and 1.
+        counters: Concept to cumulative value since the process started.
+        histograms: Concept to cumulative histogram since the process started.
+        facts: Configuration labels (``num_gpu_blocks``, ``enable_prefix_caching``, …).
+    """
+
+    t: float
+    key: EngineKey
+    gauges: Mapping[str, float]
+    counters: Mapping[str, float]
+    histograms: Mapping[str, Histogram]
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+    def total(self, concept: str) -> float | None:
+        """A counter over all values of its split label; None when the page had none of them."""
+        if concept in self.counters:
+            return self.counters[concept]
+        parts = [v for k, v in self.counters.items() if k.startswith(concept + "{")]
+        return sum(parts) if parts else None
+
+    @property
+    def steps(self) -> float | None:
+        """Engine steps with output since start: the heartbeat."""
+        histogram = self.histograms.get("step_tokens")
+        return histogram.count if histogram else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageSample:
+    """
+    One whole page: the engines on it, and what was wrong with it.
+
+    Args:
+        t: Unix seconds at which the page was read.
+        target: The target's name.
+        engines: In order of appearance.
+        problems: Series that were left out, with the reason; empty for a clean page.
+    """
+
+    t: float
+    target: str
+    engines: tuple[EngineSample, ...]
+    problems: tuple[str, ...] = ()
+
+
+def split_key(key: str) -> tuple[str, str | None]:
+    """
+    Take a series key apart.
+
+    >>> split_key("requests_finished{stop}"), split_key("preemptions")
+    (('requests_finished', 'stop'), ('preemptions', None))
+    """
+    concept, brace, value = key.partition("{")
+    return (concept, value[:-1]) if brace else (concept, None)

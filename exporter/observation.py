@@ -1,0 +1,56 @@
+"""
+An observation: one thing that was seen of one target at one time, raw.
+
+Live polling, the flight recorder and recordings all hold these, and diagnosis reads nothing else:
+that is why a recording replays to the verdict that was given live.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Kind = Literal["metrics", "health", "probe", "facts", "error", "header"]
+KINDS: tuple[Kind, ...] = ("metrics", "health", "probe", "facts", "error", "header")
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """
+    One observation.
+
+    Args:
+        t: Unix seconds.
+        target: The target's name.
+        kind: What was looked at:
+            ``metrics`` ``text``, the page as served;
+            ``error`` ``reason`` and ``detail``, why the page could not be had;
+            ``health`` ``status`` (None when nothing answered) and ``seconds`` of GET /health;
+            ``facts`` ``version`` and ``models`` (the body of GET /v1/models);
+            ``probe`` ``ok``, ``seconds``, ``reason`` of the canary completion;
+            ``header`` ``format`` and ``made_by`` of a recording.
+        data: The kind's fields.
+    """
+
+    t: float
+    target: str
+    kind: Kind
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """The page of a ``metrics`` observation."""
+        text = self.data["text"]
+        assert isinstance(text, str)
+        return text
+
+
+def metrics(t: float, target: str, text: str) -> Observation:
+    """A page that was read."""
+    return Observation(t, target, "metrics", {"text": text})
+
+
+def error(t: float, target: str, reason: str, detail: str) -> Observation:
+    """A page that could not be read."""
+    return Observation(t, target, "error", {"reason": reason, "detail": detail})

@@ -1,0 +1,197 @@
+"""
+The evidence of one engine: what was observed, cut into the window under test and a reference.
+
+The window under test starts where the behaviour changed (:mod:`.onset`) and never crosses a
+restart. The reference is what the same engine did before: the samples before the onset, or, when
+there are too few, everything the process counted before the first sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from vllm_opsctl.errors import BadPage
+from vllm_opsctl.exporter.engine import EngineKey, EngineSample, Histogram
+from vllm_opsctl.exporter.exposition import read_page
+from vllm_opsctl.exporter.observation import Observation, error
+from vllm_opsctl.exporter.window import Window, windows_by_engine
+from vllm_opsctl.runbooks.onset import MIN_SAMPLES, find_onset
+
+HISTORY_S = 1800.0
+"""How far back the onset is looked for: what the flight recorder keeps."""
+
+MIN_REFERENCE_REQUESTS = 10
+"""A reference with fewer first tokens says nothing about means."""
+
+Source = Literal["earlier window", "process lifetime"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What the engine did before the window under test; means over many requests."""
+
+    source: Source
+    window: Window | None = None
+    lifetime: EngineSample | None = None
+
+    def histogram(self, concept: str) -> Histogram | None:
+        """What a histogram observed in the reference."""
+        if self.window is not None:
+            return self.window.histogram(concept)
+        assert self.lifetime is not None
+        return self.lifetime.histograms.get(concept)
+
+    def mean(self, concept: str) -> float | None:
+        """Mean of a histogram in the reference."""
+        histogram = self.histogram(concept)
+        return histogram.mean if histogram else None
+
+    def total(self, concept: str) -> float | None:
+        """Increase of a counter in the reference."""
+        if self.window is not None:
+            return self.window.delta(concept)
+        assert self.lifetime is not None
+        return self.lifetime.total(concept)
+
+    def rate(self, concept: str) -> float | None:
+        """Increase of a counter per second; only an earlier window has a length."""
+        return self.window.rate(concept) if self.window is not None else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """
+    What the features of one engine are computed from.
+
+    Args:
+        target: The target's name.
+        key: Which engine; None when the target never showed a page in the window.
+        asked: All samples of the window that was asked for, restarts included.
+        window: The window under test: since the onset and the last restart.
+        onset: Unix seconds at which the behaviour changed; None without a clear change.
+        reference: None when nothing is known of before.
+        observations: Everything observed within the window that was asked for, in order.
+        earlier_answer: The target answered at some time before the end of the window.
+        api_facts: Version and model facts from /version and /v1/models.
+    """
+
+    target: str
+    key: EngineKey | None
+    asked: Window
+    window: Window
+    onset: float | None
+    reference: Reference | None
+    observations: Sequence[Observation]
+    earlier_answer: bool
+    api_facts: dict[str, object] = field(default_factory=dict)
+
+    def last(self, *kinds: str) -> Observation | None:
+        """The newest observation of some kinds."""
+        return next((o for o in reversed(self.observations) if o.kind in kinds), None)
+
+    @property
+    def newest(self) -> EngineSample | None:
+        """The newest sample."""
+        return self.asked.samples[-1] if self.asked.samples else None
+
+
+def gather(
+    target: str, observations: Sequence[Observation], *, at: float | None, window_s: float
+) -> tuple[list[Evidence], list[Observation]]:
+    """
+    Cut one target's observations into evidence, one per engine.
+
+    Args:
+        target: The target's name.
+        observations: All of the target's observations, in the order in which they were made.
+        at: End of the window (unix seconds); None for the newest observation.
+        window_s: Length of the window in seconds.
+
+    Returns:
+        The evidence (one with ``key`` None when no page was readable), and the observations of
+        the window with unreadable pages turned into errors.
+    """
+    end = at if at is not None else observations[-1].t
+    history = [o for o in observations if end - HISTORY_S <= o.t <= end + 1e-3]
+    readable: list[Observation] = []
+    pages = []
+    for observation in history:
+        if observation.kind != "metrics":
+            readable.append(observation)
+            continue
+        try:
+            pages.append(read_page(observation.text, t=observation.t, target=target))
+            readable.append(observation)
+        except BadPage as problem:
+            readable.append(error(observation.t, target, problem.reason, problem.detail))
+    start = end - window_s
+    recent = [o for o in readable if o.t >= start]
+    api_facts: dict[str, object] = {}
+    for observation in readable:
+        if observation.kind == "facts":
+            api_facts.update(observation.data)
+    common = {
+        "target": target,
+        "observations": tuple(recent),
+        "earlier_answer": bool(pages),
+        "api_facts": api_facts,
+    }
+    evidence = [
+        _of_engine(key, whole, start=start, **common)  # type: ignore[arg-type]
+        for key, whole in windows_by_engine(pages).items()
+        if whole.between(start, end).samples
+    ]
+    if not evidence:
+        empty = Window(())
+        evidence = [
+            Evidence(
+                key=None, asked=empty, window=empty, onset=None, reference=None, **common  # type: ignore[arg-type]
+            )
+        ]
+    return evidence, recent
+
+
+def _of_engine(
+    key: EngineKey,
+    whole: Window,
+    *,
+    start: float,
+    target: str,
+    observations: tuple[Observation, ...],
+    earlier_answer: bool,
+    api_facts: dict[str, object],
+) -> Evidence:
+    asked = whole.between(start, whole.samples[-1].t)
+    alive = whole.since_reset()
+    split = find_onset(alive)
+    onset = alive.samples[split].t if split is not None else None
+    first = max(start, onset) if onset is not None else start
+    tested = alive.between(first, alive.samples[-1].t)
+    if len(tested.samples) < MIN_SAMPLES:
+        tested = alive.between(start, alive.samples[-1].t)
+    before = Window(tuple(s for s in alive.samples if s.t <= first)) if onset is not None else (
+        Window(tuple(s for s in alive.samples if s.t <= start))
+    )
+    return Evidence(
+        target=target,
+        key=key,
+        asked=asked,
+        window=tested,
+        onset=onset,
+        reference=_reference(before, alive),
+        observations=observations,
+        earlier_answer=earlier_answer,
+        api_facts=api_facts,
+    )
+
+
+def _reference(before: Window, alive: Window) -> Reference | None:
+    started = before.histogram("time_to_first_token_seconds")
+    if started is not None and started.count >= MIN_REFERENCE_REQUESTS:
+        return Reference("earlier window", window=before)
+    lifetime = alive.samples[0].histograms.get("time_to_first_token_seconds")
+    if lifetime is not None and lifetime.count >= MIN_REFERENCE_REQUESTS:
+        return Reference("process lifetime", lifetime=alive.samples[0])
+    return None

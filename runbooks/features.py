@@ -1,0 +1,98 @@
+"""
+Features: named numbers and facts computed from the evidence, the vocabulary of all signatures.
+
+The registry is :data:`REGISTRY`; the definitions stand by subject in ``features_*.py``. A feature
+that cannot be computed is missing, which is a value of its own and never 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from vllm_opsctl.exporter.units import format_duration, format_number, format_percent
+from vllm_opsctl.runbooks.evidence import Evidence
+
+Unit = Literal["seconds", "ratio", "factor", "count", "per_second", "cores", "bool", "text"]
+Value = float | bool | str
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """
+    One named number or fact.
+
+    Args:
+        name: ``group.name``; the name that signatures use.
+        unit: How it is counted and printed.
+        meaning: One line.
+        compute: From the evidence; None when it cannot be told.
+    """
+
+    name: str
+    unit: Unit
+    meaning: str
+    compute: Callable[[Evidence], Value | None]
+
+    def format(self, value: Value) -> str:
+        """Print a value with its unit."""
+        return format_value(value, self.unit)
+
+
+REGISTRY: dict[str, Feature] = {}
+
+
+def feature(
+    name: str, unit: Unit, meaning: str
+) -> Callable[[Callable[[Evidence], Value | None]], Callable[[Evidence], Value | None]]:
+    """Register the decorated function as a feature."""
+
+    def register(compute: Callable[[Evidence], Value | None]) -> Callable[[Evidence], Value | None]:
+        assert name not in REGISTRY, f"feature {name} stands twice"
+        REGISTRY[name] = Feature(name, unit, meaning, compute)
+        return compute
+
+    return register
+
+
+def registry() -> dict[str, Feature]:
+    """All features by name; loads the definitions."""
+    from vllm_opsctl.runbooks import features_endpoint, features_latency, features_load
+
+    assert features_endpoint and features_latency and features_load
+    return REGISTRY
+
+
+def compute_features(evidence: Evidence) -> dict[str, Value]:
+    """Compute every feature; those that cannot be told are left out."""
+    computed: dict[str, Value] = {}
+    for name, entry in registry().items():
+        value = entry.compute(evidence)
+        if value is not None:
+            computed[name] = value
+    return computed
+
+
+def format_value(value: Value, unit: Unit) -> str:
+    """Print a feature's value for people, with its unit."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return value
+    if unit == "seconds":
+        return format_duration(value)
+    if unit == "ratio":
+        return format_percent(value)
+    if unit == "factor":
+        return f"{value:.2g}x" if value < 10 else f"{value:.0f}x"
+    if unit == "per_second":
+        return f"{format_number(value)}/s"
+    if unit == "cores":
+        return f"{format_number(value)} cores"
+    return format_number(value)
+
+
+def quotient(top: float | None, bottom: float | None) -> float | None:
+    """A ratio, or None when either part is missing or nothing is below the line."""
+    return top / bottom if top is not None and bottom else None

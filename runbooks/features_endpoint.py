@@ -1,0 +1,292 @@
+"""Features of the endpoint and of progress: answers, health, canary, restarts, stalls, HTTP errors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vllm_opsctl.exporter.engine import EngineSample
+from vllm_opsctl.exporter.window import Window, longest_flat
+from vllm_opsctl.runbooks.evidence import Evidence
+from vllm_opsctl.runbooks.features import feature, quotient
+
+# -- the window itself ---------------------------------------------------------------------------
+
+
+@feature("window.seconds", "seconds", "Length of the window under test, since the onset.")
+def _(e: Evidence) -> float | None:
+    return e.window.seconds
+
+
+@feature("window.samples", "count", "Pages read in the window under test.")
+def _(e: Evidence) -> float | None:
+    return float(len(e.window.samples))
+
+
+@feature("reference.kind", "text", "What the comparison with before rests on.")
+def _(e: Evidence) -> str | None:
+    return e.reference.source if e.reference else None
+
+
+# -- endpoint ------------------------------------------------------------------------------------
+
+
+@feature("endpoint.answers", "bool", "The newest attempt to read the metrics page succeeded.")
+def _answers(e: Evidence) -> bool | None:
+    last = e.last("metrics", "error")
+    return last.kind == "metrics" if last else None
+
+
+@feature("endpoint.answered_before", "bool", "The target answered earlier, before it stopped.")
+def _(e: Evidence) -> bool | None:
+    return e.earlier_answer
+
+
+@feature("endpoint.error", "text", "Why the newest attempt to read the page failed.")
+def _(e: Evidence) -> str | None:
+    last = e.last("metrics", "error")
+    return str(last.data.get("reason")) if last and last.kind == "error" else None
+
+
+@feature("endpoint.down_seconds", "seconds", "How long the page could not be read, up to the newest attempt.")
+def _(e: Evidence) -> float | None:
+    if _answers(e) is not False:
+        return None
+    attempts = [o for o in e.observations if o.kind in ("metrics", "error")]
+    good = [o.t for o in attempts if o.kind == "metrics"]
+    return attempts[-1].t - (good[-1] if good else attempts[0].t)
+
+
+@feature("health.status", "count", "HTTP status of the newest GET /health that was answered.")
+def _(e: Evidence) -> float | None:
+    answered = [o for o in e.observations if o.kind == "health" and o.data.get("status")]
+    return float(answered[-1].data["status"]) if answered else None
+
+
+@feature("probe.ok", "bool", "The canary completion produced its token.")
+def _(e: Evidence) -> bool | None:
+    probe = e.last("probe")
+    return bool(probe.data.get("ok")) if probe else None
+
+
+@feature("probe.timed_out", "bool", "The canary completion got no answer in time.")
+def _(e: Evidence) -> bool | None:
+    probe = e.last("probe")
+    return probe.data.get("reason") == "timeout" if probe else None
+
+
+@feature("probe.seconds", "seconds", "How long the canary completion took.")
+def _(e: Evidence) -> float | None:
+    probe = e.last("probe")
+    return float(probe.data["seconds"]) if probe and "seconds" in probe.data else None
+
+
+# -- restarts ------------------------------------------------------------------------------------
+
+
+@feature("restart.count", "count", "Restarts of the server process: its counters started again.")
+def _(e: Evidence) -> float | None:
+    return float(len(e.asked.resets)) if len(e.asked.samples) >= 2 else None
+
+
+@feature("restart.gap_seconds", "seconds", "Time without a page around the last restart.")
+def _(e: Evidence) -> float | None:
+    if not e.asked.resets:
+        return None
+    first = e.asked.resets[-1]
+    return e.asked.samples[first].t - e.asked.samples[first - 1].t
+
+
+@feature("restart.age_seconds", "seconds", "Time since the last restart's first page.")
+def _(e: Evidence) -> float | None:
+    if not e.asked.resets:
+        return None
+    return e.asked.samples[-1].t - e.asked.samples[e.asked.resets[-1]].t
+
+
+# -- progress ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Stall:
+    """The longest run of pages that show no progress."""
+
+    seconds: float
+    samples: tuple[EngineSample, ...]
+    ongoing: bool
+
+
+def _heartbeat(sample: EngineSample) -> float | None:
+    """A number that grows whenever the engine does anything."""
+    first_tokens = sample.histograms.get("time_to_first_token_seconds")
+    parts = [
+        sample.steps,
+        sample.total("generation_tokens"),
+        sample.total("prompt_tokens"),
+        first_tokens.count if first_tokens else None,
+    ]
+    known = [part for part in parts if part is not None]
+    return sum(known) if known else None
+
+
+def _stall(e: Evidence) -> _Stall | None:
+    window: Window = e.asked.since_reset()
+    if len(window.samples) < 2:
+        return None
+    first, last, seconds = longest_flat([_heartbeat(s) for s in window.samples], window.steps_s)
+    ongoing = last == len(window.samples) - 1
+    return _Stall(seconds, window.samples[first : last + 1], ongoing and seconds > 0)
+
+
+@feature("progress.stalled_seconds", "seconds", "Longest time in which no step, token or request was done.")
+def _(e: Evidence) -> float | None:
+    stall = _stall(e)
+    return stall.seconds if stall else None
+
+
+@feature("progress.stall_ongoing", "bool", "The engine makes no progress up to the newest page.")
+def _(e: Evidence) -> bool | None:
+    stall = _stall(e)
+    return stall.ongoing if stall else None
+
+
+@feature("progress.stall_clients", "count", "Connections that came and stayed while nothing was done.")
+def _(e: Evidence) -> float | None:
+    stall = _stall(e)
+    if stall is None or stall.seconds == 0:
+        return None
+    fds = [s.gauges["process_open_fds"] for s in stall.samples if "process_open_fds" in s.gauges]
+    return max(fds) - fds[0] if fds else None
+
+
+@feature("progress.stall_running", "count", "Requests in the running batch all the while nothing was done.")
+def _(e: Evidence) -> float | None:
+    stall = _stall(e)
+    if stall is None or stall.seconds == 0:
+        return None
+    return min(
+        (s.gauges["requests_running"] for s in stall.samples if "requests_running" in s.gauges),
+        default=None,
+    )
+
+
+@feature("progress.stall_waiting_growth", "count", "Requests by which the queue grew while nothing was done.")
+def _(e: Evidence) -> float | None:
+    stall = _stall(e)
+    if stall is None or stall.seconds == 0:
+        return None
+    waiting = Window(stall.samples).gauge("requests_waiting")
+    return waiting[-1] - waiting[0] if waiting else None
+
+
+@feature("progress.stall_cpu", "cores", "CPU that the API server used while nothing was done.")
+def _(e: Evidence) -> float | None:
+    stall = _stall(e)
+    return Window(stall.samples).rate("process_cpu_seconds") if stall else None
+
+
+@feature("engine.awake", "bool", "The engine says that it is awake (it is not while RL tooling pauses it).")
+def _(e: Evidence) -> bool | None:
+    awake = e.asked.gauge_last("awake")
+    return awake >= 1 if awake is not None else None
+
+
+# -- HTTP ----------------------------------------------------------------------------------------
+
+
+@feature("http.requests", "count", "Requests to the inference routes that were answered.")
+def _http(e: Evidence) -> float | None:
+    return e.window.delta("http_requests")
+
+
+@feature("http.client_errors", "count", "Requests that were answered with a 4xx status.")
+def _client_errors(e: Evidence) -> float | None:
+    return _of_status(e.window, "4xx")
+
+
+@feature("http.client_error_ratio", "ratio", "Share of the requests answered with a 4xx status.")
+def _client_error_ratio(e: Evidence) -> float | None:
+    return quotient(_client_errors(e), _http(e))
+
+
+@feature("http.server_errors", "count", "Requests that were answered with a 5xx status.")
+def _(e: Evidence) -> float | None:
+    return _of_status(e.window, "5xx")
+
+
+@feature("http.rejected_tokens", "count", "Estimated prompt length of the requests answered with 4xx.")
+def _(e: Evidence) -> float | None:
+    """
+    What the rejected requests carried: the bytes that accepted requests do not explain.
+
+    Bytes per prompt token come from the reference, where (nearly) everything was accepted.
+    """
+    errors, requests = _client_errors(e), _http(e)
+    bodies = e.window.histogram("http_request_bytes")
+    accepted_tokens = e.window.delta("prompt_tokens")
+    before = e.reference.histogram("http_request_bytes") if e.reference else None
+    tokens_before = e.reference.total("prompt_tokens") if e.reference else None
+    if not errors or requests is None or bodies is None or accepted_tokens is None:
+        return None
+    bytes_per_token = quotient(before.sum if before else None, tokens_before)
+    if not bytes_per_token:
+        return None
+    rejected_bytes = bodies.sum - accepted_tokens * bytes_per_token
+    return max(0.0, rejected_bytes / errors / bytes_per_token)
+
+
+@feature("model.max_length", "count", "Longest context that the server accepts (max_model_len), tokens.")
+def _(e: Evidence) -> float | None:
+    models = e.api_facts.get("models")
+    if isinstance(models, dict):
+        lengths = [entry.get("max_model_len") for entry in models.get("data", [])]
+        known = [float(length) for length in lengths if isinstance(length, int | float)]
+        if known:
+            return max(known)
+    facts = e.newest.facts if e.newest else {}
+    try:
+        return float(facts["kv_cache_size_tokens"]) / float(facts["kv_cache_max_concurrency"])
+    except (KeyError, ValueError, ZeroDivisionError):
+        return None
+
+
+# -- configuration that advice depends on --------------------------------------------------------
+
+
+def _fact(e: Evidence, name: str) -> str | None:
+    text = e.newest.facts.get(name) if e.newest else None
+    return None if text in (None, "None") else text
+
+
+@feature("config.version", "text", "The engine's vLLM version, as GET /version says.")
+def _(e: Evidence) -> str | None:
+    version = e.api_facts.get("version")
+    return version if isinstance(version, str) else None
+
+
+@feature("config.kv_blocks_overridden", "bool", "The number of KV blocks was set by hand.")
+def _(e: Evidence) -> bool | None:
+    if e.newest is None or "num_gpu_blocks_override" not in e.newest.facts:
+        return None
+    return _fact(e, "num_gpu_blocks_override") is not None
+
+
+@feature("config.kv_dtype", "text", "Data type of the KV cache; auto means the model's own.")
+def _(e: Evidence) -> str | None:
+    return _fact(e, "cache_dtype")
+
+
+@feature("config.gpu_memory_utilization", "ratio", "Share of GPU memory that vLLM may use.")
+def _(e: Evidence) -> float | None:
+    text = _fact(e, "gpu_memory_utilization")
+    return float(text) if text else None
+
+
+def _of_status(window: Window, status: str) -> float | None:
+    """Requests of one status class; a class without a series had none, if others were counted."""
+    if window.delta("http_requests") is None:
+        return None
+    # the series appears with its first request, so its first value is an increase too
+    seen = [s.counters.get(f"http_requests{{{status}}}", 0.0) for s in window.samples]
+    return sum(
+        new - old if new >= old else new for old, new in zip(seen, seen[1:], strict=False)
+    )

@@ -1,0 +1,165 @@
+"""Loads the failure modes: reads the files, checks every reference, compiles every condition."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from vllm_opsctl.errors import RunbookError
+from vllm_opsctl.exporter.catalogue import Version, parse_version
+from vllm_opsctl.runbooks.conditions import Condition, check_template, compile_condition
+from vllm_opsctl.runbooks.model import Action, FailureMode, Flag, Symptom
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+_FLAG = re.compile(r"--(?:no-)?([a-z][a-z0-9-]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """
+    All that diagnosis knows, checked and compiled.
+
+    Args:
+        modes: Failure modes by id.
+        symptoms: Symptoms by id.
+        conditions: Compiled conditions by their CEL source.
+        flags: Releases (first, last) of every vLLM flag that advice names.
+    """
+
+    modes: Mapping[str, FailureMode]
+    symptoms: Mapping[str, Symptom]
+    conditions: Mapping[str, Condition]
+    flags: Mapping[str, tuple[Version, Version | None]]
+
+    def flags_of(self, action: Action) -> tuple[str, ...]:
+        """The vLLM flags that an action names, without the leading dashes."""
+        return tuple(dict.fromkeys(_vllm_flags(action)))
+
+
+@functools.cache
+def shipped_library() -> Library:
+    """The library that comes with the package."""
+    return load_library(())
+
+
+def load_library(directories: Iterable[Path]) -> Library:
+    """
+    Load the shipped failure modes and those of user directories; a user's id replaces a shipped one.
+
+    Raises:
+        RunbookError: A file breaks the schema; names file and key.
+    """
+    root = files("vllm_opsctl.runbooks")
+    shipped = {
+        entry.name: entry.read_text(encoding="utf-8")
+        for entry in sorted(root.joinpath("library").iterdir(), key=lambda entry: entry.name)
+        if entry.name.endswith(".yaml")
+    }
+    symptoms = _mapping(root.joinpath("symptoms.yaml").read_text("utf-8"), "symptoms.yaml")
+    flag_data = _mapping(root.joinpath("flags.yaml").read_text("utf-8"), "flags.yaml")
+    modes: dict[str, FailureMode] = {}
+    origin: dict[str, str] = {}
+    for name, text in shipped.items():
+        _add_mode(text, name, modes, origin)
+    for directory in directories:
+        if not directory.is_dir():
+            raise RunbookError(f"{directory}: no such directory; --runbooks wants a folder of YAML")
+        for path in sorted(directory.glob("*.yaml")):
+            _add_mode(path.read_text(encoding="utf-8"), str(path), modes, origin)
+    symptom_models = {
+        id_: _validated(Symptom, {"id": id_, **data}, f"symptoms.yaml: {id_}")
+        for id_, data in symptoms.items()
+    }
+    flags = {}
+    for name, data in flag_data.items():
+        flag = _validated(Flag, data, f"flags.yaml: {name}")
+        flags[name] = (parse_version(flag.since), parse_version(flag.until) if flag.until else None)
+    conditions: dict[str, Condition] = {}
+    for mode in modes.values():
+        _check_mode(mode, origin[mode.id], modes, symptom_models, flags, conditions)
+    for symptom in symptom_models.values():
+        where = f"symptoms.yaml: {symptom.id}"
+        conditions[symptom.when] = compile_condition(symptom.when, where=where)
+        check_template(symptom.say, where=where)
+    return Library(modes, symptom_models, conditions, flags)
+
+
+def _add_mode(
+    text: str, name: str, modes: dict[str, FailureMode], origin: dict[str, str]
+) -> None:
+    mode = _validated(FailureMode, _mapping(text, name), name)
+    modes[mode.id] = mode
+    origin[mode.id] = name
+
+
+def _mapping(text: str, name: str) -> dict[str, dict[str, object]]:
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        data = yaml.load(text, Loader=loader)  # noqa: S506 - a safe loader either way
+    except yaml.YAMLError as problem:
+        mark = getattr(problem, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise RunbookError(f"{name}{line}: not YAML ({getattr(problem, 'problem', '')})") from None
+    if not isinstance(data, dict):
+        raise RunbookError(f"{name}: expected a mapping")
+    return data
+
+
+def _validated(model: type[_Model], data: object, where: str) -> _Model:
+    try:
+        return model.model_validate(data)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "(top)"
+        hint = ""
+        if first["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(str(first["loc"][-1]), model.model_fields, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+        raise RunbookError(f"{where}: {key}: {first['msg']}{hint}") from None
+
+
+def _check_mode(
+    mode: FailureMode,
+    where: str,
+    modes: Mapping[str, FailureMode],
+    symptoms: Mapping[str, Symptom],
+    flags: Mapping[str, tuple[Version, Version | None]],
+    conditions: dict[str, Condition],
+) -> None:
+    signature = mode.signature
+    expressions = [clause.when for clause in (*signature.require, *signature.support)]
+    expressions += [exclusion.when for exclusion in signature.rule_out]
+    expressions += [action.only_if for action in mode.actions if action.only_if]
+    sentences = [clause.say for clause in (*signature.require, *signature.support)]
+    sentences += [clause.otherwise for clause in signature.require if clause.otherwise]
+    sentences += [exclusion.because for exclusion in signature.rule_out]
+    sentences += [action.text for action in mode.actions]
+    for expression in expressions:
+        conditions[expression] = compile_condition(expression, where=where)
+    for sentence in sentences:
+        check_template(sentence, where=where)
+    for edge in mode.causes:
+        if edge.id not in modes and edge.id not in symptoms:
+            raise RunbookError(f"{where}: causes: no failure mode or symptom {edge.id!r}")
+    for look_alike in mode.look_alikes:
+        if look_alike not in modes:
+            raise RunbookError(f"{where}: look_alikes: no failure mode {look_alike!r}")
+    for action in mode.actions:
+        for flag in _vllm_flags(action):
+            if flag not in flags:
+                raise RunbookError(f"{where}: --{flag}: not in flags.yaml; which vLLM has it?")
+
+
+def _vllm_flags(action: Action) -> list[str]:
+    """Flags in the text; flags in a command belong to the command's own program."""
+    return _FLAG.findall(action.text)

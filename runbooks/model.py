@@ -1,0 +1,104 @@
+"""
+A failure mode as data: the schema of the files in ``library/`` and of a user's ``--runbooks``.
+
+Pydantic holds the shape; conditions and sentences are compiled and checked by :mod:`.load`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Severity = Literal["critical", "high", "medium", "low"]
+Strength = Literal["always", "often", "sometimes"]
+ActionKind = Literal["check", "mitigate", "fix"]
+Id = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
+Sentence = Annotated[str, Field(min_length=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Clause(_Strict):
+    """A condition with the sentences that report it."""
+
+    when: Sentence
+    """CEL over features."""
+    say: Sentence
+    """Evidence, when it holds; ``{feature}`` is replaced by its value with unit."""
+    otherwise: Sentence | None = None
+    """Why the failure mode is ruled out, when a required condition does not hold."""
+
+
+class Support(Clause):
+    """A condition that makes the failure mode likelier when it holds."""
+
+    weight: Annotated[float, Field(gt=0, le=1)] = 0.5
+
+
+class Exclusion(_Strict):
+    """A condition that rules the failure mode out."""
+
+    when: Sentence
+    because: Sentence
+
+
+class Signature(_Strict):
+    """How the failure mode shows."""
+
+    require: Annotated[tuple[Clause, ...], Field(min_length=1)]
+    support: tuple[Support, ...] = ()
+    rule_out: tuple[Exclusion, ...] = ()
+
+
+class Cause(_Strict):
+    """An edge of the causal graph: this failure mode causes another one, or a symptom."""
+
+    id: Id
+    strength: Strength = "often"
+
+
+class Action(_Strict):
+    """Something to do."""
+
+    kind: ActionKind
+    text: Sentence
+    command: str | None = None
+    only_if: str | None = None
+    """CEL over features; the action is not printed where it is false or cannot be told."""
+
+
+class FailureMode(_Strict):
+    """One failure mode."""
+
+    id: Id
+    title: Sentence
+    severity: Severity
+    users: Sentence
+    """What users say when it happens."""
+    liveness: bool = False
+    """It pre-empts failure modes of performance: nothing performs on an engine that is not alive."""
+    signature: Signature
+    look_alikes: tuple[Id, ...] = ()
+    """Failure modes that are easily taken for this one, reported when ruled out."""
+    causes: tuple[Cause, ...] = ()
+    actions: Annotated[tuple[Action, ...], Field(min_length=1)]
+    sources: tuple[str, ...] = ()
+
+
+class Symptom(_Strict):
+    """What users or objectives feel; never a root cause."""
+
+    id: Id
+    title: Sentence
+    when: Sentence
+    say: Sentence
+
+
+class Flag(_Strict):
+    """A vLLM flag and the releases that have it."""
+
+    since: str
+    until: str | None = None

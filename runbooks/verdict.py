@@ -1,0 +1,167 @@
+"""The verdict: what diagnosis returns, and its JSON shape (schema_version 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from vllm_opsctl.runbooks.features import Value
+
+SCHEMA_VERSION = 1
+
+Health = Literal["healthy", "degraded", "critical", "unknown"]
+Role = Literal["root", "symptom"]
+
+EXIT_CODES: dict[Health, int] = {"healthy": 0, "degraded": 1, "critical": 2, "unknown": 3}
+"""As monitoring plugins exit (Nagios plugin API: OK, WARNING, CRITICAL, UNKNOWN)."""
+
+_WORST_FIRST: tuple[Health, ...] = ("critical", "degraded", "unknown", "healthy")
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceLine:
+    """One fact that speaks for a cause."""
+
+    statement: str
+    feature: str
+    value: Value | None
+    condition: str
+
+
+@dataclass(frozen=True, slots=True)
+class PrintedAction:
+    """An action that fits this engine."""
+
+    kind: str
+    text: str
+    command: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundCause:
+    """A failure mode or symptom that is active."""
+
+    id: str
+    title: str
+    role: Role
+    severity: str
+    confidence: float
+    evidence: tuple[EvidenceLine, ...]
+    explains: tuple[str, ...] = ()
+    actions: tuple[PrintedAction, ...] = ()
+    runbook: str | None = None
+    engine: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RuledOut:
+    """A look-alike, and the fact that rules it out."""
+
+    id: str
+    because: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetVerdict:
+    """The verdict on one target."""
+
+    target: str
+    verdict: Health
+    summary: str
+    source: str
+    start: float
+    end: float
+    samples: int
+    onset: float | None = None
+    vllm_version: str | None = None
+    model: str | None = None
+    causes: tuple[FoundCause, ...] = ()
+    ruled_out: tuple[RuledOut, ...] = ()
+    blind_spots: tuple[str, ...] = ()
+    """What could not be seen, and why."""
+    features: Mapping[str, Value] = field(default_factory=dict)
+
+    @property
+    def roots(self) -> tuple[FoundCause, ...]:
+        """The root causes, surest first."""
+        return tuple(cause for cause in self.causes if cause.role == "root")
+
+    def to_json(self) -> dict[str, Any]:
+        """The target's part of the JSON output."""
+        return {
+            "target": self.target,
+            "verdict": self.verdict,
+            "summary": self.summary,
+            "vllm_version": self.vllm_version,
+            "model": self.model,
+            "window": {
+                "start": round(self.start, 3),
+                "end": round(self.end, 3),
+                "samples": self.samples,
+                "source": self.source,
+                "onset": None if self.onset is None else round(self.onset, 3),
+            },
+            "causes": [_cause_json(cause) for cause in self.causes],
+            "ruled_out": [{"id": entry.id, "because": entry.because} for entry in self.ruled_out],
+            "blind_spots": list(self.blind_spots),
+            "features": {
+                name: round(value, 6) if isinstance(value, float) else value
+                for name, value in self.features.items()
+            },
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The verdict on all targets that were asked about."""
+
+    targets: tuple[TargetVerdict, ...]
+
+    @property
+    def health(self) -> Health:
+        """The worst of the targets; unknown is worse than healthy, for nobody looked there."""
+        found = {target.verdict for target in self.targets}
+        return next(health for health in _WORST_FIRST if health in found)
+
+    @property
+    def exit_code(self) -> int:
+        """What ``opsctl diagnose`` exits with."""
+        return EXIT_CODES[self.health]
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON output."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "verdict": self.health,
+            "targets": [target.to_json() for target in self.targets],
+        }
+
+
+def _cause_json(cause: FoundCause) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "id": cause.id,
+        "title": cause.title,
+        "role": cause.role,
+        "severity": cause.severity,
+        "confidence": round(cause.confidence, 2),
+        "evidence": [
+            {
+                "statement": line.statement,
+                "feature": line.feature,
+                "value": round(line.value, 6) if isinstance(line.value, float) else line.value,
+                "condition": line.condition,
+            }
+            for line in cause.evidence
+        ],
+        "explains": list(cause.explains),
+        "actions": [
+            {"kind": action.kind, "text": action.text}
+            | ({"command": action.command} if action.command else {})
+            for action in cause.actions
+        ],
+        "runbook": cause.runbook,
+    }
+    if cause.engine is not None:
+        data["engine"] = cause.engine
+    return data
