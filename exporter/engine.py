@@ -157,9 +157,22 @@ class EngineSample:
 
     @property
     def steps(self) -> float | None:
-        """Engine steps with output since start: the heartbeat."""
+        """Engine steps with output since start."""
         histogram = self.histograms.get("step_tokens")
         return histogram.count if histogram else None
+
+    @property
+    def heartbeat(self) -> float | None:
+        """A number that grows whenever the engine does anything; None when the page tells nothing."""
+        first_tokens = self.histograms.get("time_to_first_token_seconds")
+        parts = [
+            self.steps,
+            self.total("generation_tokens"),
+            self.total("prompt_tokens"),
+            first_tokens.count if first_tokens else None,
+        ]
+        known = [part for part in parts if part is not None]
+        return sum(known) if known else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

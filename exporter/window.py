@@ -65,7 +65,7 @@ class Window:
     def resets(self) -> tuple[int, ...]:
         """Indices of the first sample after each counter reset (a process restart)."""
         pairs = zip(self.samples, self.samples[1:], strict=False)
-        return tuple(i for i, (a, b) in enumerate(pairs, start=1) if _is_reset(a, b))
+        return tuple(i for i, (a, b) in enumerate(pairs, start=1) if is_reset(a, b))
 
     def since_reset(self) -> Window:
         """The part after the last reset; the whole window when there is none."""
@@ -153,7 +153,8 @@ def windows_by_engine(pages: Iterable[PageSample]) -> Mapping[EngineKey, Window]
 _RESET_WITNESSES = ("generation_tokens", "prompt_tokens", "process_cpu_seconds", "requests_finished")
 
 
-def _is_reset(old: EngineSample, new: EngineSample) -> bool:
+def is_reset(old: EngineSample, new: EngineSample) -> bool:
+    """Whether the process restarted between two samples: its counters began again."""
     started_old = old.gauges.get("process_start_time_seconds")
     started_new = new.gauges.get("process_start_time_seconds")
     if started_old is not None and started_new is not None and started_new > started_old + 0.5:

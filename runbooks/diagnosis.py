@@ -16,6 +16,7 @@ from vllm_opsctl.exporter.observation import Observation
 from vllm_opsctl.runbooks.conditions import Condition, activation_of, fill_template
 from vllm_opsctl.runbooks.evidence import Evidence, gather
 from vllm_opsctl.runbooks.features import Value, compute_features
+from vllm_opsctl.runbooks.features_endpoint import NO_CANARY_REASONS
 from vllm_opsctl.runbooks.load import Library
 from vllm_opsctl.runbooks.model import Action, Clause, FailureMode
 from vllm_opsctl.runbooks.onset import MIN_SAMPLES
@@ -325,6 +326,9 @@ def _blind_spots(judge: _Judge, recent: Sequence[Observation]) -> tuple[str, ...
         spots.append(f"{len(failed)} of {len(attempts)} reads failed ({reasons})")
     if judge.evidence.key is not None and judge.evidence.reference is None:
         spots.append("nothing is known of before, so comparisons with before are missing")
+    probe = judge.evidence.last("probe")
+    if probe is not None and probe.data.get("reason") in NO_CANARY_REASONS:
+        spots.append(f"the canary completion could not be sent ({probe.data.get('detail')})")
     if judge.evidence.asked.clock_steps:
         spots.append("the clock went back within the window; durations are estimates")
     return tuple(spots)

@@ -171,9 +171,7 @@ def _of_engine(
     tested = alive.between(first, alive.samples[-1].t)
     if len(tested.samples) < MIN_SAMPLES:
         tested = alive.between(start, alive.samples[-1].t)
-    before = Window(tuple(s for s in alive.samples if s.t <= first)) if onset is not None else (
-        Window(tuple(s for s in alive.samples if s.t <= start))
-    )
+    before = Window(tuple(s for s in alive.samples if s.t <= (start if onset is None else onset)))
     return Evidence(
         target=target,
         key=key,

@@ -62,10 +62,16 @@ def _(e: Evidence) -> float | None:
     return float(answered[-1].data["status"]) if answered else None
 
 
+NO_CANARY_REASONS = frozenset(f"http-{status}" for status in (401, 403, 404, 405, 501))
+"""Answers that say nothing of the engine: no such route or model here, or no permission."""
+
+
 @feature("probe.ok", "bool", "The canary completion produced its token.")
 def _(e: Evidence) -> bool | None:
     probe = e.last("probe")
-    return bool(probe.data.get("ok")) if probe else None
+    if probe is None or probe.data.get("reason") in NO_CANARY_REASONS:
+        return None
+    return bool(probe.data.get("ok"))
 
 
 @feature("probe.timed_out", "bool", "The canary completion got no answer in time.")
@@ -115,24 +121,11 @@ class _Stall:
     ongoing: bool
 
 
-def _heartbeat(sample: EngineSample) -> float | None:
-    """A number that grows whenever the engine does anything."""
-    first_tokens = sample.histograms.get("time_to_first_token_seconds")
-    parts = [
-        sample.steps,
-        sample.total("generation_tokens"),
-        sample.total("prompt_tokens"),
-        first_tokens.count if first_tokens else None,
-    ]
-    known = [part for part in parts if part is not None]
-    return sum(known) if known else None
-
-
 def _stall(e: Evidence) -> _Stall | None:
     window: Window = e.asked.since_reset()
     if len(window.samples) < 2:
         return None
-    first, last, seconds = longest_flat([_heartbeat(s) for s in window.samples], window.steps_s)
+    first, last, seconds = longest_flat([s.heartbeat for s in window.samples], window.steps_s)
     ongoing = last == len(window.samples) - 1
     return _Stall(seconds, window.samples[first : last + 1], ongoing and seconds > 0)
 

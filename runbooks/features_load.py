@@ -83,12 +83,10 @@ def _slots(e: Evidence) -> float | None:
     return max((row[2] for row in _waiting(e.window) if row[1] >= 1), default=None)
 
 
-@feature("running.plateau_share", "ratio", "Share of the samples with a queue in which the batch was full.")
+@feature("running.fill_ratio", "ratio", "How full the batch is while others wait, mean against its size.")
 def _(e: Evidence) -> float | None:
     queued = [row[2] for row in _waiting(e.window) if row[1] >= 1]
-    if not queued or max(queued) == 0:
-        return None
-    return sum(running >= 0.85 * max(queued) for running in queued) / len(queued)
+    return quotient(statistics.fmean(queued), max(queued)) if queued else None
 
 
 @feature("running.vs_before", "factor", "Batch size against before.")

@@ -1,0 +1,67 @@
+"""opsctl config: init, check, show, schema."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from pathlib import Path
+
+import click
+import yaml
+
+from vllm_opsctl.cli.common import load
+from vllm_opsctl.errors import UsageError
+from vllm_opsctl.exporter.config import Config
+from vllm_opsctl.exporter.config_load import DEFAULT_FILE, threshold_warnings
+
+
+@click.group()
+def config() -> None:
+    """Write, check and show the configuration."""
+
+
+@config.command()
+@click.argument("path", type=click.Path(path_type=Path), default=Path(DEFAULT_FILE))
+@click.option("--force", is_flag=True, help="Replace the file if it exists.")
+def init(path: Path, force: bool) -> None:
+    """Write a commented starter file [default: opsctl.yaml]."""
+    if path.exists() and not force:
+        raise UsageError(f"{path} exists; it is left alone (--force replaces it)")
+    text = files("vllm_opsctl.cli").joinpath("templates/opsctl.yaml").read_text(encoding="utf-8")
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as problem:
+        raise UsageError(f"{path}: cannot be written ({problem.strerror})") from None
+    click.echo(f"{path} written; set targets, then: opsctl config check")
+
+
+@config.command()
+@click.pass_context
+def check(ctx: click.Context) -> None:
+    """Say what is wrong with the configuration, one line a mistake."""
+    loaded = load(ctx)
+    origin = loaded.path or "(defaults)"
+    for warning in threshold_warnings(loaded.config):
+        click.echo(f"{click.style('Warning:', fg='yellow', bold=True)} {origin}: {warning}", err=True)
+    if not loaded.config.targets:
+        click.echo(f"Warning: {origin}: targets: none; the sidecar needs at least one", err=True)
+    counts = f"{len(loaded.config.targets)} targets, {len(loaded.config.objectives)} objectives"
+    click.echo(f"{origin}: valid, {counts}")
+
+
+@config.command()
+@click.pass_context
+def show(ctx: click.Context) -> None:
+    """Print what is in force, and which keys the environment set."""
+    loaded = load(ctx)
+    click.echo(f"# file: {loaded.path or 'none, defaults'}")
+    for key, origin in loaded.origins.items():
+        click.echo(f"# {key}: from {origin}")
+    data = loaded.config.model_dump(mode="json", exclude_none=True)
+    click.echo(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), nl=False)
+
+
+@config.command()
+def schema() -> None:
+    """Print the JSON schema."""
+    click.echo(json.dumps(Config.model_json_schema(), indent=2))

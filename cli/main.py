@@ -1,0 +1,128 @@
+"""
+The `opsctl` command: a group whose subcommands are imported only when they run.
+
+This module is the only place that turns errors into messages and exit codes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from vllm_opsctl import __version__
+from vllm_opsctl.errors import EXIT_USAGE, OpsError
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "completion": ("completion:completion", "Print the shell completion for bash, zsh or fish."),
+    "config": ("config:config", "Write, check and show the configuration."),
+    "diagnose": ("diagnose:diagnose", "Find the root cause on live, recorded or past data."),
+    "exporter": ("exporter:exporter", "Run the sidecar exporter."),
+    "record": ("record:record", "Record live targets to a file."),
+    "replay": ("replay:replay", "Serve a recording as a live vLLM endpoint."),
+    "runbook": ("runbook:runbook", "List and show what diagnosis knows."),
+}
+"""Name to (module:attribute, help); the help stands here so that `opsctl --help` imports nothing."""
+
+
+class LazyGroup(click.Group):
+    """A group that imports a subcommand's module when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(f"vllm_opsctl.cli.{module}"), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list in --help, without importing."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in sorted(COMMANDS.items())])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Look a command up; an unknown one is answered with the nearest."""
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(name, COMMANDS, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else f" There are: {', '.join(COMMANDS)}."
+            raise click.UsageError(f"No command {name!r}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Start with: opsctl diagnose http://HOST:8000",
+)
+@click.version_option(__version__, prog_name="opsctl", message="%(prog)s %(version)s")
+@click.option("-v", "--verbose", count=True, help="Say what is being done; twice for more.")
+@click.option(
+    "--config",
+    "config_path",
+    metavar="FILE",
+    type=click.Path(),
+    help="Configuration [default: $OPSCTL_CONFIG, else ./opsctl.yaml if there].",
+)
+@click.pass_context
+def cli(ctx: click.Context, verbose: int, config_path: str | None) -> None:
+    """From the page to the root cause: diagnosis and metrics for vLLM."""
+    levels = (logging.WARNING, logging.INFO, logging.DEBUG)
+    logging.basicConfig(
+        level=levels[min(verbose, 2)], format="opsctl: %(message)s", stream=sys.stderr
+    )
+    if os.environ.get("NO_COLOR"):
+        ctx.color = False
+    ctx.obj = config_path
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run `opsctl` and exit."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """
+    Run `opsctl`.
+
+    Returns:
+        The exit code: the command's own, 64 for usage, configuration and unreadable input.
+    """
+    kwargs: dict[str, Any] = {"prog_name": "opsctl", "standalone_mode": False}
+    try:
+        result = cli.main(args=list(arguments) if arguments is not None else None, **kwargs)
+    except click.exceptions.Exit as problem:
+        return problem.exit_code
+    except click.UsageError as problem:
+        problem.show()
+        return EXIT_USAGE
+    except click.Abort:
+        click.echo("stopped", err=True)
+        return 130
+    except click.ClickException as problem:
+        problem.show()
+        return EXIT_USAGE
+    except OpsError as problem:
+        for line in str(problem).splitlines():
+            click.echo(f"{click.style('Error:', fg='red', bold=True)} {line}", err=True)
+        return problem.exit_code
+    except BrokenPipeError:
+        # the reader (head, less) has seen enough
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - replaces a closed pipe until exit
+        return 0
+    return result if isinstance(result, int) else 0

@@ -1,0 +1,165 @@
+"""How verdicts look: text for terminals, Markdown for tickets. JSON is the verdict's own."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import click
+
+from vllm_opsctl.exporter.units import format_duration
+from vllm_opsctl.runbooks.features import registry
+from vllm_opsctl.runbooks.verdict import FoundCause, TargetVerdict, Verdict
+
+_COLOURS = {"healthy": "green", "degraded": "yellow", "critical": "red", "unknown": "magenta"}
+_KINDS = {"check": "Check first", "mitigate": "Do now", "fix": "Fix later"}
+MAX_WIDTH = 100
+
+
+def width() -> int:
+    """Columns to fill: the terminal's, 80 when there is none, never more than reads well."""
+    return min(shutil.get_terminal_size((80, 24)).columns, MAX_WIDTH)
+
+
+def wrapped(text: str, *, indent: str, first: str | None = None) -> str:
+    """Wrap a paragraph to the terminal."""
+    return textwrap.fill(
+        text,
+        width(),
+        initial_indent=indent if first is None else first,
+        subsequent_indent=indent if first is None else " " * len(first),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def render_text(verdict: Verdict, *, show_features: bool) -> str:
+    """The whole verdict as text; the first line is the answer."""
+    blocks = ["\n".join(_target_text(target, show_features)) for target in verdict.targets]
+    if len(verdict.targets) > 1:
+        tally = ", ".join(
+            f"{sum(t.verdict == health for t in verdict.targets)} {health}"
+            for health in _COLOURS
+            if any(t.verdict == health for t in verdict.targets)
+        )
+        blocks.insert(0, f"{_headline(verdict.health)} {len(verdict.targets)} targets: {tally}")
+    return "\n\n".join(blocks)
+
+
+def _headline(health: str) -> str:
+    return click.style(health.upper(), fg=_COLOURS[health], bold=True)
+
+
+def _target_text(target: TargetVerdict, show_features: bool) -> Iterator[str]:
+    roots = target.roots
+    names = ", ".join(root.id for root in roots)
+    label = target.verdict.upper()
+    where = f"{names} on {target.target}" if names else target.target
+    first, *rest = wrapped(f"{label} {where}: {target.summary}", indent="", first="").splitlines()
+    yield first.replace(label, _headline(target.verdict), 1)
+    yield from (f"  {line}" for line in rest)
+    yield click.style(wrapped(_scope(target), indent="  "), dim=True)
+    for root in roots:
+        yield ""
+        yield click.style(wrapped(_title(root), indent="  ", first=""), bold=True)
+        yield from _bullets([line.statement for line in root.evidence])
+        if root.explains:
+            yield wrapped(f"explains: {', '.join(root.explains)}", indent="  ")
+    symptoms = [cause for cause in target.causes if cause.role == "symptom"]
+    if symptoms:
+        yield ""
+        yield click.style("Symptoms", bold=True)
+        yield from _bullets([f"{s.id}: {s.evidence[0].statement}" for s in symptoms])
+    if target.ruled_out:
+        yield ""
+        yield click.style("Ruled out", bold=True)
+        yield from _bullets([f"{entry.id}: {entry.because}" for entry in target.ruled_out])
+    for kind, title in _KINDS.items():
+        actions = [a for root in roots for a in root.actions if a.kind == kind]
+        if actions:
+            yield ""
+            yield click.style(title, bold=True)
+            for action in actions:
+                yield wrapped(action.text, indent="    ", first="  - ")
+                if action.command:
+                    yield f"      $ {action.command}"
+    if target.blind_spots:
+        yield ""
+        yield click.style("Not seen", bold=True)
+        yield from _bullets(list(target.blind_spots))
+    if roots:
+        yield ""
+        for root in roots:
+            yield f"Runbook: {root.runbook}"
+    if show_features:
+        yield ""
+        yield click.style("Features", bold=True)
+        known = registry()
+        for name, value in target.features.items():
+            yield f"  {name:32} {known[name].format(value):>12}"
+
+
+def _title(cause: FoundCause) -> str:
+    where = f" on engine {cause.engine}" if cause.engine else ""
+    return f"Root cause: {cause.id}{where} ({cause.severity}, confidence {cause.confidence:.0%})"
+
+
+def _scope(target: TargetVerdict) -> str:
+    parts = [f"vLLM {target.vllm_version}" if target.vllm_version else "vLLM version unknown"]
+    if target.model:
+        parts.append(f"model {target.model}")
+    span = format_duration(max(0.0, target.end - target.start))
+    parts.append(f"{target.samples} pages in {span} to {_clock(target.end)} UTC ({target.source})")
+    if target.onset is not None:
+        ago = format_duration(max(0.0, target.end - target.onset))
+        parts.append(f"began {_clock(target.onset)} UTC, {ago} before")
+    return "; ".join(parts)
+
+
+def _clock(t: float) -> str:
+    return datetime.fromtimestamp(t, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _bullets(lines: list[str]) -> Iterator[str]:
+    for line in lines:
+        yield wrapped(line, indent="    ", first="  - ")
+
+
+def render_markdown(verdict: Verdict, *, show_features: bool) -> str:
+    """The whole verdict as Markdown, for a ticket."""
+    return "\n".join(
+        line for target in verdict.targets for line in _target_markdown(target, show_features)
+    )
+
+
+def _target_markdown(target: TargetVerdict, show_features: bool) -> Iterator[str]:
+    names = ", ".join(f"`{root.id}`" for root in target.roots)
+    where = f"{names} on {target.target}" if names else f"{target.target}: {target.summary}"
+    yield f"## {target.verdict.upper()} {where}"
+    yield ""
+    yield f"{target.summary}. {_scope(target)}." if names else f"{_scope(target)}."
+    for root in target.roots:
+        yield f"\n### {_title(root)}\n"
+        yield from (f"- {line.statement}" for line in root.evidence)
+        if root.explains:
+            yield f"\nExplains: {', '.join(f'`{id_}`' for id_ in root.explains)}"
+    if target.ruled_out:
+        yield "\n### Ruled out\n"
+        yield from (f"- `{entry.id}`: {entry.because}" for entry in target.ruled_out)
+    for kind, title in _KINDS.items():
+        actions = [a for root in target.roots for a in root.actions if a.kind == kind]
+        if actions:
+            yield f"\n### {title}\n"
+            for action in actions:
+                command = f" `{action.command}`" if action.command else ""
+                yield f"- [ ] {action.text}{command}"
+    if target.blind_spots:
+        yield "\n### Not seen\n"
+        yield from (f"- {spot}" for spot in target.blind_spots)
+    if show_features:
+        known = registry()
+        yield "\n| feature | value |\n|---|---|"
+        yield from (f"| `{n}` | {known[n].format(v)} |" for n, v in target.features.items())
+    yield ""

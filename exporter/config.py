@@ -1,0 +1,231 @@
+"""
+The configuration model: one file, ``opsctl.yaml``, validated and frozen.
+
+Every key has an environment override (:mod:`.config_load`). Secrets are only ever named.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
+
+from vllm_opsctl.exporter.units import parse_duration, parse_ratio, parse_size
+
+DEFAULT_PORT = 9836
+
+Duration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
+Ratio = Annotated[float, BeforeValidator(parse_ratio)]
+Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
+
+
+def _slug(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.:-]*", text):
+        raise ValueError(f"{text!r} has characters that labels should not have; use a-z, 0-9, - _ . :")
+    return text
+
+
+Slug = Annotated[str, AfterValidator(_slug)]
+
+Sli = Literal[
+    "availability",
+    "time_to_first_token",
+    "inter_token_latency",
+    "e2e_latency",
+    "queue_time",
+]
+
+SLI_CONCEPTS: dict[str, str] = {
+    "time_to_first_token": "time_to_first_token_seconds",
+    "inter_token_latency": "inter_token_latency_seconds",
+    "e2e_latency": "request_e2e_seconds",
+    "queue_time": "request_queue_seconds",
+}
+"""The histogram behind each latency SLI."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Service(_Strict):
+    """What the fleet is called."""
+
+    name: Slug = Field("vllm", description="Name of the service, a label on pages and boards.")
+
+
+class Target(_Strict):
+    """One vLLM endpoint."""
+
+    name: Slug = Field(description="Name of the replica; the label `target`.")
+    url: str = Field(description="Base URL of the server, e.g. http://chat-0:8000.")
+    metrics_path: str = Field("/metrics", description="Path of the metrics page.")
+    api_key_env: str | None = Field(None, description="Environment variable that holds the API key.")
+    api_key_file: str | None = Field(None, description="File that holds the API key.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_url(cls, data: Any) -> Any:
+        """A bare URL is a target named after its host and port."""
+        if isinstance(data, str):
+            data = {"url": data}
+        if isinstance(data, dict) and "name" not in data and isinstance(data.get("url"), str):
+            return {"name": name_of(data["url"]), **data}
+        return data
+
+    @field_validator("url")
+    @classmethod
+    def _base_url(cls, url: str) -> str:
+        return clean_url(url)
+
+    @model_validator(mode="after")
+    def _one_key(self) -> Target:
+        if self.api_key_env and self.api_key_file:
+            raise ValueError("api_key_env and api_key_file are both set; keep one")
+        return self
+
+
+class Objective(_Strict):
+    """Good events over total events, and the share that must be good."""
+
+    name: Slug = Field(description="Name of the objective; the label `objective`.")
+    sli: Sli = Field(description="What is counted.")
+    threshold: Duration | None = Field(None, description="Longest good duration; not for availability.")
+    target: Ratio = Field(description="Share of good events over 30 days, e.g. 99.9%.")
+
+    @model_validator(mode="after")
+    def _threshold_fits(self) -> Objective:
+        if self.sli == "availability" and self.threshold is not None:
+            raise ValueError("availability has no threshold; remove it")
+        if self.sli != "availability" and self.threshold is None:
+            raise ValueError(f"{self.sli} needs a threshold, e.g. threshold: 1s")
+        return self
+
+
+DEFAULT_OBJECTIVES = (
+    Objective(name="availability", sli="availability", target=0.999),
+    Objective(name="ttft", sli="time_to_first_token", threshold=1.0, target=0.95),
+    Objective(name="inter-token-latency", sli="inter_token_latency", threshold=0.1, target=0.99),
+    Objective(name="e2e", sli="e2e_latency", threshold=1.5, target=0.99),
+    Objective(name="queue-time", sli="queue_time", threshold=0.3, target=0.95),
+)
+"""
+A multi-turn chatbot's: P99 end to end 1,400 ms, TTFT without a prefix hit ~900 ms, each moved to the
+next of vLLM's default bucket bounds so that it can be counted exactly.
+"""
+
+
+class FlightRecorder(_Strict):
+    """The sidecar's memory of the last minutes."""
+
+    keep: Duration = Field(1800.0, description="How far back it goes.")
+    max_memory: Size = Field(
+        64 * 2**20, description="Bound per target; the oldest observations go first."
+    )
+    save_to: str | None = Field(
+        None, description="Recording written on SIGTERM (.jsonl.gz), so that a restart loses nothing."
+    )
+
+
+class Exporter(_Strict):
+    """The sidecar."""
+
+    listen: str = Field(f"127.0.0.1:{DEFAULT_PORT}", description="Address of the sidecar's own server.")
+    poll_interval: Duration = Field(1.0, description="Time between two reads of a target.")
+    timeout: Duration = Field(2.0, description="Longest time that one read may take.")
+    max_backoff: Duration = Field(10.0, description="Longest pause between reads of a dead target.")
+    flight_recorder: FlightRecorder = FlightRecorder()
+
+    @field_validator("listen")
+    @classmethod
+    def _host_port(cls, listen: str) -> str:
+        split_listen(listen)
+        return listen
+
+
+class Alarms(_Strict):
+    """What pages and verdicts link to."""
+
+    runbook_url: str | None = Field(
+        None, description="Base of the runbook pages' URLs; the failure mode's id is appended."
+    )
+
+
+class Config(_Strict):
+    """The whole configuration."""
+
+    service: Service = Service()
+    targets: tuple[Target, ...] = ()
+    objectives: tuple[Objective, ...] = DEFAULT_OBJECTIVES
+    exporter: Exporter = Exporter()
+    alarms: Alarms = Alarms()
+
+    @field_validator("targets", "objectives")
+    @classmethod
+    def _unique_names(cls, entries: tuple[Any, ...]) -> tuple[Any, ...]:
+        seen: set[str] = set()
+        for entry in entries:
+            if entry.name in seen:
+                raise ValueError(f"the name {entry.name!r} stands twice; names must differ")
+            seen.add(entry.name)
+        return entries
+
+
+def clean_url(url: str) -> str:
+    """
+    Check a server's base URL.
+
+    Raises:
+        ValueError: Not an http(s) URL with a host, or one with a password in it.
+    """
+    parts = urlsplit(url if "//" in url else f"http://{url}")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{url!r} is not a server's URL; write http://host:8000")
+    if parts.username or parts.password:
+        raise ValueError(
+            "the URL holds credentials; name them with api_key_env or api_key_file instead"
+        )
+    try:
+        port = parts.port
+    except ValueError:
+        raise ValueError(f"{url!r} has no valid port; write http://host:8000") from None
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    path = parts.path.rstrip("/").removesuffix("/metrics").removesuffix("/v1")
+    return f"{parts.scheme}://{host}{f':{port}' if port else ''}{path}"
+
+
+def name_of(url: str) -> str:
+    """
+    The name of a target that was given as a URL: its host and port.
+
+    >>> name_of("http://chat-0:8000/metrics")
+    'chat-0:8000'
+    """
+    parts = urlsplit(url if "//" in url else f"http://{url}")
+    return re.sub(r"[^A-Za-z0-9_.:-]", "-", parts.netloc.rpartition("@")[2]) or url
+
+
+def split_listen(listen: str) -> tuple[str, int]:
+    """
+    Take an address apart.
+
+    Raises:
+        ValueError: Not ``host:port``.
+
+    >>> split_listen("127.0.0.1:9836")
+    ('127.0.0.1', 9836)
+    """
+    host, colon, port = listen.rpartition(":")
+    if not colon or not port.isdigit() or not 0 <= int(port) <= 65535:
+        raise ValueError(f"{listen!r} is not an address; write host:port, e.g. 0.0.0.0:{DEFAULT_PORT}")
+    return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 - as ":9836" asks for

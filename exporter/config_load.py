@@ -1,0 +1,261 @@
+"""
+Loads the configuration: file, then environment, then validation; one line per mistake.
+
+An environment variable overrides a key by its path: ``OPSCTL_EXPORTER__LISTEN`` is
+``exporter.listen``; its value is read as YAML. ``OPSCTL_TARGETS`` may be a comma-separated list of
+URLs. The file is ``--config FILE``, else ``OPSCTL_CONFIG``, else ``opsctl.yaml`` if it is there.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from vllm_opsctl.errors import ConfigError
+from vllm_opsctl.exporter.catalogue import Version, catalogue
+from vllm_opsctl.exporter.config import SLI_CONCEPTS, Config, Objective, Target
+
+DEFAULT_FILE = "opsctl.yaml"
+_PREFIX = "OPSCTL_"
+_NOT_KEYS = {"OPSCTL_CONFIG"}
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedConfig:
+    """
+    A configuration and where its keys came from.
+
+    Args:
+        config: Validated.
+        path: The file; None when there was none.
+        origins: Key path to ``environment NAME``, for keys that the environment set.
+    """
+
+    config: Config
+    path: Path | None
+    origins: Mapping[str, str] = field(default_factory=dict)
+
+
+def load_config(path: Path | None, environment: Mapping[str, str]) -> LoadedConfig:
+    """
+    Load and validate.
+
+    Args:
+        path: The file that a flag names; None to look at the usual places.
+        environment: Environment variables.
+
+    Raises:
+        ConfigError: All mistakes, one line each.
+    """
+    chosen = path or (Path(environment["OPSCTL_CONFIG"]) if environment.get("OPSCTL_CONFIG") else None)
+    if chosen is None and Path(DEFAULT_FILE).is_file():
+        chosen = Path(DEFAULT_FILE)
+    data: dict[str, Any] = _read(chosen) if chosen is not None else {}
+    origins = _override(data, environment)
+    try:
+        config = Config.model_validate(data)
+    except ValidationError as problem:
+        raise ConfigError(
+            [_line(error, str(chosen or "(defaults)"), origins, data) for error in problem.errors()]
+        ) from None
+    return LoadedConfig(config, chosen, origins)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError([f"{path}: no such file; opsctl config init writes one"]) from None
+    except (OSError, UnicodeDecodeError) as problem:
+        raise ConfigError([f"{path}: cannot be read ({problem})"]) from None
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as problem:
+        mark = getattr(problem, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        reason = getattr(problem, "problem", None) or "not YAML"
+        raise ConfigError([f"{path}{line}: not YAML: {reason}; check indentation and quotes"]) from None
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError([f"{path}: expected keys such as targets:, got {type(data).__name__}"])
+    return data
+
+
+def _override(data: dict[str, Any], environment: Mapping[str, str]) -> dict[str, str]:
+    origins: dict[str, str] = {}
+    for name in sorted(environment):
+        if not name.startswith(_PREFIX) or name in _NOT_KEYS:
+            continue
+        keys = name.removeprefix(_PREFIX).lower().split("__")
+        if keys[0] not in Config.model_fields:
+            continue
+        where = data
+        for key in keys[:-1]:
+            below = where.get(key)
+            if not isinstance(below, dict):
+                below = where[key] = {}
+            where = below
+        where[keys[-1]] = _value(keys, environment[name], name)
+        origins[".".join(keys)] = f"environment {name}"
+    return origins
+
+
+def _value(keys: list[str], text: str, name: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError([f"environment {name}: not YAML: {text!r}"]) from None
+    if keys == ["targets"] and isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+def _line(error: Any, origin: str, origins: Mapping[str, str], data: object) -> str:
+    """One mistake in one line: origin, key path, what is wrong, what would be right."""
+    parts = [part for part in error["loc"] if not _is_noise(part)]
+    key = _dotted(parts)
+    origin = next((o for path, o in origins.items() if key == path or key.startswith(path + ".")), origin)
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        known = _keys_at(parts[:-1])
+        near = difflib.get_close_matches(str(parts[-1]), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+        message = f"unknown key; {hint}"
+    elif error["type"] == "missing":
+        message = "missing; add it"
+    elif error["type"] == "literal_error":
+        expected = [str(value) for value in _literals(parts)]
+        near = difflib.get_close_matches(str(error["input"]), expected, n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        message = f"{error['input']!r} is not one of {', '.join(expected)}{hint}"
+    elif error["type"] != "value_error":
+        message = f"{message[0].lower()}{message[1:]}, got {_shown(error['input'])}"
+    return f"{origin}: {key or '(top)'}: {message}"
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _is_noise(part: object) -> bool:
+    return isinstance(part, str) and part.startswith("function-")
+
+
+def _dotted(parts: list[Any]) -> str:
+    text = ""
+    for part in parts:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text
+
+
+def _model_at(parts: list[Any]) -> type[BaseModel] | None:
+    model: type[BaseModel] = Config
+    for part in parts:
+        if isinstance(part, int):
+            continue
+        if part not in model.model_fields:
+            return None
+        inner: Any = model.model_fields[part].annotation
+        candidates = [inner, *get_args(inner)]
+        found = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        if not found:
+            return None
+        model = found[0]
+    return model
+
+
+def _keys_at(parts: list[Any]) -> list[str]:
+    model = _model_at(parts)
+    return list(model.model_fields) if model else []
+
+
+def _literals(parts: list[Any]) -> tuple[Any, ...]:
+    model = _model_at(parts[:-1])
+    return get_args(model.model_fields[parts[-1]].annotation) if model else ()
+
+
+def api_key(target: Target, environment: Mapping[str, str]) -> str | None:
+    """
+    Read a target's API key from where the configuration says it is.
+
+    Raises:
+        ConfigError: It is not there.
+    """
+    if target.api_key_env:
+        value = environment.get(target.api_key_env)
+        if not value:
+            raise ConfigError(
+                [f"targets.{target.name}.api_key_env: the variable {target.api_key_env} is not set"]
+            )
+        return value
+    if target.api_key_file:
+        try:
+            return Path(target.api_key_file).read_text(encoding="utf-8").strip()
+        except OSError as problem:
+            raise ConfigError(
+                [f"targets.{target.name}.api_key_file: {target.api_key_file}: {problem.strerror}"]
+            ) from None
+    return None
+
+
+def threshold_warnings(config: Config, version: Version | None = None) -> list[str]:
+    """
+    Objectives whose threshold is none of vLLM's default bucket bounds, and the error that causes.
+
+    Args:
+        config: The configuration.
+        version: The vLLM release; None for the newest known.
+    """
+    return [
+        warning
+        for index, objective in enumerate(config.objectives)
+        if (warning := _threshold_warning(index, objective, version)) is not None
+    ]
+
+
+def _threshold_warning(index: int, objective: Objective, version: Version | None) -> str | None:
+    concept = SLI_CONCEPTS.get(objective.sli)
+    if concept is None or objective.threshold is None:
+        return None
+    bounds = catalogue()[concept].bounds_of(version)
+    used, upper = surrounding_bounds(objective.threshold, bounds)
+    if used == objective.threshold:
+        return None
+    key = f"objectives[{index}] ({objective.name}).threshold"
+    if used is None:
+        return (
+            f"{key}: {objective.threshold:g} s lies below vLLM's first bucket bound "
+            f"({bounds[0]:g} s): every event would count as bad; use {bounds[0]:g}s"
+        )
+    choice = f"{used:g}s" if upper is None else f"{used:g}s or {upper:g}s"
+    beyond = "" if upper is None else f" and {upper:g} s"
+    return (
+        f"{key}: {objective.threshold:g} s is no bucket bound of vLLM; it lies between {used:g} s"
+        f"{beyond}. Events between {used:g} s and {objective.threshold:g} s will be counted as bad; "
+        f"use {choice}, or give vLLM 0.32 or newer the bound with --custom-histogram-buckets"
+    )
+
+
+def surrounding_bounds(
+    threshold: float, bounds: tuple[float, ...]
+) -> tuple[float | None, float | None]:
+    """
+    The bound at or next below a threshold (the one that is counted at), and the next above.
+
+    >>> surrounding_bounds(0.18, (0.1, 0.25))
+    (0.1, 0.25)
+    """
+    at_or_below = [bound for bound in bounds if bound <= threshold * (1 + 1e-9)]
+    above = [bound for bound in bounds if bound > threshold * (1 + 1e-9)]
+    lower = at_or_below[-1] if at_or_below else None
+    if lower is not None and abs(lower - threshold) <= 1e-9 * threshold:
+        lower = threshold
+    return lower, above[0] if above else None

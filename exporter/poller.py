@@ -1,0 +1,93 @@
+"""One thread per target reads it at its own pace, so that a hanging target delays nobody."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+
+from vllm_opsctl.exporter.config import Exporter
+from vllm_opsctl.exporter.sources.probe import Prober
+from vllm_opsctl.exporter.sources.scrape import Scraper
+from vllm_opsctl.exporter.target_state import TargetState
+
+JITTER = 0.05
+"""Share of the interval by which reads are spread, so that sidecars do not march in step."""
+
+PATIENT_FAILURES = 5
+"""Failed reads at the usual pace before backing off, so that a short outage is located exactly."""
+
+FACTS_EVERY_S = 600.0
+"""Version and models are read again, so that the flight recorder always holds them."""
+
+
+def delay_after(failures: int, exporter: Exporter) -> float:
+    """
+    Seconds until the next read.
+
+    Args:
+        failures: Failed reads in a row.
+        exporter: Interval and the longest pause.
+    """
+    if failures <= PATIENT_FAILURES:
+        return exporter.poll_interval
+    doubled = exporter.poll_interval * 2.0 ** min(failures - PATIENT_FAILURES, 16)
+    return max(exporter.poll_interval, min(exporter.max_backoff, doubled))
+
+
+class Poller(threading.Thread):
+    """
+    Reads one target until stopped.
+
+    Args:
+        state: Where observations go.
+        exporter: Pace and timeout.
+        api_key: The target's, if it wants one.
+        stop: Set to end.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        state: TargetState,
+        exporter: Exporter,
+        *,
+        api_key: str | None,
+        stop: threading.Event,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(name=f"poll {state.target.name}", daemon=True)
+        self._state = state
+        self._exporter = exporter
+        self._stop_event = stop
+        self._clock = clock
+        self._scraper = Scraper(state.target, timeout_s=exporter.timeout, api_key=api_key)
+        self._prober = Prober(state.target, api_key=api_key)
+        self._random = random.Random(state.target.name)  # noqa: S311 - spreads reads, no secret
+
+    def run(self) -> None:
+        """Poll; errors of a target are observations, never the end of the thread."""
+        failures = 0
+        facts_due = 0.0
+        self._wait(self._random.random() * min(0.5, self._exporter.poll_interval))
+        while not self._stop_event.is_set():
+            started = self._clock()
+            observation = self._scraper.read()
+            good = self._state.record(observation, seconds=self._clock() - started)
+            if good and self._clock() >= facts_due:
+                self._state.record(self._prober.facts())
+                facts_due = self._clock() + FACTS_EVERY_S
+            if not good:
+                self._state.record(self._prober.health())
+                facts_due = 0.0
+            failures = 0 if good else failures + 1
+            delay = delay_after(failures, self._exporter)
+            spread = 1 + JITTER * (2 * self._random.random() - 1)
+            self._wait(delay * spread - (self._clock() - started))
+        self._scraper.close()
+        self._prober.close()
+
+    def _wait(self, seconds: float) -> None:
+        if seconds > 0:
+            self._stop_event.wait(seconds)

@@ -1,0 +1,143 @@
+"""The sidecar: pollers, flight recorders and the HTTP server, from a configuration to a clean stop."""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import waitress
+from prometheus_client import CollectorRegistry
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+from vllm_opsctl.errors import InputFileError, ServeError
+from vllm_opsctl.exporter.config import Config, split_listen
+from vllm_opsctl.exporter.config_load import api_key
+from vllm_opsctl.exporter.observation import Observation
+from vllm_opsctl.exporter.poller import Poller
+from vllm_opsctl.exporter.recording import RecordingWriter
+from vllm_opsctl.exporter.server import Application
+from vllm_opsctl.exporter.sinks.prometheus import EngineCollector
+from vllm_opsctl.exporter.target_state import Snapshot, TargetState
+
+STOP_WITHIN_S = 1.0
+"""Pollers that hang in a read longer than this at the end are left to die with the process."""
+
+log = logging.getLogger(__name__)
+
+
+class Sidecar:
+    """
+    One sidecar.
+
+    Args:
+        config: Validated, with at least one target.
+        environment: For the API keys that the configuration names.
+
+    Raises:
+        ConfigError: An API key is not where the configuration says.
+        ServeError: The address cannot be listened on.
+    """
+
+    def __init__(self, config: Config, environment: Mapping[str, str]) -> None:
+        self.config = config
+        self._stop = threading.Event()
+        self._states = [
+            TargetState(target, config.exporter, config.objectives) for target in config.targets
+        ]
+        self._pollers = [
+            Poller(
+                state,
+                config.exporter,
+                api_key=api_key(state.target, environment),
+                stop=self._stop,
+            )
+            for state in self._states
+        ]
+        registry = CollectorRegistry()
+        registry.register(EngineCollector(self.snapshots, config.objectives))
+        ProcessCollector(namespace="opsctl", registry=registry)
+        PlatformCollector(registry=registry)
+        host, port = split_listen(config.exporter.listen)
+        try:
+            self._server: Any = waitress.create_server(
+                Application(self, registry), host=host, port=port, threads=4, ident="opsctl"
+            )
+        except OSError as problem:
+            raise ServeError(
+                f"exporter.listen: cannot listen on {config.exporter.listen} "
+                f"({problem.strerror}); is another sidecar running?"
+            ) from problem
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        return f"http://{self._server.effective_host}:{self._server.effective_port}"
+
+    def now(self) -> float:
+        """Unix seconds."""
+        return time.time()
+
+    def snapshots(self) -> list[Snapshot]:
+        """All targets, in the configuration's order."""
+        now = self.now()
+        return [state.snapshot(now) for state in self._states]
+
+    def observations(
+        self, target: str | None, start: float | None, end: float | None
+    ) -> Iterator[Observation]:
+        """The flight recorders' observations in the order of their times."""
+        streams = [
+            state.recorder.read(start, end)
+            for state in self._states
+            if target in (None, state.target.name)
+        ]
+        return heapq.merge(*streams, key=lambda observation: observation.t)
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, then stop within 2 s."""
+        for poller in self._pollers:
+            poller.start()
+        server = threading.Thread(target=self._serve, name="http", daemon=True)
+        server.start()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        self._stop.wait()
+        self._server.close()
+        deadline = time.monotonic() + STOP_WITHIN_S
+        for poller in self._pollers:
+            poller.join(max(0.0, deadline - time.monotonic()))
+        self._save()
+
+    def stop(self) -> None:
+        """End :meth:`run`."""
+        self._stop.set()
+
+    def _serve(self) -> None:
+        try:
+            self._server.run()
+        except OSError:
+            # waitress' select loop meets its closed socket when the sidecar stops
+            if not self._stop.is_set():
+                raise
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._stop.set()
+
+    def _save(self) -> None:
+        path = self.config.exporter.flight_recorder.save_to
+        if path is None:
+            return
+        try:
+            with RecordingWriter(Path(path)) as writer:
+                for observation in self.observations(None, None, None):
+                    writer.write(observation)
+        except InputFileError as problem:
+            log.error("flight recorder not saved: %s", problem)

@@ -1,0 +1,54 @@
+"""The scrape source: GET /metrics of a vLLM server, as an observation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import requests
+
+from vllm_opsctl.errors import BadPage, SourceError
+from vllm_opsctl.exporter.config import Target
+from vllm_opsctl.exporter.exposition import MAX_PAGE_BYTES
+from vllm_opsctl.exporter.observation import Observation, error, metrics
+from vllm_opsctl.exporter.sources.http import get
+
+
+class Scraper:
+    """Reads the metrics page of one target."""
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        timeout_s: float,
+        api_key: str | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.target = target
+        self.timeout_s = timeout_s
+        self._clock = clock
+        self._url = target.url + target.metrics_path
+        self._session = requests.Session()
+        # the machine's proxy settings are for the internet, not for a pod's neighbour
+        self._session.trust_env = False
+        if api_key:
+            self._session.headers["Authorization"] = f"Bearer {api_key}"
+
+    def read(self) -> Observation:
+        """One observation, of kind ``metrics`` or ``error``; never raises for what a server does."""
+        try:
+            answer = get(
+                self._session, self._url, timeout_s=self.timeout_s, max_bytes=MAX_PAGE_BYTES
+            )
+            if answer.status != 200:
+                raise BadPage(f"http-{answer.status}", f"{self._url}: HTTP {answer.status}")
+        except SourceError as problem:
+            return error(self._clock(), self.target.name, problem.reason, problem.detail)
+        return metrics(
+            self._clock(), self.target.name, answer.body.decode("utf-8", errors="replace")
+        )
+
+    def close(self) -> None:
+        """Drop the connection."""
+        self._session.close()

@@ -1,0 +1,250 @@
+"""What the sidecar knows of one target right now; written by its poller, read by the server."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from vllm_opsctl.errors import BadPage
+from vllm_opsctl.exporter.config import Exporter, Objective, Target
+from vllm_opsctl.exporter.engine import EngineKey, EngineSample, PageSample
+from vllm_opsctl.exporter.exposition import read_page
+from vllm_opsctl.exporter.flight_recorder import FlightRecorder
+from vllm_opsctl.exporter.observation import Observation
+from vllm_opsctl.exporter.rolling import RollingPeak, RollingRatio
+from vllm_opsctl.exporter.sli import Events, SliCounter
+from vllm_opsctl.exporter.window import is_reset
+
+PEAK_SPANS_S = (15.0, 60.0)
+"""Usual scrape intervals of Prometheus; a peak over the interval cannot fall between two scrapes."""
+
+PEAK_CONCEPTS = ("requests_running", "requests_waiting", "kv_cache_usage_ratio")
+
+HIT_RATIO_SPAN_S = 60.0
+
+STALL_S = 10.0
+"""FAILURE_MODES, engine-hung: no progress for 10 s under demand is a stall."""
+
+STALE_AFTER_S = 5.0
+"""Engine metrics of a target that has not answered for so long are no longer exposed."""
+
+FULL_KV_RATIO = 0.95
+
+
+@dataclass(slots=True)
+class _EngineState:
+    peaks: dict[tuple[str, float], RollingPeak] = field(
+        default_factory=lambda: {
+            (concept, span): RollingPeak(span) for concept in PEAK_CONCEPTS for span in PEAK_SPANS_S
+        }
+    )
+    hit_ratio: RollingRatio = field(default_factory=lambda: RollingRatio(HIT_RATIO_SPAN_S))
+    heartbeat: float | None = None
+    progressed_at: float = 0.0
+    fds_at_progress: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """
+    A consistent view of a target.
+
+    Args:
+        target: Its configuration.
+        now: Unix seconds of the view.
+        up: The newest read gave a page.
+        error: Why it did not.
+        page: The newest page; None when there is none or it is stale.
+        last_success: Unix seconds of the newest page; None when there was none.
+        peaks: By engine, concept and span in seconds.
+        hit_ratios: Prefix-cache hit ratio of the last minute by engine.
+        events: SLI events by objective and model.
+        ready: Whether a load balancer should send traffic; ``not_ready`` says why not.
+    """
+
+    target: Target
+    now: float
+    up: bool
+    error: str | None
+    page: PageSample | None
+    last_success: float | None
+    reads: int
+    failures: Counter[str]
+    read_seconds: float
+    restarts: int
+    peaks: dict[tuple[EngineKey, str, float], float]
+    hit_ratios: dict[EngineKey, float]
+    events: dict[tuple[str, str], Events]
+    recorder_bytes: int
+    recorder_span_s: float
+    problems: int
+    not_ready: str | None
+
+    @property
+    def ready(self) -> bool:
+        """Whether a load balancer should send traffic here."""
+        return self.not_ready is None
+
+
+class TargetState:
+    """
+    The state of one target.
+
+    Args:
+        target: Its configuration.
+        exporter: The sidecar's configuration.
+        objectives: SLIs to count.
+    """
+
+    def __init__(self, target: Target, exporter: Exporter, objectives: Sequence[Objective]) -> None:
+        self.target = target
+        self.recorder = FlightRecorder(
+            target.name,
+            keep_s=exporter.flight_recorder.keep,
+            max_bytes=exporter.flight_recorder.max_memory,
+        )
+        self._lock = threading.Lock()
+        self._sli = SliCounter(objectives)
+        self._engines: dict[EngineKey, _EngineState] = {}
+        self._last: dict[EngineKey, EngineSample] = {}
+        self._page: PageSample | None = None
+        self._up = False
+        self._error: str | None = "not read yet"
+        self._reads = 0
+        self._failures: Counter[str] = Counter()
+        self._read_seconds = 0.0
+        self._restarts = 0
+        self._problems = 0
+
+    def record(self, observation: Observation, *, seconds: float = 0.0) -> bool:
+        """
+        Take an observation in.
+
+        Args:
+            observation: Of any kind.
+            seconds: How long reading it took.
+
+        Returns:
+            Whether it was a readable page.
+        """
+        self.recorder.append(observation)
+        if observation.kind not in ("metrics", "error"):
+            return False
+        page: PageSample | None = None
+        reason, detail = "", ""
+        if observation.kind == "metrics":
+            try:
+                page = read_page(observation.text, t=observation.t, target=self.target.name)
+            except BadPage as problem:
+                reason, detail = problem.reason, problem.detail
+        else:
+            reason, detail = str(observation.data["reason"]), str(observation.data["detail"])
+        with self._lock:
+            self._reads += 1
+            self._read_seconds = seconds
+            self._up = page is not None
+            if page is None:
+                self._error = detail
+                self._failures[reason] += 1
+                return False
+            self._error = None
+            self._page = page
+            self._problems = len(page.problems)
+            restarted = False
+            for sample in page.engines:
+                before = self._last.get(sample.key)
+                restarted = restarted or (before is not None and is_reset(before, sample))
+                self._follow(self._engines.setdefault(sample.key, _EngineState()), sample)
+                self._last[sample.key] = sample
+            self._restarts += restarted
+            self._sli.add(page)
+        return True
+
+    def _follow(self, engine: _EngineState, sample: EngineSample) -> None:
+        for (concept, _), peak in engine.peaks.items():
+            if concept in sample.gauges:
+                peak.add(sample.t, sample.gauges[concept])
+        hits = sample.total("prefix_cache_hit_tokens")
+        queried = sample.total("prefix_cache_queried_tokens")
+        if hits is not None and queried is not None:
+            engine.hit_ratio.add(sample.t, hits, queried)
+        heartbeat = sample.heartbeat
+        if heartbeat != engine.heartbeat or heartbeat is None:
+            engine.heartbeat = heartbeat
+            engine.progressed_at = sample.t
+            engine.fds_at_progress = sample.gauges.get("process_open_fds")
+
+    def snapshot(self, now: float) -> Snapshot:
+        """A consistent view at a time (unix seconds)."""
+        with self._lock:
+            last_success = self._page.t if self._page else None
+            stale = last_success is None or now - last_success > STALE_AFTER_S
+            page = None if stale else self._page
+            live = [sample.key for sample in page.engines] if page else []
+            peaks = {
+                (key, concept, span): value
+                for key in live
+                for (concept, span), peak in self._engines[key].peaks.items()
+                if (value := peak.peak(now)) is not None
+            }
+            hit_ratios = {
+                key: ratio
+                for key in live
+                if (ratio := self._engines[key].hit_ratio.ratio(now)) is not None
+            }
+            return Snapshot(
+                target=self.target,
+                now=now,
+                up=self._up,
+                error=self._error,
+                page=page,
+                last_success=last_success,
+                reads=self._reads,
+                failures=Counter(self._failures),
+                read_seconds=self._read_seconds,
+                restarts=self._restarts,
+                peaks=peaks,
+                hit_ratios=hit_ratios,
+                events={
+                    key: Events(events.good, events.bad, events.threshold_used)
+                    for key, events in self._sli.events.items()
+                },
+                recorder_bytes=self.recorder.size,
+                recorder_span_s=self.recorder.span_s,
+                problems=self._problems,
+                not_ready=self._why_not_ready(page),
+            )
+
+    def _why_not_ready(self, page: PageSample | None) -> str | None:
+        """
+        What speaks against sending traffic: no answer, no progress, no room.
+
+        Source:
+            DESIGN: readiness is progress and room, for /health stays 200 on a frozen engine.
+        """
+        if page is None or not self._up:
+            return f"no page: {self._error}"
+        for sample in page.engines:
+            reason = self._why_engine_not_ready(self._engines[sample.key], sample)
+            if reason is not None:
+                return f"engine {sample.key.engine}: {reason}"
+        return None
+
+    def _why_engine_not_ready(self, engine: _EngineState, sample: EngineSample) -> str | None:
+        if sample.gauges.get("awake") == 0:
+            return "asleep"
+        running = sample.gauges.get("requests_running", 0.0)
+        waiting = sample.gauges.get("requests_waiting", 0.0)
+        fds, before = sample.gauges.get("process_open_fds"), engine.fds_at_progress
+        came = fds - before if fds is not None and before is not None else 0.0
+        still_s = sample.t - engine.progressed_at
+        if still_s >= STALL_S and (running > 0 or waiting > 0 or came >= 5):
+            return f"no progress for {still_s:.0f} s under demand"
+        kv = sample.gauges.get("kv_cache_usage_ratio", 0.0)
+        if waiting > 0 and kv >= FULL_KV_RATIO:
+            return f"no room: {waiting:.0f} wait and the KV cache is {kv:.0%} full"
+        if waiting > 0 and waiting >= running:
+            return f"no room: {waiting:.0f} wait behind {running:.0f} running"
+        return None

@@ -1,0 +1,125 @@
+"""Observes live targets for a while: pages at a steady pace, facts, health and one canary."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from vllm_opsctl.exporter.config import Target
+from vllm_opsctl.exporter.config_load import api_key
+from vllm_opsctl.exporter.observation import Observation
+from vllm_opsctl.exporter.sources.probe import CANARY_TIMEOUT_S, Prober, first_model
+from vllm_opsctl.exporter.sources.scrape import Scraper
+
+READ_TIMEOUT_S = 3.0
+
+GIVE_UP_AFTER = 3
+"""Refused reads in a row after which a target that never answered is not waited for."""
+
+_GRACE_S = 2 * READ_TIMEOUT_S
+
+OnObservation = Callable[[Observation], None]
+
+
+def observe(
+    targets: Sequence[Target],
+    *,
+    for_s: float,
+    interval_s: float,
+    probe: bool,
+    environment: Mapping[str, str],
+    on_observation: OnObservation,
+    stop: threading.Event,
+) -> None:
+    """
+    Observe several targets at once; returns when all are done.
+
+    Args:
+        targets: What to look at; one thread each, none delays another.
+        for_s: How long to read pages.
+        interval_s: Time between two reads.
+        probe: Send the canary completion.
+        environment: For API keys.
+        on_observation: Called with each observation, one at a time.
+        stop: Set to end early.
+
+    Raises:
+        ConfigError: An API key is not where the configuration says.
+    """
+    lock = threading.Lock()
+
+    def deliver(observation: Observation) -> None:
+        with lock:
+            on_observation(observation)
+
+    threads = [
+        threading.Thread(
+            target=_observe_one,
+            args=(target, api_key(target, environment), for_s, interval_s, probe, deliver, stop),
+            name=f"observe {target.name}",
+            daemon=True,
+        )
+        for target in targets
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        while thread.is_alive():
+            # a plain join would keep Ctrl-C waiting
+            thread.join(0.2)
+
+
+def _observe_one(
+    target: Target,
+    key: str | None,
+    for_s: float,
+    interval_s: float,
+    probe: bool,
+    deliver: OnObservation,
+    stop: threading.Event,
+) -> None:
+    scraper = Scraper(target, timeout_s=READ_TIMEOUT_S, api_key=key)
+    prober: threading.Thread | None = None
+    if probe:
+        prober = threading.Thread(
+            target=probe_once, args=(target, key, deliver), name=f"probe {target.name}", daemon=True
+        )
+        prober.start()
+    started = time.monotonic()
+    reads, refused, answered = 0, 0, False
+    while not stop.is_set():
+        observation = scraper.read()
+        deliver(observation)
+        reads += 1
+        answered = answered or observation.kind == "metrics"
+        refused = refused + 1 if observation.kind == "error" else 0
+        if not answered and refused >= GIVE_UP_AFTER:
+            break
+        elapsed = time.monotonic() - started
+        waiting_for_canary = prober is not None and prober.is_alive()
+        if elapsed >= for_s and not (waiting_for_canary and elapsed < for_s + CANARY_TIMEOUT_S):
+            break
+        stop.wait(max(0.0, reads * interval_s - elapsed))
+    if prober is not None and not stop.is_set():
+        prober.join(_GRACE_S)
+    scraper.close()
+
+
+def probe_once(target: Target, key: str | None, deliver: OnObservation) -> None:
+    """
+    Health and facts, then the canary; it is only sent where /health answers.
+
+    A canary that times out speaks against the engine only when the same server answers something
+    else from the same place.
+    """
+    prober = Prober(target, api_key=key)
+    health = prober.health()
+    deliver(health)
+    if health.data.get("status") is not None:
+        facts = prober.facts()
+        deliver(facts)
+        model = first_model(facts)
+        if model is not None and health.data["status"] == 200:
+            deliver(prober.canary(model))
+    prober.close()
