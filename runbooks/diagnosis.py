@@ -13,6 +13,7 @@ from typing import Any
 
 from vllm_opsctl.exporter.catalogue import parse_version
 from vllm_opsctl.exporter.observation import Observation
+from vllm_opsctl.exporter.units import format_duration
 from vllm_opsctl.runbooks.conditions import Condition, activation_of, fill_template
 from vllm_opsctl.runbooks.evidence import Evidence, gather
 from vllm_opsctl.runbooks.features import Value, compute_features
@@ -311,6 +312,9 @@ def _without_cause(
     if features.get("progress.stall_ongoing") and features.get("traffic.started", 0) == 0:
         if features.get("probe.ok") is True:
             return "healthy", "idle; the canary completion answered"
+        if features.get("progress.stall_running"):
+            stalled = format_duration(float(features["progress.stalled_seconds"]))
+            return "unknown", f"no progress for {stalled} with requests in the batch; watch longer"
         return "unknown", (
             "idle, and no canary was sent: an idle engine and a frozen one look the same"
         )

@@ -69,6 +69,7 @@ class Evidence:
         target: The target's name.
         key: Which engine; None when the target never showed a page in the window.
         asked: All samples of the window that was asked for, restarts included.
+        history: All samples since the last restart, up to half an hour.
         window: The window under test: since the onset and the last restart.
         onset: Unix seconds at which the behaviour changed; None without a clear change.
         reference: None when nothing is known of before.
@@ -80,6 +81,7 @@ class Evidence:
     target: str
     key: EngineKey | None
     asked: Window
+    history: Window
     window: Window
     onset: float | None
     reference: Reference | None
@@ -147,7 +149,7 @@ def gather(
         empty = Window(())
         evidence = [
             Evidence(
-                key=None, asked=empty, window=empty, onset=None, reference=None, **common  # type: ignore[arg-type]
+                key=None, asked=empty, history=empty, window=empty, onset=None, reference=None, **common  # type: ignore[arg-type]
             )
         ]
     return evidence, recent
@@ -176,6 +178,7 @@ def _of_engine(
         target=target,
         key=key,
         asked=asked,
+        history=alive,
         window=tested,
         onset=onset,
         reference=_reference(before, alive),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from vllm_opsctl.exporter.engine import EngineSample
 from vllm_opsctl.exporter.window import Window, longest_flat
-from vllm_opsctl.runbooks.evidence import Evidence
+from vllm_opsctl.runbooks.evidence import MIN_REFERENCE_REQUESTS, Evidence
 from vllm_opsctl.runbooks.features import feature, quotient
 
 # -- the window itself ---------------------------------------------------------------------------
@@ -208,23 +208,28 @@ def _(e: Evidence) -> float | None:
 
 @feature("http.rejected_tokens", "count", "Estimated prompt length of the requests answered with 4xx.")
 def _(e: Evidence) -> float | None:
-    """
-    What the rejected requests carried: the bytes that accepted requests do not explain.
-
-    Bytes per prompt token come from the reference, where (nearly) everything was accepted.
-    """
-    errors, requests = _client_errors(e), _http(e)
+    """What the rejected requests carried: the bytes that accepted requests do not explain."""
+    errors = _client_errors(e)
     bodies = e.window.histogram("http_request_bytes")
     accepted_tokens = e.window.delta("prompt_tokens")
-    before = e.reference.histogram("http_request_bytes") if e.reference else None
-    tokens_before = e.reference.total("prompt_tokens") if e.reference else None
-    if not errors or requests is None or bodies is None or accepted_tokens is None:
-        return None
-    bytes_per_token = quotient(before.sum if before else None, tokens_before)
-    if not bytes_per_token:
+    bytes_per_token = _bytes_per_token(e.history)
+    if not errors or bodies is None or accepted_tokens is None or not bytes_per_token:
         return None
     rejected_bytes = bodies.sum - accepted_tokens * bytes_per_token
     return max(0.0, rejected_bytes / errors / bytes_per_token)
+
+
+def _bytes_per_token(history: Window) -> float | None:
+    """Body bytes per prompt token, from the intervals in which every request was accepted."""
+    total_bytes, total_tokens, requests = 0.0, 0.0, 0.0
+    for index in range(1, len(history.samples)):
+        pair = history.slice(index - 1, index + 1)
+        bodies, tokens = pair.histogram("http_request_bytes"), pair.delta("prompt_tokens")
+        if bodies is not None and tokens is not None and not _of_status(pair, "4xx"):
+            total_bytes += bodies.sum
+            total_tokens += tokens
+            requests += bodies.count
+    return quotient(total_bytes, total_tokens) if requests >= MIN_REFERENCE_REQUESTS else None
 
 
 @feature("model.max_length", "count", "Longest context that the server accepts (max_model_len), tokens.")

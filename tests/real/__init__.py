@@ -1,0 +1,1 @@
+"""A real vLLM on the CPU, a load whose own counts are the truth, and incidents made on purpose."""

@@ -1,0 +1,225 @@
+"""Start a real vLLM, freeze or kill its engine, and never leave a process behind.
+
+Linux only: processes are found through ``/proc``. Everything listens on 127.0.0.1.
+"""
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+READY_TIMEOUT_S = 180.0
+"""A start takes 20-40 s on two cores; a busy machine gets several times that."""
+
+STOP_TIMEOUT_S = 10.0
+"""From SIGTERM to SIGKILL."""
+
+ENGINE_TITLE = "VLLM::EngineCore"
+"""How the process that runs the scheduler and the model calls itself."""
+
+BASE_ENV: Mapping[str, str] = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+"""One GiB of KV cache, and nothing that talks to the outside."""
+
+PYTHON_VARIABLE = "OPSCTL_VLLM_PYTHON"
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def find_python() -> Path | None:
+    """Return the interpreter that has vLLM, or None where there is none to test with.
+
+    ``OPSCTL_VLLM_PYTHON`` wins over ``build/real/vllm/bin/python`` below the repository's root.
+    """
+    named = os.environ.get(PYTHON_VARIABLE)
+    path = Path(named) if named else REPOSITORY / "build/real/vllm/bin/python"
+    return path if path.is_file() else None
+
+
+class EngineStartError(RuntimeError):
+    """The server ended, or did not answer in time; the message carries the log's tail."""
+
+
+class RealVllm:
+    """One OpenAI server of a real vLLM with random weights; a context manager.
+
+    Entering starts it and waits until ``/health`` and a completion of one token answer: that
+    completion is in the counters, so a page to compare with is taken after entering.
+    """
+
+    model = "tiny"
+    """The served name, the ``model_name`` label of every series."""
+
+    def __init__(
+        self,
+        python: Path,
+        model_dir: Path,
+        flags: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        *,
+        port: int = 0,
+        log_file: Path,
+    ) -> None:
+        """Remember what to start; `port` 0 takes a free one, `log_file` gets the output."""
+        self.port = port or _free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log_file = log_file
+        self._command = [
+            str(python),
+            *("-m", "vllm.entrypoints.openai.api_server"),
+            *("--model", str(model_dir), "--served-model-name", self.model),
+            *("--load-format", "dummy", "--enforce-eager"),
+            *("--host", "127.0.0.1", "--port", str(self.port)),
+            *flags,
+        ]
+        self._env = {**os.environ, **BASE_ENV, **(env or {})}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        """Start the server and wait for it."""
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stop the server, whatever state it is in."""
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        """The API server's process id, which is also that of its group and its session."""
+        if self._process is None:
+            raise RuntimeError("the server is not started")
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start the server in a session of its own and return when it serves.
+
+        Raises:
+            EngineStartError: it ended or did not answer within `READY_TIMEOUT_S`.
+        """
+        with self.log_file.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while not self._serves():
+            ended = self._process.poll()
+            if ended is not None or time.monotonic() > deadline:
+                tail = self.log_tail()
+                self.stop()
+                what = "is not ready in time" if ended is None else f"ended with {ended}"
+                raise EngineStartError(f"the server {what}; its log ends:\n{tail}")
+            time.sleep(0.5)
+
+    def log_tail(self, lines: int = 40) -> str:
+        """Return the last lines of the server's log."""
+        text = self.log_file.read_text(encoding="utf-8", errors="replace")
+        return "\n".join(text.splitlines()[-lines:])
+
+    def engine_core_pid(self) -> int:
+        """Return the id of the ``VLLM::EngineCore`` process.
+
+        Raises:
+            LookupError: there is none (it died, or the server is not started).
+        """
+        for pid in _session_members(self.pid):
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(ENGINE_TITLE.encode()):
+                    return pid
+        raise LookupError(f"no {ENGINE_TITLE} below process {self.pid}")
+
+    def freeze(self) -> None:
+        """Stop the engine loop as a hung one looks: the server goes on answering without it."""
+        os.kill(self.engine_core_pid(), signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let a frozen engine go on."""
+        os.kill(self.engine_core_pid(), signal.SIGCONT)
+
+    def kill_engine(self) -> None:
+        """Kill the engine process, as the kernel's OOM killer would."""
+        os.kill(self.engine_core_pid(), signal.SIGKILL)
+
+    def stop(self) -> None:
+        """End every process of the server; does nothing when it is not started.
+
+        A frozen engine is thawed first, since a stopped process does not see SIGTERM.
+        """
+        if self._process is None:
+            return
+        session = self._process.pid
+        _signal_all(session, signal.SIGCONT)
+        _signal_all(session, signal.SIGTERM)
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        while self._process.poll() is None or any(_session_members(session)):
+            if time.monotonic() > deadline:
+                _signal_all(session, signal.SIGKILL)
+            time.sleep(0.05)
+        self._process = None
+
+    def _serves(self) -> bool:
+        """Say whether ``/health`` answers and a completion of one token comes back."""
+        body = {"model": self.model, "prompt": [65], "max_tokens": 1, "ignore_eos": True}
+        return self._status("GET", "/health") == 200 and (
+            self._status("POST", "/v1/completions", json.dumps(body)) == 200
+        )
+
+    def _status(self, method: str, path: str, body: str | None = None) -> int | None:
+        """Return the status of one request, or None without an answer within a minute."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        headers = {"Content-Type": "application/json"} if body else {}
+        with contextlib.closing(connection):
+            try:
+                connection.request(method, path, body, headers)
+                return connection.getresponse().status
+            except (OSError, http.client.HTTPException):
+                return None
+
+
+def _free_port() -> int:
+    """Return a port that nothing on the loopback listens on right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _session_members(session: int) -> Iterator[int]:
+    """Yield the ids of the living processes of a session; zombies are dead."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with contextlib.suppress(OSError):
+            # "pid (comm) state ppid pgrp session ..."; comm may hold spaces and brackets.
+            fields = (entry / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+            state, owner, threads = fields[0], int(fields[3]), int(fields[17])
+            # A zombie with more than one thread is not dead yet: its others are still exiting.
+            if owner == session and (state != "Z" or threads > 1):
+                yield int(entry.name)
+
+
+def _signal_all(session: int, number: signal.Signals) -> None:
+    """Send a signal to every process of a session."""
+    for pid in _session_members(session):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
