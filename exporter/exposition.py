@@ -62,7 +62,7 @@ def read_page(text: str, *, t: float, target: str) -> PageSample:
 
 
 def _keep_catalogued(text: str, known: Catalogue) -> tuple[str, set[str]]:
-    """The page's lines of catalogued families under vLLM's own names, and all family names seen."""
+    """The page's lines of catalogued families under vLLM's own names, and the names found."""
     kept: list[str] = []
     seen: set[str] = set()
     wanted = known.sample_names
@@ -73,8 +73,8 @@ def _keep_catalogued(text: str, known: Catalogue) -> tuple[str, set[str]]:
             if match is None:
                 continue
             name = _unmangled(match[1])
-            seen.add(name)
             if name in families:
+                seen.add(name)
                 kept.append(f"# TYPE {name} {match[2]}")
             continue
         end = _NAME_END.search(line)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import requests
+import urllib3
 
 from vllm_opsctl.errors import BadPage, Unreachable
 
@@ -74,17 +75,15 @@ def get(
         ) as response:
             body = _read(response, url, started, timeout_s, max_bytes)
             return Answer(response.status_code, body, time.monotonic() - started)
-    except requests.exceptions.Timeout as problem:
+    except (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError) as problem:
         raise _timed_out(url, timeout_s) from problem
-    except requests.exceptions.ChunkedEncodingError as problem:
-        if "timed out" in str(problem).lower():
-            raise _timed_out(url, timeout_s) from problem
-        raise BadPage("truncated", f"{url}: the answer was cut off") from problem
     except requests.exceptions.ConnectionError as problem:
         raise _connection_error(url, problem, timeout_s) from problem
-    except requests.exceptions.ContentDecodingError as problem:
+    except urllib3.exceptions.DecodeError as problem:
         raise BadPage("truncated", f"{url}: the compressed answer is broken") from problem
-    except requests.exceptions.RequestException as problem:
+    except urllib3.exceptions.ProtocolError as problem:
+        raise BadPage("truncated", f"{url}: the answer was cut off") from problem
+    except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as problem:
         raise Unreachable("unreachable", f"{url}: {problem}") from problem
 
 
@@ -93,7 +92,8 @@ def _read(
 ) -> bytes:
     parts: list[bytes] = []
     size = 0
-    for chunk in response.iter_content(_CHUNK):
+    # read1 returns what is there; read would wait for a whole chunk from a server that drips
+    while chunk := response.raw.read1(_CHUNK, decode_content=True):
         size += len(chunk)
         if size > max_bytes:
             raise BadPage("too-large", f"{url}: the answer is larger than {max_bytes >> 20} MiB")
@@ -123,7 +123,7 @@ def _timed_out(url: str, timeout_s: float) -> Unreachable:
     return Unreachable("timeout", f"{url}: no whole answer within {timeout_s:g} s")
 
 
-def _connection_error(url: str, problem: Exception, timeout_s: float) -> Unreachable | BadPage:
+def _connection_error(url: str, problem: Exception, timeout_s: float) -> Unreachable:
     text = str(problem).lower()
     if "refused" in text:
         return Unreachable("refused", f"{url}: connection refused; nothing listens there")
@@ -131,8 +131,6 @@ def _connection_error(url: str, problem: Exception, timeout_s: float) -> Unreach
         return Unreachable("no-such-host", f"{url}: the host name is not known")
     if "timed out" in text:
         return _timed_out(url, timeout_s)
-    if "incompleteread" in text:
-        return BadPage("truncated", f"{url}: the answer was cut off")
     if "reset" in text or "aborted" in text or "remote end closed" in text:
         return Unreachable("reset", f"{url}: the connection was closed before an answer came")
     return Unreachable("unreachable", f"{url}: {problem}")

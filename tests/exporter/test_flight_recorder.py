@@ -37,7 +37,7 @@ def test_what_comes_out_is_what_went_in(shapes: list[Observation]) -> None:
 
 def test_a_real_incident_comes_out_whole_and_small() -> None:
     incident = read_recording(RECORDINGS / "kv-preemption-thrash.jsonl.gz")
-    held = recorder()
+    held = FlightRecorder(incident[0].target, keep_s=1800, max_bytes=2**26)
     for observation in incident:
         held.append(observation)
 

@@ -65,6 +65,14 @@ def test_a_page_is_read(serve: Callable[..., str]) -> None:
     assert scraped(serve(lambda c: c.sendall(answer(PAGE)))).text == PAGE.decode()
 
 
+def test_a_chunked_answer_is_read(serve: Callable[..., str]) -> None:
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+    parts = [PAGE[:5000], PAGE[5000:]]
+    body = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+
+    assert scraped(serve(lambda c: c.sendall(head + body))).text == PAGE.decode()
+
+
 @pytest.mark.parametrize("headers", [["Content-Encoding: gzip"], []])
 def test_gzip_is_undone_whether_declared_or_not(serve: Callable[..., str], headers: list[str]) -> None:
     body = gzip.compress(PAGE)

@@ -59,7 +59,8 @@ def test_prometheus_sees_the_incident(prometheus: Callable[[str], float | None])
         what="preemptions in Prometheus",
     )
 
-    assert prometheus("max_over_time(vllm_engine_kv_cache_usage_peak_ratio{window='15s'}[30s])") == 1
+    peak = prometheus("max_over_time(vllm_engine_kv_cache_usage_peak_ratio{window='15s'}[30s])")
+    assert (peak or 0) > 0.9
     assert (prometheus("vllm_sli_events_total{objective='e2e',outcome='bad'}") or 0) > 0
     assert (
         prometheus(

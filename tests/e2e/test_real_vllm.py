@@ -1,0 +1,264 @@
+"""
+A real vLLM on the CPU gets into real trouble, and `opsctl diagnose` names it.
+
+Every incident is made by load or by a signal, seen through the sidecar, and compared with what the
+load generator's clients counted: requests and tokens exactly, TTFT within vLLM's bucket.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Opsctl, http_get, wait_for
+from real.drive import play
+from real.engine import RealVllm
+from real.load import Summary
+from real.scenarios import MODEL_SIZE, SCENARIOS, SERVERS, Scenario, ServerKey
+
+from vllm_opsctl.exporter.engine import EngineSample
+from vllm_opsctl.exporter.exposition import read_page
+
+DIAGNOSE_AFTER_S = 19.0
+"""Seconds into the incident at which on-call looks; a stall has to last 10 s to be one."""
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random model, made by the environment that has vLLM."""
+    from real.engine import find_python
+
+    python = find_python()
+    folder = tmp_path_factory.mktemp("model")
+    if python is not None:
+        script = Path(__file__).parents[1] / "real" / "tiny_model.py"
+        size = [part for name, value in MODEL_SIZE.items() for part in (f"--{name}", str(value))]
+        subprocess.run([python, script, str(folder), *size], check=True, capture_output=True)
+    return folder
+
+
+class Servers:
+    """Real servers, one at a time: the next configuration stops the one before."""
+
+    def __init__(self, model_dir: Path, logs: Path) -> None:
+        self._model_dir = model_dir
+        self._logs = logs
+        self._key: ServerKey | None = None
+        self._vllm: RealVllm | None = None
+
+    def get(self, key: ServerKey, python: Path) -> RealVllm:
+        """The server of a configuration, started when it is not running."""
+        if self._vllm is None or self._key != key:
+            self.stop()
+            self._vllm = RealVllm(
+                python, self._model_dir, SERVERS[key], log_file=self._logs / f"{key}.log"
+            )
+            self._vllm.start()
+            self._key = key
+        return self._vllm
+
+    def stop(self) -> None:
+        """Stop what runs."""
+        if self._vllm is not None:
+            self._vllm.stop()
+        self._vllm = None
+
+
+@pytest.fixture(scope="module")
+def servers(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """Real servers by configuration."""
+    running = Servers(model_dir, tmp_path_factory.mktemp("logs"))
+    yield running
+    running.stop()
+
+
+def engine_of(url: str) -> EngineSample:
+    """What the engine says now."""
+    return read_page(http_get(f"{url}/metrics")[1], t=0.0, target="direct").engines[0]
+
+
+def exported(sidecar: str) -> EngineSample:
+    """What the sidecar exported, read like a page of vLLM: its names under vLLM's."""
+    from vllm_opsctl.exporter.catalogue import catalogue
+
+    text = http_get(f"{sidecar}/metrics")[1]
+    for concept in catalogue():
+        family = concept.exported_name + ("_total" if concept.kind == "counter" else "")
+        text = text.replace(f"{family}{{", f"{concept.names[0].name}{{")
+        for suffix in ("_bucket", "_sum", "_count"):
+            old, new = concept.exported_name + suffix, concept.names[0].name + suffix
+            text = text.replace(f"{old}{{", f"{new}{{")
+    lines = [line for line in text.splitlines() if line.startswith(("vllm:", "process_", "http_"))]
+    text = "\n".join(lines).replace('model="', 'model_name="') + "\n"
+    return read_page(text, t=0.0, target="sidecar").engines[0]
+
+
+class Incident:
+    """A scenario that was played: what the clients saw, and what opsctl said in the middle of it."""
+
+    def __init__(self, before: EngineSample, after: EngineSample, load: Summary, said: Any) -> None:
+        self.before = before
+        self.after = after
+        self.load = load
+        self.said = said
+
+    @property
+    def roots(self) -> list[str]:
+        """The root causes that opsctl named."""
+        causes = self.said["targets"][0]["causes"]
+        return [cause["id"] for cause in causes if cause["role"] == "root"]
+
+    def grew(self, concept: str) -> float:
+        """Increase of an exported counter."""
+        return (self.after.total(concept) or 0.0) - (self.before.total(concept) or 0.0)
+
+
+@pytest.fixture
+def incident(
+    servers: Servers, opsctl: Opsctl, part: Callable[[str], Path]
+) -> Callable[[str], Incident]:
+    """Plays a scenario on its real server with a sidecar beside it."""
+
+    def make(name: str) -> Incident:
+        scenario = SCENARIOS[name]
+        vllm = servers.get(scenario.server, part("vllm"))
+        sidecar = opsctl.start_sidecar(vllm.url)
+        wait_for(lambda: "vllm_engine_" in http_get(f"{sidecar}/metrics")[1], timeout_s=20, what="up")
+        before = exported(sidecar)
+        asked: list[subprocess.CompletedProcess[str]] = []
+
+        def ask() -> None:
+            # no canary: it would be one more request than the load generator knows of
+            asked.append(
+                opsctl.run("diagnose", "--sidecar", sidecar, "--no-probe", "--output", "json")
+            )
+
+        timer = threading.Timer(_starts_after_s(scenario) + DIAGNOSE_AFTER_S, ask)
+        timer.start()
+        load = play(scenario, vllm)
+        timer.join()
+        finished = engine_of(vllm.url).total("requests_finished")
+        wait_for(
+            lambda: exported(sidecar).total("requests_finished") == finished,
+            timeout_s=20,
+            what="the sidecar to see the last request",
+        )
+        assert asked[0].stdout, asked[0].stderr
+        return Incident(before, exported(sidecar), load, json.loads(asked[0].stdout))
+
+    return make
+
+
+def _starts_after_s(scenario: Scenario) -> float:
+    seconds = 0.0
+    for phase in scenario.phases:
+        if phase.name == "incident":
+            return seconds
+        seconds += phase.duration_s
+    return 0.0
+
+
+def assert_counted_exactly(found: Incident) -> None:
+    """The sidecar's counters grew by what the clients counted."""
+    total = found.load.total
+    assert found.grew("requests_finished") == total.outcome("ok")
+    assert found.grew("prompt_tokens") == total.prompt_tokens
+    assert found.grew("generation_tokens") == total.completion_tokens
+
+
+def assert_ttft_within_bucket(found: Incident) -> None:
+    """The exported median of TTFT lies in the bucket that the clients' median lies in."""
+    after = found.after.histograms["time_to_first_token_seconds"]
+    window = after.minus(found.before.histograms["time_to_first_token_seconds"])
+    assert window is not None
+    quantile = window.quantile(0.5)
+    assert quantile is not None
+    seen = statistics.median(found.load.total.ttft_s)
+    # clients see HTTP and their own event loop besides; both were measured during the load
+    overhead = found.load.overhead_p99_s
+    assert quantile.lower - 0.005 <= seen
+    assert seen - overhead <= quantile.upper
+
+
+def test_healthy_load_is_healthy(incident: Callable[[str], Incident]) -> None:
+    found = incident("healthy")
+
+    assert (found.said["verdict"], found.said["targets"][0]["causes"]) == ("healthy", [])
+    assert_counted_exactly(found)
+    assert_ttft_within_bucket(found)
+
+
+@pytest.mark.parametrize(
+    ("scenario", "verdict"),
+    [
+        ("queue-overload", "critical"),
+        ("prefix-cache-nonce", "degraded"),
+        ("context-length-rejections", "degraded"),
+        ("concurrency-cap", "degraded"),
+        ("kv-preemption-thrash", "critical"),
+    ],
+)
+def test_trouble_made_by_load_is_named(
+    incident: Callable[[str], Incident], scenario: str, verdict: str
+) -> None:
+    found = incident(scenario)
+
+    assert (found.roots, found.said["verdict"]) == ([scenario], verdict)
+    assert_counted_exactly(found)
+    assert_ttft_within_bucket(found)
+
+
+@pytest.mark.parametrize("scenario", ["engine-hung-busy", "engine-hung-idle"])
+def test_a_frozen_engine_is_named(incident: Callable[[str], Incident], scenario: str) -> None:
+    found = incident(scenario)
+
+    assert (found.roots, found.said["verdict"]) == (["engine-hung"], "critical")
+    assert_counted_exactly(found)
+
+
+def test_clients_that_hang_up_are_named(incident: Callable[[str], Incident]) -> None:
+    found = incident("client-abort-storm")
+    total = found.load.total
+
+    assert found.roots == ["client-abort-storm"]
+    assert found.grew("requests_finished") == total.outcome("ok")
+    assert found.grew("prompt_tokens") == total.first_token_prompt_tokens
+    # the engine generates on until it hears of the hang-up
+    assert found.grew("generation_tokens") >= total.completion_tokens
+
+
+def test_a_frozen_engine_that_nobody_uses_is_found_by_the_canary(
+    servers: Servers, opsctl: Opsctl, part: Callable[[str], Path]
+) -> None:
+    vllm = servers.get("general", part("vllm"))
+    well = opsctl.run("diagnose", vllm.url, "--for", "3s", "--output", "json")
+    vllm.freeze()
+    try:
+        frozen = opsctl.run("diagnose", vllm.url, "--for", "3s", "--output", "json")
+    finally:
+        vllm.thaw()
+
+    assert (json.loads(well.stdout)["verdict"], well.returncode) == ("healthy", 0)
+    assert frozen.returncode == 2, frozen.stdout
+    (cause,) = json.loads(frozen.stdout)["targets"][0]["causes"]
+    assert (cause["id"], cause["role"]) == ("engine-hung", "root")
+
+
+def test_what_was_recorded_live_diagnoses_as_it_did_live(
+    servers: Servers, opsctl: Opsctl, part: Callable[[str], Path], tmp_path: Path
+) -> None:
+    vllm = servers.get("general", part("vllm"))
+    path = tmp_path / "idle.jsonl.gz"
+    recorded = opsctl.run("record", vllm.url, "-o", str(path), "--for", "6s")
+    live = opsctl.run("diagnose", vllm.url, "--for", "6s", "--output", "json")
+    again = opsctl.run("diagnose", "--recording", str(path), "--output", "json")
+
+    assert recorded.returncode == 0, recorded.stderr
+    assert json.loads(again.stdout)["targets"][0]["vllm_version"] == "0.32.0"
+    assert again.returncode == live.returncode == 0

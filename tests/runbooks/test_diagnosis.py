@@ -1,0 +1,220 @@
+"""Diagnosis on real incidents: the root is named, look-alikes are not, and health stays silent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import pytest
+from conftest import RECORDINGS
+
+from vllm_opsctl.exporter.observation import Observation, metrics
+from vllm_opsctl.exporter.recording import read_recording
+from vllm_opsctl.runbooks.diagnosis import diagnose_target
+from vllm_opsctl.runbooks.load import shipped_library
+from vllm_opsctl.runbooks.verdict import TargetVerdict, Verdict
+
+TRUTH: dict[str, tuple[str, list[str]]] = {
+    "baseline": ("healthy", []),
+    "client-abort-storm": ("degraded", ["client-abort-storm"]),
+    "concurrency-cap": ("degraded", ["concurrency-cap"]),
+    "context-length-rejections": ("degraded", ["context-length-rejections"]),
+    "engine-dead": ("critical", ["engine-dead"]),
+    "engine-hung": ("critical", ["engine-hung"]),
+    "kv-preemption-thrash": ("critical", ["kv-preemption-thrash"]),
+    "long-prefill-interference": ("degraded", ["long-prefill-interference"]),
+    "lora-adapter-thrash": ("degraded", ["lora-adapter-thrash"]),
+    "output-length-shift": ("degraded", ["output-length-shift"]),
+    "prefix-cache-eviction": ("degraded", ["prefix-cache-eviction"]),
+    "prefix-cache-nonce": ("degraded", ["prefix-cache-nonce"]),
+    "process-restart": ("degraded", ["process-restart"]),
+    "queue-overload": ("critical", ["queue-overload"]),
+    # made on other days with other loads, after the signatures were written
+    "second/client-abort-storm": ("degraded", ["client-abort-storm"]),
+    "second/concurrency-cap": ("degraded", ["concurrency-cap"]),
+    "second/context-length-rejections": ("degraded", ["context-length-rejections"]),
+    "second/engine-hung-busy": ("critical", ["engine-hung"]),
+    "second/engine-hung-idle": ("critical", ["engine-hung"]),
+    "second/healthy": ("healthy", []),
+    "second/kv-preemption-thrash": ("critical", ["kv-preemption-thrash"]),
+    "second/prefix-cache-nonce": ("degraded", ["prefix-cache-nonce"]),
+    "second/queue-overload": ("critical", ["queue-overload"]),
+}
+
+HEALTHY_FOR_S = 12.0
+"""Every incident recording starts with healthy load of at least so long."""
+
+
+@cache
+def recording(name: str) -> tuple[Observation, ...]:
+    return tuple(read_recording(RECORDINGS / f"{name}.jsonl.gz"))
+
+
+def verdict_on(observations: Sequence[Observation], at: float | None = None) -> TargetVerdict:
+    return diagnose_target(
+        observations[0].target, observations, shipped_library(), source="recording", at=at
+    )
+
+
+def roots(verdict: TargetVerdict) -> list[str]:
+    return [cause.id for cause in verdict.roots]
+
+
+def test_every_recording_has_its_truth() -> None:
+    found = {str(p.relative_to(RECORDINGS)) for p in RECORDINGS.rglob("*.jsonl.gz")}
+
+    assert found == {f"{name}.jsonl.gz" for name in TRUTH}
+
+
+@pytest.mark.parametrize(("name", "truth"), TRUTH.items())
+def test_the_root_cause_of_a_real_incident_is_named(name: str, truth: tuple[str, list[str]]) -> None:
+    verdict = verdict_on(recording(name))
+
+    assert (verdict.verdict, roots(verdict)) == truth
+
+
+@pytest.mark.parametrize("name", TRUTH)
+def test_before_the_incident_nothing_is_found(name: str) -> None:
+    observed = recording(name)
+    verdict = verdict_on(observed, at=observed[0].t + HEALTHY_FOR_S)
+
+    assert (verdict.verdict, verdict.causes) == ("healthy", ())
+
+
+@pytest.mark.parametrize("name", [name for name, truth in TRUTH.items() if truth[1]])
+def test_at_no_moment_of_an_incident_is_another_one_named(name: str) -> None:
+    """Early it may be unknown or unexplained, never wrong; a restart is first seen as a death."""
+    observed = recording(name)
+    allowed = {*TRUTH[name][1], *(["engine-dead"] if name == "process-restart" else [])}
+    first, last = observed[0].t, observed[-1].t
+
+    for moment in range(int(first + HEALTHY_FOR_S), int(last), 5):
+        verdict = verdict_on(observed, at=float(moment))
+        assert set(roots(verdict)) <= allowed, f"{moment - first:.0f} s into {name}"
+
+
+def test_symptoms_stand_below_the_root_that_explains_them() -> None:
+    verdict = verdict_on(recording("kv-preemption-thrash"))
+
+    assert [(c.id, c.role) for c in verdict.causes] == [
+        ("kv-preemption-thrash", "root"),
+        ("ttft-burn", "symptom"),
+        ("decode-stalls", "symptom"),
+    ]
+    assert verdict.causes[0].explains == ("decode-stalls", "ttft-burn")
+
+
+def test_an_overload_that_follows_a_frozen_engine_is_its_symptom() -> None:
+    verdict = verdict_on(recording("second/engine-hung-busy"))
+
+    assert ("queue-overload", "symptom") in [(c.id, c.role) for c in verdict.causes]
+
+
+def test_look_alikes_are_ruled_out_by_a_fact() -> None:
+    verdict = verdict_on(recording("concurrency-cap"))
+    because = {entry.id: entry.because for entry in verdict.ruled_out}
+
+    assert "the engine has headroom" in because["queue-overload"]
+    assert because["kv-preemption-thrash"] == "0 preemptions"
+
+
+def test_the_onset_is_located() -> None:
+    observed = recording("queue-overload")
+    verdict = verdict_on(observed)
+
+    assert verdict.onset is not None
+    assert verdict.onset - observed[0].t == pytest.approx(14.1, abs=2.0)
+
+
+def test_a_target_that_never_answered_is_unknown_not_dead() -> None:
+    dead = [o for o in recording("engine-dead") if o.kind == "error"]
+    verdict = verdict_on(dead)
+
+    assert (verdict.verdict, verdict.causes) == ("unknown", ())
+    assert "no metrics" in verdict.summary
+
+
+def test_too_few_pages_are_unknown_not_healthy() -> None:
+    assert verdict_on(recording("baseline")[:3]).verdict == "unknown"
+
+
+def test_an_idle_engine_without_a_canary_is_unknown() -> None:
+    page = recording("baseline")[-1].text
+    idle = [metrics(float(t), "chat-0", page) for t in range(20)]
+    answered = Observation(19.5, "chat-0", "probe", {"ok": True, "seconds": 0.05})
+
+    assert verdict_on(idle).verdict == "unknown"
+    assert "look the same" in verdict_on(idle).summary
+    assert verdict_on([*idle, answered]).verdict == "healthy"
+
+
+def test_an_idle_engine_whose_canary_times_out_is_frozen() -> None:
+    page = recording("baseline")[-1].text
+    idle = [metrics(float(t), "chat-0", page) for t in range(12)]
+    lost = Observation(11.5, "chat-0", "probe", {"ok": False, "seconds": 10.0, "reason": "timeout"})
+
+    assert roots(verdict_on([*idle, lost])) == ["engine-hung"]
+
+
+def test_a_canary_that_waits_in_a_queue_is_no_frozen_engine() -> None:
+    observed = [*recording("queue-overload")[:40]]
+    lost = Observation(
+        observed[-1].t, observed[0].target, "probe", {"ok": False, "seconds": 10.0, "reason": "timeout"}
+    )
+
+    assert roots(verdict_on([*observed, lost])) == ["queue-overload"]
+
+
+@pytest.mark.parametrize("version", ["0.9.2", "0.32.0"])
+def test_no_advice_names_a_flag_that_the_version_lacks(version: str) -> None:
+    observed = recording("queue-overload")
+    facts = Observation(observed[0].t, observed[0].target, "facts", {"version": version})
+    texts = [a.text for c in verdict_on([facts, *observed]).roots for a in c.actions]
+
+    assert any("--max-num-queued-reqs" in text for text in texts) == (version == "0.32.0")
+
+
+def test_no_advice_contradicts_the_engines_facts() -> None:
+    texts = [a.text for c in verdict_on(recording("kv-preemption-thrash")).roots for a in c.actions]
+
+    assert any("Remove --num-gpu-blocks-override" in text for text in texts)
+    assert not any("--gpu-memory-utilization" in text for text in texts)
+
+
+def test_the_json_has_the_documented_shape() -> None:
+    data = Verdict((verdict_on(recording("kv-preemption-thrash")),)).to_json()
+    json.dumps(data)
+    target = data["targets"][0]
+    cause = target["causes"][0]
+
+    assert (data["schema_version"], data["verdict"]) == (1, "critical")
+    assert {"target", "verdict", "vllm_version", "model", "window", "causes", "ruled_out", "features"} <= (
+        target.keys()
+    )
+    assert {"start", "end", "samples", "source"} <= target["window"].keys()
+    assert {
+        *("id", "title", "role", "severity", "confidence"),
+        *("evidence", "explains", "actions", "runbook"),
+    } <= cause.keys()
+    assert cause["evidence"][0].keys() == {"statement", "feature", "value", "condition"}
+    assert target["features"]["kv.usage_max"] == 1.0
+
+
+def test_the_worst_target_decides_and_unknown_is_not_healthy() -> None:
+    healthy = verdict_on(recording("baseline"))
+    critical = verdict_on(recording("queue-overload"))
+    unknown = verdict_on(recording("baseline")[:2])
+
+    assert Verdict((healthy, unknown)).exit_code == 3
+    assert Verdict((healthy, unknown, critical)).exit_code == 2
+    assert Verdict((healthy,)).exit_code == 0
+
+
+def test_a_recording_without_history_is_judged_by_the_processs_own_past(tmp_path: Path) -> None:
+    """Only the incident was recorded: what the process counted before stands for the reference."""
+    observed = recording("prefix-cache-nonce")
+    late = [o for o in observed if o.t > observed[0].t + 25]
+
+    assert roots(verdict_on(late)) == ["prefix-cache-nonce"]

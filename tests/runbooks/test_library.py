@@ -1,0 +1,113 @@
+"""The failure modes as data: checked on load, each mistake named by file and key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vllm_opsctl.errors import RunbookError
+from vllm_opsctl.runbooks.conditions import activation_of, compile_condition, fill_template
+from vllm_opsctl.runbooks.features import registry
+from vllm_opsctl.runbooks.load import load_library, shipped_library
+
+MINIMAL = {
+    "id": "mine",
+    "title": "Mine",
+    "severity": "high",
+    "users": "It is slow.",
+    "signature": {"require": [{"when": "queue.waiting_avg >= 1.0", "say": "{queue.waiting_avg} wait"}]},
+    "actions": [{"kind": "check", "text": "Look."}],
+}
+
+
+def write(folder: Path, **changes: object) -> Path:
+    (folder / "mine.yaml").write_text(yaml.safe_dump({**MINIMAL, **changes}))
+    return folder
+
+
+def test_a_users_failure_mode_joins_the_shipped_ones(tmp_path: Path) -> None:
+    library = load_library([write(tmp_path)])
+
+    assert "mine" in library.modes
+    assert library.modes.keys() >= shipped_library().modes.keys()
+
+
+def test_a_users_failure_mode_replaces_a_shipped_one_of_the_same_id(tmp_path: Path) -> None:
+    library = load_library([write(tmp_path, id="queue-overload")])
+
+    assert library.modes["queue-overload"].title == "Mine"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"signature": {"require": [{"when": "queue.waiting_av >= 1.0", "say": "x"}]}},
+            "unknown feature 'queue.waiting_av'; did you mean queue.waiting_avg?",
+        ),
+        (
+            {"signature": {"require": [{"when": "queue.waiting_avg >=", "say": "x"}]}},
+            "is not CEL",
+        ),
+        (
+            {"signature": {"require": [{"when": "endpoint.error > 3.0", "say": "x"}]}},
+            "cannot be evaluated",
+        ),
+        (
+            {"signature": {"require": [{"when": "queue.waiting_avg", "say": "x"}]}},
+            "is not a yes-or-no question",
+        ),
+        (
+            {"signature": {"require": [{"when": "true", "say": "{kv.usage_mx}"}]}},
+            "did you mean kv.usage_max?",
+        ),
+        ({"causes": [{"id": "ttft-brun"}]}, "no failure mode or symptom 'ttft-brun'"),
+        ({"look_alikes": ["nobody"]}, "no failure mode 'nobody'"),
+        ({"severty": "high"}, "did you mean severity?"),
+        ({"actions": [{"kind": "fix", "text": "Set --no-such-flag."}]}, "not in flags.yaml"),
+    ],
+)
+def test_a_mistake_names_the_file_and_the_fix(
+    tmp_path: Path, changes: dict[str, object], said: str
+) -> None:
+    with pytest.raises(RunbookError) as caught:
+        load_library([write(tmp_path, **changes)])
+
+    assert "mine.yaml" in str(caught.value)
+    assert said in str(caught.value)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunbookError, match="no such directory"):
+        load_library([tmp_path / "none"])
+
+
+def test_a_missing_feature_makes_a_condition_unknown_unless_the_rest_decides() -> None:
+    both = compile_condition("kv.usage_max >= 0.9 && preempt.count > 0.0", where="here")
+    either = compile_condition("kv.usage_max >= 0.9 || preempt.count > 0.0", where="here")
+
+    assert both.holds(activation_of({"kv.usage_max": 0.95})) is None
+    assert both.holds(activation_of({"kv.usage_max": 0.5})) is False
+    assert either.holds(activation_of({"kv.usage_max": 0.95})) is True
+    assert either.holds(activation_of({"kv.usage_max": 0.5})) is None
+
+
+def test_sentences_carry_units() -> None:
+    features = {"ttft.mean": 0.0127, "kv.usage_max": 0.983, "itl.vs_before": 1.57}
+    text = fill_template("{ttft.mean}, {kv.usage_max}, {itl.vs_before}, {queue.growth}", features)
+
+    assert text == "12.7 ms, 98.3 %, 1.6x, unknown"
+
+
+def test_every_feature_is_documented() -> None:
+    for name, feature in registry().items():
+        assert feature.meaning.endswith("."), name
+        assert name.count(".") == 1
+
+
+def test_every_failure_mode_says_what_to_check_do_and_fix() -> None:
+    for mode in shipped_library().modes.values():
+        assert {action.kind for action in mode.actions} == {"check", "mitigate", "fix"}, mode.id
+        assert mode.sources, mode.id
