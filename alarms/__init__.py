@@ -1,1 +1,1 @@
-"""What an objective turns into when it is burning: rules and alarms. Objectives live in vllm_opsctl.exporter.config."""
+"""What an objective turns into when it is burning: rules and alarms."""

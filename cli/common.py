@@ -27,25 +27,20 @@ output_option = click.option(
 )
 
 
-class DurationType(click.ParamType):
-    """A duration such as 500ms, 10s or 30m, in seconds."""
+def seconds_of(ctx: click.Context, param: click.Parameter, value: str) -> float:
+    """
+    Callback of options that take a duration such as 500ms, 10s or 30m.
 
-    name = "duration"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """Parse; a wrong one is a usage error."""
-        try:
-            seconds = parse_duration(value)
-        except ValueError as problem:
-            self.fail(str(problem), param, ctx)
-        if seconds <= 0:
-            self.fail(f"{value!r} is not above 0", param, ctx)
-        return seconds
-
-
-DURATION = DurationType()
+    Raises:
+        click.BadParameter: Not a duration, or not above 0.
+    """
+    try:
+        seconds = parse_duration(value)
+    except ValueError as problem:
+        raise click.BadParameter(str(problem), ctx, param) from None
+    if seconds <= 0:
+        raise click.BadParameter(f"{value!r} is not above 0", ctx, param)
+    return seconds
 
 
 def load(ctx: click.Context) -> LoadedConfig:
@@ -68,7 +63,9 @@ def resolve_targets(names: tuple[str, ...], loaded: LoadedConfig) -> list[Target
                 "opsctl.yaml (opsctl config init writes a starter)"
             )
         return list(configured.values())
-    return [configured[name] if name in configured else _from_url(name, configured) for name in names]
+    return [
+        configured[name] if name in configured else _from_url(name, configured) for name in names
+    ]
 
 
 def _from_url(text: str, configured: dict[str, Target]) -> Target:
@@ -108,7 +105,8 @@ class Progress:
     def update(self, elapsed: float, pages: int) -> None:
         """Show the elapsed seconds and pages read."""
         if self._shown:
-            line = f"{self._text}: {min(elapsed, self._seconds):.0f} of {self._seconds:.0f} s, {pages} pages"
+            shown = f"{min(elapsed, self._seconds):.0f} of {self._seconds:.0f} s, {pages} pages"
+            line = f"{self._text}: {shown}"
             click.echo(f"\r\033[K{line}", nl=False, err=True)
 
     def done(self) -> None:

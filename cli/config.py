@@ -42,7 +42,9 @@ def check(ctx: click.Context) -> None:
     loaded = load(ctx)
     origin = loaded.path or "(defaults)"
     for warning in threshold_warnings(loaded.config):
-        click.echo(f"{click.style('Warning:', fg='yellow', bold=True)} {origin}: {warning}", err=True)
+        click.echo(
+            f"{click.style('Warning:', fg='yellow', bold=True)} {origin}: {warning}", err=True
+        )
     if not loaded.config.targets:
         click.echo(f"Warning: {origin}: targets: none; the sidecar needs at least one", err=True)
     counts = f"{len(loaded.config.targets)} targets, {len(loaded.config.objectives)} objectives"

@@ -13,7 +13,13 @@ from pathlib import Path
 
 import click
 
-from vllm_opsctl.cli.common import DURATION, Progress, load, output_option, resolve_targets
+from vllm_opsctl.cli.common import (
+    Progress,
+    load,
+    output_option,
+    resolve_targets,
+    seconds_of,
+)
 from vllm_opsctl.cli.text import render_markdown, render_text
 from vllm_opsctl.errors import UsageError
 from vllm_opsctl.exporter.config import Target, clean_url
@@ -39,11 +45,22 @@ LIVE_INTERVAL_S = 0.5
     "--recording", metavar="FILE", type=click.Path(path_type=Path), help="Use a recording."
 )
 @click.option(
-    "--for", "for_s", type=DURATION, default="10s", show_default=True, help="How long to watch live."
+    "--for",
+    "for_s",
+    callback=seconds_of,
+    metavar="DURATION",
+    default="10s",
+    show_default=True,
+    help="How long to watch live.",
 )
 @click.option("--at", metavar="TIME", help="End of the window: ISO time, unix seconds, or -5m.")
 @click.option(
-    "--window", type=DURATION, default="60s", show_default=True, help="Length of the window."
+    "--window",
+    callback=seconds_of,
+    metavar="DURATION",
+    default="60s",
+    show_default=True,
+    help="Length of the window.",
 )
 @click.option("--no-probe", is_flag=True, help="Send no canary completion.")
 @click.option(
@@ -91,7 +108,9 @@ def diagnose(
         observations = _from_sidecar(sidecar, targets, end, probe=not no_probe and at is None)
     else:
         if at is not None:
-            raise UsageError("a live target has no past; --at wants --sidecar URL or --recording FILE")
+            raise UsageError(
+                "a live target has no past; --at wants --sidecar URL or --recording FILE"
+            )
         source = "scrape"
         end = None
         observations = _live(resolve_targets(targets, loaded), for_s, probe=not no_probe)
@@ -171,7 +190,9 @@ def _from_sidecar(
         raise UsageError(f"--sidecar {base}: nothing recorded {'at that time' if end else 'yet'}")
     if probe:
         threads = [
-            threading.Thread(target=probe_once, args=(target, None, observations.append), daemon=True)
+            threading.Thread(
+                target=probe_once, args=(target, None, observations.append), daemon=True
+            )
             for target in known
             if not asked or target.name in asked
         ]

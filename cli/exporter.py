@@ -41,7 +41,8 @@ def run(ctx: click.Context, targets: tuple[str, ...], listen: str | None) -> Non
     sidecar = Sidecar(settings, os.environ)
     many = len(settings.targets)
     click.echo(
-        f"{sidecar.url}/metrics, {many} target{'' if many == 1 else 's'}; stops on SIGTERM", err=True
+        f"{sidecar.url}/metrics, {many} target{'' if many == 1 else 's'}; stops on SIGTERM",
+        err=True,
     )
     sidecar.run()
 

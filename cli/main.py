@@ -27,7 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "replay": ("replay:replay", "Serve a recording as a live vLLM endpoint."),
     "runbook": ("runbook:runbook", "List and show what diagnosis knows."),
 }
-"""Name to (module:attribute, help); the help stands here so that `opsctl --help` imports nothing."""
+"""Name to (module:attribute, help); help stands here so that `opsctl --help` imports nothing."""
 
 
 class LazyGroup(click.Group):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from vllm_opsctl.cli.common import DURATION, Progress, load, resolve_targets
+from vllm_opsctl.cli.common import Progress, load, resolve_targets, seconds_of
 from vllm_opsctl.exporter.observation import Observation
 from vllm_opsctl.exporter.recording import RecordingWriter
 from vllm_opsctl.runbooks.observe import observe
@@ -26,8 +26,23 @@ from vllm_opsctl.runbooks.observe import observe
     type=click.Path(path_type=Path, dir_okay=False),
     help="File to write, .jsonl or .jsonl.gz.",
 )
-@click.option("--for", "for_s", type=DURATION, default="60s", show_default=True, help="How long.")
-@click.option("--interval", type=DURATION, default="1s", show_default=True, help="Between two reads.")
+@click.option(
+    "--for",
+    "for_s",
+    callback=seconds_of,
+    metavar="DURATION",
+    default="60s",
+    show_default=True,
+    help="How long.",
+)
+@click.option(
+    "--interval",
+    callback=seconds_of,
+    metavar="DURATION",
+    default="1s",
+    show_default=True,
+    help="Between two reads.",
+)
 @click.option("--no-probe", is_flag=True, help="Send no canary completion.")
 @click.pass_context
 def record(
@@ -68,6 +83,8 @@ def record(
         )
     signal.signal(signal.SIGINT, previous)
     progress.done()
-    click.echo(f"{path}: {pages} pages of {len(chosen)} target(s); opsctl diagnose --recording {path}")
+    click.echo(
+        f"{path}: {pages} pages of {len(chosen)} target(s); opsctl diagnose --recording {path}"
+    )
     if pages == 0:
         ctx.exit(3)

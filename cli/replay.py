@@ -14,7 +14,9 @@ from vllm_opsctl.runbooks.replay import Replay
 
 @click.command()
 @click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
-@click.option("--port", type=click.IntRange(0, 65535), required=True, help="Where to listen; 0 picks.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), required=True, help="Where to listen; 0 picks."
+)
 @click.option("--speed", type=click.FloatRange(0.01, 1000), default=1.0, show_default=True)
 @click.option("--loop", is_flag=True, help="Start again at the end.")
 @click.option("--target", help="Which target, when the recording holds several.")
@@ -27,7 +29,9 @@ def replay(path: Path, port: int, speed: float, loop: bool, target: str | None) 
     chosen = target or names[0]
     if chosen not in names:
         raise UsageError(f"--target {chosen!r}: {path} holds {', '.join(names)}")
-    server = Replay([o for o in observations if o.target == chosen], port=port, speed=speed, loop=loop)
+    server = Replay(
+        [o for o in observations if o.target == chosen], port=port, speed=speed, loop=loop
+    )
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: server.stop())
     ends = "for ever" if loop else f"{server.seconds:.0f} s"

@@ -52,7 +52,7 @@ class Name:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Concept:
-    """One thing that vLLM measures, whatever it was called; fields as in the data file's head."""
+    """One thing that vLLM measures, whatever its name; fields as in the data file's head."""
 
     concept: str
     kind: Kind
@@ -121,7 +121,9 @@ def _concept(entry: dict[str, object]) -> Concept:
     names = fields.pop("names")
     where = fields.pop("where", {})
     bounds = fields.pop("default_bounds", {})
-    assert isinstance(names, list) and isinstance(where, dict) and isinstance(bounds, dict)
+    assert isinstance(names, list)
+    assert isinstance(where, dict)
+    assert isinstance(bounds, dict)
     return Concept(
         names=tuple(
             Name(

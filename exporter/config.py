@@ -31,7 +31,9 @@ Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
 
 def _slug(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.:-]*", text):
-        raise ValueError(f"{text!r} has characters that labels should not have; use a-z, 0-9, - _ . :")
+        raise ValueError(
+            f"{text!r} has characters that labels should not have; use a-z, 0-9, - _ . :"
+        )
     return text
 
 
@@ -70,7 +72,9 @@ class Target(_Strict):
     name: Slug = Field(description="Name of the replica; the label `target`.")
     url: str = Field(description="Base URL of the server, e.g. http://chat-0:8000.")
     metrics_path: str = Field("/metrics", description="Path of the metrics page.")
-    api_key_env: str | None = Field(None, description="Environment variable that holds the API key.")
+    api_key_env: str | None = Field(
+        None, description="Environment variable that holds the API key."
+    )
     api_key_file: str | None = Field(None, description="File that holds the API key.")
 
     @model_validator(mode="before")
@@ -100,7 +104,9 @@ class Objective(_Strict):
 
     name: Slug = Field(description="Name of the objective; the label `objective`.")
     sli: Sli = Field(description="What is counted.")
-    threshold: Duration | None = Field(None, description="Longest good duration; not for availability.")
+    threshold: Duration | None = Field(
+        None, description="Longest good duration; not for availability."
+    )
     target: Ratio = Field(description="Share of good events over 30 days, e.g. 99.9%.")
 
     @model_validator(mode="after")
@@ -133,14 +139,17 @@ class FlightRecorder(_Strict):
         64 * 2**20, description="Bound per target; the oldest observations go first."
     )
     save_to: str | None = Field(
-        None, description="Recording written on SIGTERM (.jsonl.gz), so that a restart loses nothing."
+        None,
+        description="Recording written on SIGTERM (.jsonl.gz), so that a restart loses nothing.",
     )
 
 
 class Exporter(_Strict):
     """The sidecar."""
 
-    listen: str = Field(f"127.0.0.1:{DEFAULT_PORT}", description="Address of the sidecar's own server.")
+    listen: str = Field(
+        f"127.0.0.1:{DEFAULT_PORT}", description="Address of the sidecar's own server."
+    )
     poll_interval: Duration = Field(1.0, description="Time between two reads of a target.")
     timeout: Duration = Field(2.0, description="Longest time that one read may take.")
     max_backoff: Duration = Field(10.0, description="Longest pause between reads of a dead target.")
@@ -227,5 +236,7 @@ def split_listen(listen: str) -> tuple[str, int]:
     """
     host, colon, port = listen.rpartition(":")
     if not colon or not port.isdigit() or not 0 <= int(port) <= 65535:
-        raise ValueError(f"{listen!r} is not an address; write host:port, e.g. 0.0.0.0:{DEFAULT_PORT}")
+        raise ValueError(
+            f"{listen!r} is not an address; write host:port, e.g. 0.0.0.0:{DEFAULT_PORT}"
+        )
     return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 - as ":9836" asks for

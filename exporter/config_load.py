@@ -53,7 +53,9 @@ def load_config(path: Path | None, environment: Mapping[str, str]) -> LoadedConf
     Raises:
         ConfigError: All mistakes, one line each.
     """
-    chosen = path or (Path(environment["OPSCTL_CONFIG"]) if environment.get("OPSCTL_CONFIG") else None)
+    chosen = path or (
+        Path(environment["OPSCTL_CONFIG"]) if environment.get("OPSCTL_CONFIG") else None
+    )
     if chosen is None and Path(DEFAULT_FILE).is_file():
         chosen = Path(DEFAULT_FILE)
     data: dict[str, Any] = _read(chosen) if chosen is not None else {}
@@ -80,7 +82,9 @@ def _read(path: Path) -> dict[str, Any]:
         mark = getattr(problem, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         reason = getattr(problem, "problem", None) or "not YAML"
-        raise ConfigError([f"{path}{line}: not YAML: {reason}; check indentation and quotes"]) from None
+        raise ConfigError(
+            [f"{path}{line}: not YAML: {reason}; check indentation and quotes"]
+        ) from None
     if data is None:
         return {}
     if not isinstance(data, dict):
@@ -121,7 +125,9 @@ def _line(error: Any, origin: str, origins: Mapping[str, str], data: object) -> 
     """One mistake in one line: origin, key path, what is wrong, what would be right."""
     parts = [part for part in error["loc"] if not _is_noise(part)]
     key = _dotted(parts)
-    origin = next((o for path, o in origins.items() if key == path or key.startswith(path + ".")), origin)
+    origin = next(
+        (o for path, o in origins.items() if key == path or key.startswith(path + ".")), origin
+    )
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         known = _keys_at(parts[:-1])

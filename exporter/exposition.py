@@ -8,6 +8,7 @@ engine as the catalogue says.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections import defaultdict
@@ -52,12 +53,12 @@ def read_page(text: str, *, t: float, target: str) -> PageSample:
         raise BadPage("truncated", "the page ends in the middle of a line; the answer was cut off")
     try:
         parsed = [
-            sample
-            for family in text_string_to_metric_families(kept)
-            for sample in family.samples
+            sample for family in text_string_to_metric_families(kept) for sample in family.samples
         ]
     except ValueError as error:
-        raise BadPage("unparsable", f"the page breaks the Prometheus text format: {error}") from error
+        raise BadPage(
+            "unparsable", f"the page breaks the Prometheus text format: {error}"
+        ) from error
     return _assemble(parsed, known, t=t, target=target)
 
 
@@ -128,9 +129,7 @@ class _Parts:
     newest: dict[str, float] = field(default_factory=dict)
 
 
-def _assemble(
-    samples: Iterable[Sample], known: Catalogue, *, t: float, target: str
-) -> PageSample:
+def _assemble(samples: Iterable[Sample], known: Catalogue, *, t: float, target: str) -> PageSample:
     problems: list[str] = []
     engines: dict[EngineKey, _Parts] = {}
     page = _Parts()
@@ -284,6 +283,6 @@ def _histogram(parts: _Parts, key: str) -> Histogram | str:
         buckets[math.inf] = parts.counts[key]
     bounds = tuple(sorted(buckets))
     counts = tuple(buckets[bound] for bound in bounds)
-    if any(later < earlier for earlier, later in zip(counts, counts[1:], strict=False)):
+    if any(later < earlier for earlier, later in itertools.pairwise(counts)):
         return "bucket counts that fall"
     return Histogram(bounds, counts, parts.sums[key])

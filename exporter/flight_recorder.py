@@ -116,11 +116,14 @@ class FlightRecorder:
             chunks = [
                 b"".join(chunk.parts)
                 for chunk in self._chunks
-                if (start is None or chunk.last_t >= start) and (end is None or chunk.first_t <= end)
+                if (start is None or chunk.last_t >= start)
+                and (end is None or chunk.first_t <= end)
             ]
         for data in chunks:
             for observation in _decode(data, self.target):
-                if (start is None or observation.t >= start) and (end is None or observation.t <= end):
+                if (start is None or observation.t >= start) and (
+                    end is None or observation.t <= end
+                ):
                     yield observation
 
     @property

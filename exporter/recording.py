@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, Literal, cast
 
 from vllm_opsctl import __version__
 from vllm_opsctl.errors import InputFileError
@@ -110,7 +110,7 @@ def _failure_of(data: dict[str, Any]) -> tuple[str, str]:
 
 def _lines(path: Path) -> Iterator[str]:
     try:
-        with _open(path) as stream:
+        with _open(path, "rb") as stream:
             for raw in stream:
                 yield raw.decode("utf-8", errors="replace")
     except FileNotFoundError:
@@ -123,10 +123,10 @@ def _lines(path: Path) -> Iterator[str]:
         raise InputFileError(f"{path}: cannot be read ({problem})") from problem
 
 
-def _open(path: Path) -> IO[bytes]:
+def _open(path: Path, mode: Literal["rb", "wb"]) -> IO[bytes]:
     if path.name.endswith(".gz"):
-        return gzip.open(path, "rb")
-    return path.open("rb")
+        return cast(IO[bytes], gzip.open(path, mode))
+    return path.open(mode)
 
 
 def format_line(observation: Observation) -> str:
@@ -159,9 +159,7 @@ class RecordingWriter:
         """
         self._path = path
         try:
-            self._stream: IO[bytes] = (
-                gzip.open(path, "wb") if path.name.endswith(".gz") else path.open("wb")
-            )
+            self._stream = _open(path, "wb")
         except OSError as problem:
             raise InputFileError(f"{path}: cannot be written ({problem.strerror})") from problem
         self._started = False

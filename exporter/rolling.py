@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 
 
@@ -64,5 +65,5 @@ class RollingRatio:
 
 
 def _increase(values: list[float]) -> float:
-    pairs = zip(values, values[1:], strict=False)
+    pairs = itertools.pairwise(values)
     return sum(new - old if new >= old else new for old, new in pairs)

@@ -54,7 +54,9 @@ class Application:
     def __init__(self, sidecar: SidecarView, registry: CollectorRegistry) -> None:
         self._sidecar = sidecar
         self._registry = registry
-        self._routes: dict[str, Callable[[dict[str, Any]], tuple[str, Headers, Iterable[bytes]]]] = {
+        self._routes: dict[
+            str, Callable[[dict[str, Any]], tuple[str, Headers, Iterable[bytes]]]
+        ] = {
             "/": self._page,
             "/metrics": self._metrics,
             "/livez": self._livez,

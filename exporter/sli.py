@@ -61,7 +61,11 @@ class SliCounter:
         self._last = {**self._last, **{sample.key: sample for sample in page.engines}}
 
     def _latency(
-        self, events: Events, objective: Objective, before: EngineSample | None, sample: EngineSample
+        self,
+        events: Events,
+        objective: Objective,
+        before: EngineSample | None,
+        sample: EngineSample,
     ) -> None:
         concept = SLI_CONCEPTS[objective.sli]
         now = sample.histograms.get(concept)
@@ -102,4 +106,3 @@ class SliCounter:
 def _grew(before: EngineSample | None, sample: EngineSample, keys: Sequence[str]) -> float:
     old = before.counters if before is not None else {}
     return sum(max(0.0, sample.counters.get(key, 0.0) - old.get(key, 0.0)) for key in keys)
-

@@ -74,7 +74,16 @@ def status_page(config: Config, snapshots: Sequence[Snapshot], now: float) -> st
 
 
 def _engines_table(snapshots: Sequence[Snapshot]) -> str:
-    head = ["Target", "State", "Model", "Running", "Waiting", "KV cache", "KV peak 60 s", "Prefix hits"]
+    head = [
+        "Target",
+        "State",
+        "Model",
+        "Running",
+        "Waiting",
+        "KV cache",
+        "KV peak 60 s",
+        "Prefix hits",
+    ]
     rows = []
     for snapshot in snapshots:
         state = (
@@ -97,7 +106,8 @@ def _engines_table(snapshots: Sequence[Snapshot]) -> str:
                     _shown(gauges.get("requests_waiting"), format_number),
                     _shown(gauges.get("kv_cache_usage_ratio"), format_percent),
                     _shown(
-                        snapshot.peaks.get((sample.key, "kv_cache_usage_ratio", 60.0)), format_percent
+                        snapshot.peaks.get((sample.key, "kv_cache_usage_ratio", 60.0)),
+                        format_percent,
                     ),
                     _shown(snapshot.hit_ratios.get(sample.key), format_percent),
                 ]
@@ -135,7 +145,9 @@ def _shown(value: float | None, text: Any) -> str:
     return "–" if value is None else str(text(value))
 
 
-def _table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int) -> str:
+def _table(
+    caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int
+) -> str:
     def cells(values: Sequence[str], tag: str) -> str:
         return "".join(
             f"<{tag}{' class=text' if index < text_columns else ''}>{value}</{tag}>"

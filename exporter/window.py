@@ -8,6 +8,7 @@ computed is None, never 0.
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -91,9 +92,7 @@ class Window:
         values = [value for value in map(read, self.samples) if value is not None]
         if len(values) < 2:
             return None
-        return sum(
-            new - old if new >= old else new for old, new in zip(values, values[1:], strict=False)
-        )
+        return sum(new - old if new >= old else new for old, new in itertools.pairwise(values))
 
     # -- histograms --------------------------------------------------------------------------------
 
@@ -104,7 +103,7 @@ class Window:
             return None
         first = found[0]
         total = Histogram(first.bounds, (0.0,) * len(first.bounds), 0.0)
-        for old, new in zip(found, found[1:], strict=False):
+        for old, new in itertools.pairwise(found):
             increase = new.minus(old) or new
             summed = total.plus(increase)
             # other bounds after a restart: what came before cannot be added to them
@@ -150,7 +149,12 @@ def windows_by_engine(pages: Iterable[PageSample]) -> Mapping[EngineKey, Window]
     return {key: Window(tuple(found)) for key, found in samples.items()}
 
 
-_RESET_WITNESSES = ("generation_tokens", "prompt_tokens", "process_cpu_seconds", "requests_finished")
+_RESET_WITNESSES = (
+    "generation_tokens",
+    "prompt_tokens",
+    "process_cpu_seconds",
+    "requests_finished",
+)
 
 
 def is_reset(old: EngineSample, new: EngineSample) -> bool:
@@ -166,7 +170,9 @@ def _fell(old: float | None, new: float | None) -> bool:
     return old is not None and new is not None and new < old
 
 
-def longest_flat(values: Sequence[float | None], steps_s: Sequence[float]) -> tuple[int, int, float]:
+def longest_flat(
+    values: Sequence[float | None], steps_s: Sequence[float]
+) -> tuple[int, int, float]:
     """
     The longest run over which a heartbeat did not move.
 

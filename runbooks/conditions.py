@@ -16,6 +16,9 @@ from typing import Any
 
 import celpy
 import lark
+from celpy.adapter import json_to_cel
+from celpy.celparser import CELParseError
+from celpy.evaluation import CELEvalError
 
 from vllm_opsctl.errors import RunbookError
 from vllm_opsctl.runbooks.features import REGISTRY, Feature, Value, format_value, registry
@@ -48,7 +51,7 @@ class Condition:
         """
         try:
             return bool(self.program.evaluate(activation))
-        except celpy.CELEvalError:
+        except CELEvalError:
             return None
 
 
@@ -71,7 +74,7 @@ def compile_condition(source: str, *, where: str) -> Condition:
     """
     try:
         tree = _environment().compile(source)
-    except celpy.CELParseError as problem:
+    except CELParseError as problem:
         hint = str(problem).strip().splitlines()[-1].strip()
         raise RunbookError(f"{where}: {source!r} is not CEL (at {hint!r})") from None
     names = tuple(dict.fromkeys(_feature_names(tree)))
@@ -81,7 +84,7 @@ def compile_condition(source: str, *, where: str) -> Condition:
     samples = {name: _SAMPLE_VALUES.get(REGISTRY[name].unit, 1.0) for name in names}
     try:
         result = program.evaluate(activation_of(samples))
-    except celpy.CELEvalError as problem:
+    except CELEvalError as problem:
         raise RunbookError(f"{where}: {source!r} cannot be evaluated: {problem.args[0]}") from None
     if not isinstance(result, bool | celpy.celtypes.BoolType):
         raise RunbookError(f"{where}: {source!r} is not a yes-or-no question")
@@ -131,7 +134,7 @@ def activation_of(features: Mapping[str, Value]) -> Any:
     for name, value in features.items():
         group, _, field = name.partition(".")
         groups[group][field] = value if isinstance(value, bool | str) else float(value)
-    return celpy.json_to_cel(groups)
+    return json_to_cel(groups)
 
 
 def check_template(template: str, *, where: str) -> None:

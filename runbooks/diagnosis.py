@@ -77,9 +77,7 @@ class _Judge:
             names = self._condition(clause.when).features
             name = next((n for n in names if n in self.features), names[0])
             lines.append(
-                EvidenceLine(
-                    self.say(clause.say), name, self.features.get(name), clause.when
-                )
+                EvidenceLine(self.say(clause.say), name, self.features.get(name), clause.when)
             )
         return tuple(lines)
 
@@ -160,7 +158,12 @@ def diagnose_target(
     """
     if not observations:
         return TargetVerdict(
-            target=target, verdict="unknown", source=source, start=0.0, end=0.0, samples=0,
+            target=target,
+            verdict="unknown",
+            source=source,
+            start=0.0,
+            end=0.0,
+            samples=0,
             summary="nothing was observed of this target",
         )
     pieces, recent = gather(target, observations, at=at, window_s=window_s)

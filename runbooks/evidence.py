@@ -149,7 +149,13 @@ def gather(
         empty = Window(())
         evidence = [
             Evidence(
-                key=None, asked=empty, history=empty, window=empty, onset=None, reference=None, **common  # type: ignore[arg-type]
+                key=None,
+                asked=empty,
+                history=empty,
+                window=empty,
+                onset=None,
+                reference=None,
+                **common,  # type: ignore[arg-type]
             )
         ]
     return evidence, recent

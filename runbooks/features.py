@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from vllm_opsctl.exporter.units import format_duration, format_number, format_percent
 from vllm_opsctl.runbooks.evidence import Evidence
@@ -43,12 +43,13 @@ class Feature:
 REGISTRY: dict[str, Feature] = {}
 
 
-def feature(
-    name: str, unit: Unit, meaning: str
-) -> Callable[[Callable[[Evidence], Value | None]], Callable[[Evidence], Value | None]]:
+_Compute = TypeVar("_Compute", bound=Callable[[Evidence], Value | None])
+
+
+def feature(name: str, unit: Unit, meaning: str) -> Callable[[_Compute], _Compute]:
     """Register the decorated function as a feature."""
 
-    def register(compute: Callable[[Evidence], Value | None]) -> Callable[[Evidence], Value | None]:
+    def register(compute: _Compute) -> _Compute:
         assert name not in REGISTRY, f"feature {name} stands twice"
         REGISTRY[name] = Feature(name, unit, meaning, compute)
         return compute
@@ -60,7 +61,9 @@ def registry() -> dict[str, Feature]:
     """All features by name; loads the definitions."""
     from vllm_opsctl.runbooks import features_endpoint, features_latency, features_load
 
-    assert features_endpoint and features_latency and features_load
+    assert features_endpoint
+    assert features_latency
+    assert features_load
     return REGISTRY
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 from vllm_opsctl.exporter.engine import EngineSample
@@ -47,7 +48,11 @@ def _(e: Evidence) -> str | None:
     return str(last.data.get("reason")) if last and last.kind == "error" else None
 
 
-@feature("endpoint.down_seconds", "seconds", "How long the page could not be read, up to the newest attempt.")
+@feature(
+    "endpoint.down_seconds",
+    "seconds",
+    "How long the page could not be read, up to the newest attempt.",
+)
 def _(e: Evidence) -> float | None:
     if _answers(e) is not False:
         return None
@@ -130,7 +135,11 @@ def _stall(e: Evidence) -> _Stall | None:
     return _Stall(seconds, window.samples[first : last + 1], ongoing and seconds > 0)
 
 
-@feature("progress.stalled_seconds", "seconds", "Longest time in which no step, token or request was done.")
+@feature(
+    "progress.stalled_seconds",
+    "seconds",
+    "Longest time in which no step, token or request was done.",
+)
 def _(e: Evidence) -> float | None:
     stall = _stall(e)
     return stall.seconds if stall else None
@@ -142,7 +151,9 @@ def _(e: Evidence) -> bool | None:
     return stall.ongoing if stall else None
 
 
-@feature("progress.stall_clients", "count", "Connections that came and stayed while nothing was done.")
+@feature(
+    "progress.stall_clients", "count", "Connections that came and stayed while nothing was done."
+)
 def _(e: Evidence) -> float | None:
     stall = _stall(e)
     if stall is None or stall.seconds == 0:
@@ -151,7 +162,11 @@ def _(e: Evidence) -> float | None:
     return max(fds) - fds[0] if fds else None
 
 
-@feature("progress.stall_running", "count", "Requests in the running batch all the while nothing was done.")
+@feature(
+    "progress.stall_running",
+    "count",
+    "Requests in the running batch all the while nothing was done.",
+)
 def _(e: Evidence) -> float | None:
     stall = _stall(e)
     if stall is None or stall.seconds == 0:
@@ -162,7 +177,11 @@ def _(e: Evidence) -> float | None:
     )
 
 
-@feature("progress.stall_waiting_growth", "count", "Requests by which the queue grew while nothing was done.")
+@feature(
+    "progress.stall_waiting_growth",
+    "count",
+    "Requests by which the queue grew while nothing was done.",
+)
 def _(e: Evidence) -> float | None:
     stall = _stall(e)
     if stall is None or stall.seconds == 0:
@@ -177,7 +196,11 @@ def _(e: Evidence) -> float | None:
     return Window(stall.samples).rate("process_cpu_seconds") if stall else None
 
 
-@feature("engine.awake", "bool", "The engine says that it is awake (it is not while RL tooling pauses it).")
+@feature(
+    "engine.awake",
+    "bool",
+    "The engine says that it is awake (it is not while RL tooling pauses it).",
+)
 def _(e: Evidence) -> bool | None:
     awake = e.asked.gauge_last("awake")
     return awake >= 1 if awake is not None else None
@@ -206,7 +229,9 @@ def _(e: Evidence) -> float | None:
     return _of_status(e.window, "5xx")
 
 
-@feature("http.rejected_tokens", "count", "Estimated prompt length of the requests answered with 4xx.")
+@feature(
+    "http.rejected_tokens", "count", "Estimated prompt length of the requests answered with 4xx."
+)
 def _(e: Evidence) -> float | None:
     """What the rejected requests carried: the bytes that accepted requests do not explain."""
     errors = _client_errors(e)
@@ -232,7 +257,9 @@ def _bytes_per_token(history: Window) -> float | None:
     return quotient(total_bytes, total_tokens) if requests >= MIN_REFERENCE_REQUESTS else None
 
 
-@feature("model.max_length", "count", "Longest context that the server accepts (max_model_len), tokens.")
+@feature(
+    "model.max_length", "count", "Longest context that the server accepts (max_model_len), tokens."
+)
 def _(e: Evidence) -> float | None:
     models = e.api_facts.get("models")
     if isinstance(models, dict):
@@ -285,6 +312,4 @@ def _of_status(window: Window, status: str) -> float | None:
         return None
     # the series appears with its first request, so its first value is an increase too
     seen = [s.counters.get(f"http_requests{{{status}}}", 0.0) for s in window.samples]
-    return sum(
-        new - old if new >= old else new for old, new in zip(seen, seen[1:], strict=False)
-    )
+    return sum(new - old if new >= old else new for old, new in itertools.pairwise(seen))

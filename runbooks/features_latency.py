@@ -82,7 +82,9 @@ def _itl_p50(e: Evidence) -> float | None:
     return _quantile(e, "inter_token_latency_seconds", 0.5)
 
 
-@feature("itl.stall_share", "ratio", "Share of the decode time spent in gaps of 0.1 s or ten medians.")
+@feature(
+    "itl.stall_share", "ratio", "Share of the decode time spent in gaps of 0.1 s or ten medians."
+)
 def _(e: Evidence) -> float | None:
     histogram = e.window.histogram("inter_token_latency_seconds")
     median = _itl_p50(e)
@@ -115,12 +117,16 @@ def _(e: Evidence) -> float | None:
     return _quantile(e, "request_prompt_tokens", 0.99)
 
 
-@feature("prompt.computed_mean", "count", "Prompt tokens that had to be computed per finished request.")
+@feature(
+    "prompt.computed_mean", "count", "Prompt tokens that had to be computed per finished request."
+)
 def _(e: Evidence) -> float | None:
     return e.window.mean("request_computed_tokens")
 
 
-@feature("prompt.computed_vs_before", "factor", "Computed prompt tokens per request against before.")
+@feature(
+    "prompt.computed_vs_before", "factor", "Computed prompt tokens per request against before."
+)
 def _(e: Evidence) -> float | None:
     return _vs_before(e, "request_computed_tokens")
 
@@ -130,18 +136,26 @@ def _(e: Evidence) -> float | None:
     return e.window.mean("request_generation_tokens")
 
 
-@feature("output.tokens_vs_before", "factor", "Mean output length of finished requests against before.")
+@feature(
+    "output.tokens_vs_before", "factor", "Mean output length of finished requests against before."
+)
 def _(e: Evidence) -> float | None:
     return _vs_before(e, "request_generation_tokens")
 
 
-@feature("output.per_start", "count", "Tokens generated per request started: the output length, seen early.")
+@feature(
+    "output.per_start",
+    "count",
+    "Tokens generated per request started: the output length, seen early.",
+)
 def _per_start(e: Evidence) -> float | None:
     started = e.window.histogram("time_to_first_token_seconds")
     return quotient(e.window.delta("generation_tokens"), started.count if started else None)
 
 
-@feature("output.per_start_vs_before", "factor", "Tokens generated per request started, against before.")
+@feature(
+    "output.per_start_vs_before", "factor", "Tokens generated per request started, against before."
+)
 def _(e: Evidence) -> float | None:
     if e.reference is None:
         return None
@@ -164,7 +178,9 @@ def _(e: Evidence) -> float | None:
     return e.window.mean("step_tokens")
 
 
-@feature("step.big_count", "count", "Steps of more than 1,024 tokens and four medians: long prefills.")
+@feature(
+    "step.big_count", "count", "Steps of more than 1,024 tokens and four medians: long prefills."
+)
 def _(e: Evidence) -> float | None:
     histogram = e.window.histogram("step_tokens")
     median = histogram.quantile(0.5) if histogram else None

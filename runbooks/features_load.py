@@ -25,7 +25,9 @@ def _waiting(window: Window) -> list[tuple[float, float, float, float | None]]:
 # -- queue -------------------------------------------------------------------------------------
 
 
-@feature("queue.waiting_avg", "count", "Requests waiting for slots or KV blocks, mean of the samples.")
+@feature(
+    "queue.waiting_avg", "count", "Requests waiting for slots or KV blocks, mean of the samples."
+)
 def _(e: Evidence) -> float | None:
     rows = _waiting(e.window)
     return statistics.fmean(row[1] for row in rows) if rows else None
@@ -53,13 +55,17 @@ def _(e: Evidence) -> float | None:
     return e.window.gauge_mean("requests_waiting_by_reason{deferred}")
 
 
-@feature("queue.deferred_share", "ratio", "Share of the samples with at least one deferred request.")
+@feature(
+    "queue.deferred_share", "ratio", "Share of the samples with at least one deferred request."
+)
 def _(e: Evidence) -> float | None:
     values = e.window.gauge("requests_waiting_by_reason{deferred}")
     return sum(value >= 1 for value in values) / len(values) if values else None
 
 
-@feature("queue.growth", "per_second", "Requests by which the queue grows, last against first sample.")
+@feature(
+    "queue.growth", "per_second", "Requests by which the queue grows, last against first sample."
+)
 def _(e: Evidence) -> float | None:
     rows = _waiting(e.window)
     return quotient(rows[-1][1] - rows[0][1], e.window.seconds) if len(rows) >= 2 else None
@@ -78,12 +84,18 @@ def _(e: Evidence) -> float | None:
     return e.window.gauge_max("requests_running")
 
 
-@feature("running.slots", "count", "Size of the batch while others wait: max_num_seqs, or what KV allows.")
+@feature(
+    "running.slots",
+    "count",
+    "Size of the batch while others wait: max_num_seqs, or what KV allows.",
+)
 def _slots(e: Evidence) -> float | None:
     return max((row[2] for row in _waiting(e.window) if row[1] >= 1), default=None)
 
 
-@feature("running.fill_ratio", "ratio", "How full the batch is while others wait, mean against its size.")
+@feature(
+    "running.fill_ratio", "ratio", "How full the batch is while others wait, mean against its size."
+)
 def _(e: Evidence) -> float | None:
     queued = [row[2] for row in _waiting(e.window) if row[1] >= 1]
     return quotient(statistics.fmean(queued), max(queued)) if queued else None
@@ -137,7 +149,9 @@ def _turnover(e: Evidence) -> float | None:
     return quotient(_capacity(e), per_second)
 
 
-@feature("kv.turnovers", "count", "How often the KV cache could have been refilled since the onset.")
+@feature(
+    "kv.turnovers", "count", "How often the KV cache could have been refilled since the onset."
+)
 def _(e: Evidence) -> float | None:
     return quotient(e.window.seconds, _turnover(e))
 
@@ -210,7 +224,11 @@ def _(e: Evidence) -> float | None:
     return e.window.rate("requests_finished")
 
 
-@feature("traffic.arrived_per_second", "per_second", "Requests arriving per second: first tokens plus queue growth.")
+@feature(
+    "traffic.arrived_per_second",
+    "per_second",
+    "Requests arriving per second: first tokens plus queue growth.",
+)
 def _arrived(e: Evidence) -> float | None:
     return _arrivals(e.window)
 
@@ -225,7 +243,11 @@ def _(e: Evidence) -> float | None:
     return quotient(_arrived(e), _arrived_before(e))
 
 
-@feature("traffic.lost", "count", "Requests with a first token that neither finished nor still run: hung up.")
+@feature(
+    "traffic.lost",
+    "count",
+    "Requests with a first token that neither finished nor still run: hung up.",
+)
 def _lost(e: Evidence) -> float | None:
     started, finished = _started(e), _finished(e)
     running, waiting = e.window.gauge("requests_running"), e.window.gauge("requests_waiting")
@@ -236,7 +258,9 @@ def _lost(e: Evidence) -> float | None:
     return max(0.0, started - finished - (running[-1] - running[0]) - preempted)
 
 
-@feature("traffic.lost_ratio", "ratio", "Share of the requests with a first token whose client hung up.")
+@feature(
+    "traffic.lost_ratio", "ratio", "Share of the requests with a first token whose client hung up."
+)
 def _(e: Evidence) -> float | None:
     started, running = _started(e), e.window.gauge("requests_running")
     if started is None or not running:

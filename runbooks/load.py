@@ -94,9 +94,7 @@ def load_library(directories: Iterable[Path]) -> Library:
     return Library(modes, symptom_models, conditions, flags)
 
 
-def _add_mode(
-    text: str, name: str, modes: dict[str, FailureMode], origin: dict[str, str]
-) -> None:
+def _add_mode(text: str, name: str, modes: dict[str, FailureMode], origin: dict[str, str]) -> None:
     mode = _validated(FailureMode, _mapping(text, name), name)
     modes[mode.id] = mode
     origin[mode.id] = name

@@ -100,7 +100,10 @@ def _series(window: Window) -> list[list[float | None]]:
             lambda s: _sum(s, "inter_token_latency_seconds"),
             lambda s: _count(s, "inter_token_latency_seconds"),
         ),
-        ratio(lambda s: s.total("requests_finished"), lambda s: _count(s, "time_to_first_token_seconds")),
+        ratio(
+            lambda s: s.total("requests_finished"),
+            lambda s: _count(s, "time_to_first_token_seconds"),
+        ),
     ]
 
 

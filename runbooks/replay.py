@@ -175,7 +175,7 @@ def _handler(replay: Replay) -> type[BaseHTTPRequestHandler]:
 
         protocol_version = "HTTP/1.1"
 
-        def do_GET(self) -> None:  # noqa: N802 - http.server's name
+        def do_GET(self) -> None:
             moment = replay.moment()
             if moment.reason == "timeout":
                 time.sleep(_HANG_S)
@@ -194,7 +194,7 @@ def _handler(replay: Replay) -> type[BaseHTTPRequestHandler]:
             else:
                 self._answer(404, "text/plain", b"not recorded\n")
 
-        def do_POST(self) -> None:  # noqa: N802 - http.server's name
+        def do_POST(self) -> None:
             self.close_connection = True
             self._answer(501, "text/plain", b"a replay does not generate\n")
 

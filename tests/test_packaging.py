@@ -12,11 +12,11 @@ import vllm_opsctl
 ROOT = Path(__file__).parent.parent
 CFG = configparser.ConfigParser()
 CFG.read(ROOT / "setup.cfg")
-PACKAGE_DIR = dict(
-    (part.strip() for part in line.split("=", 1))
+PACKAGE_DIR = {
+    line.partition("=")[0].strip(): line.partition("=")[2].strip()
     for line in CFG["options"]["package_dir"].split("\n")
     if line.strip()
-)
+}
 PACKAGES = CFG["options"]["packages"].split()
 FOLDERS = {name.partition(".")[2]: folder for name, folder in PACKAGE_DIR.items() if "." in name}
 

@@ -139,10 +139,14 @@ def _derived(snapshots: Sequence[Snapshot]) -> Iterator[Metric]:
         labels=ENGINE_LABELS,
     )
     info = GaugeMetricFamily(
-        "vllm_engine_info", "Configuration facts of the engine.", labels=(*ENGINE_LABELS, *_INFO_FACTS)
+        "vllm_engine_info",
+        "Configuration facts of the engine.",
+        labels=(*ENGINE_LABELS, *_INFO_FACTS),
     )
     running = GaugeMetricFamily(
-        "vllm_engine_lora_adapters_running", "LoRA adapters in the running batch.", labels=ENGINE_LABELS
+        "vllm_engine_lora_adapters_running",
+        "LoRA adapters in the running batch.",
+        labels=ENGINE_LABELS,
     )
     for snapshot in snapshots:
         name = snapshot.target.name
@@ -192,7 +196,11 @@ def _own(snapshots: Sequence[Snapshot]) -> Iterator[Metric]:
     yield build
     rows: list[tuple[str, str, Callable[[Snapshot], float | None]]] = [
         ("opsctl_target_up", "1 when the newest read gave a page.", lambda s: float(s.up)),
-        ("opsctl_target_ready", "1 when the engine makes progress and has room.", lambda s: float(s.ready)),
+        (
+            "opsctl_target_ready",
+            "1 when the engine makes progress and has room.",
+            lambda s: float(s.ready),
+        ),
         (
             "opsctl_target_stale_seconds",
             "Time since the newest page.",
@@ -225,7 +233,9 @@ def _own(snapshots: Sequence[Snapshot]) -> Iterator[Metric]:
     restarts = CounterMetricFamily(
         "opsctl_target_restarts", "Restarts of the target's process.", labels=("target",)
     )
-    reads = CounterMetricFamily("opsctl_target_reads", "Reads of the target's page.", labels=("target",))
+    reads = CounterMetricFamily(
+        "opsctl_target_reads", "Reads of the target's page.", labels=("target",)
+    )
     failures = CounterMetricFamily(
         "opsctl_target_read_failures", "Failed reads by reason.", labels=("target", "reason")
     )

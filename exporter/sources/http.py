@@ -134,5 +134,3 @@ def _connection_error(url: str, problem: Exception, timeout_s: float) -> Unreach
     if "reset" in text or "aborted" in text or "remote end closed" in text:
         return Unreachable("reset", f"{url}: the connection was closed before an answer came")
     return Unreachable("unreachable", f"{url}: {problem}")
-
-

@@ -63,7 +63,9 @@ class Prober:
             facts["version"] = version["version"]
         models = self._json("/v1/models")
         if isinstance(models, dict) and isinstance(models.get("data"), list):
-            facts["models"] = {"data": [_model_facts(m) for m in models["data"] if isinstance(m, dict)]}
+            facts["models"] = {
+                "data": [_model_facts(m) for m in models["data"] if isinstance(m, dict)]
+            }
         return self._observation("facts", **facts)
 
     def canary(self, model: str) -> Observation:
@@ -78,7 +80,9 @@ class Prober:
                 "probe", ok=False, seconds=seconds, reason=problem.reason, detail=problem.detail
             )
         ok = answer.status == 200
-        detail = None if ok else f"HTTP {answer.status} {answer.body[:200].decode(errors='replace')}"
+        detail = (
+            None if ok else f"HTTP {answer.status} {answer.body[:200].decode(errors='replace')}"
+        )
         return self._observation(
             "probe",
             ok=ok,

@@ -63,9 +63,7 @@ def test_completion_scripts_are_printed(opsctl: Opsctl, shell: str) -> None:
 @pytest.mark.parametrize("output", ["text", "json", "markdown"])
 def test_a_verdict_looks_like_this(opsctl: Opsctl, output: str) -> None:
     """Golden files; `make golden` rewrites them, and the review sees the difference."""
-    shown = opsctl.run(
-        "diagnose", "--recording", THRASH, "--output", output, env={"COLUMNS": "80"}
-    )
+    shown = opsctl.run("diagnose", "--recording", THRASH, "--output", output, env={"COLUMNS": "80"})
     golden = GOLDEN / f"kv-preemption-thrash.{output}"
 
     assert shown.returncode == 2
@@ -79,7 +77,10 @@ def test_a_verdict_looks_like_this(opsctl: Opsctl, output: str) -> None:
     [("baseline", 0), ("concurrency-cap", 1), ("engine-dead", 2)],
 )
 def test_the_exit_code_is_the_verdict(opsctl: Opsctl, name: str, code: int) -> None:
-    assert opsctl.run("diagnose", "--recording", str(RECORDINGS / f"{name}.jsonl.gz")).returncode == code
+    assert (
+        opsctl.run("diagnose", "--recording", str(RECORDINGS / f"{name}.jsonl.gz")).returncode
+        == code
+    )
 
 
 def test_an_unreachable_target_is_unknown(opsctl: Opsctl) -> None:
@@ -131,8 +132,8 @@ def test_a_sidecar_that_is_none_is_named(opsctl: Opsctl) -> None:
 
 
 def test_no_colour_in_a_pipe_nor_with_no_color(opsctl: Opsctl) -> None:
-    import pty
     import os
+    import pty
 
     assert "\033" not in opsctl.run("diagnose", "--recording", THRASH).stdout
 
@@ -180,7 +181,9 @@ def test_config_show_prints_what_is_in_force(opsctl: Opsctl, tmp_path: Path) -> 
     assert yaml.safe_load(shown.stdout)["targets"][0]["url"] == "http://a:8000"
 
 
-def test_config_check_reports_a_threshold_that_cannot_be_counted(opsctl: Opsctl, tmp_path: Path) -> None:
+def test_config_check_reports_a_threshold_that_cannot_be_counted(
+    opsctl: Opsctl, tmp_path: Path
+) -> None:
     (tmp_path / "opsctl.yaml").write_text(
         "targets: [http://a:8000]\n"
         "objectives: [{name: t, sli: time_to_first_token, threshold: 180ms, target: 95%}]\n"

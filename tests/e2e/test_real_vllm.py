@@ -17,12 +17,13 @@ from typing import Any
 
 import pytest
 from conftest import Opsctl, http_get, wait_for
+from prometheus_client.parser import text_string_to_metric_families
 from real.drive import play
 from real.engine import RealVllm
 from real.load import Summary
 from real.scenarios import MODEL_SIZE, SCENARIOS, SERVERS, Scenario, ServerKey
 
-from vllm_opsctl.exporter.engine import EngineSample
+from vllm_opsctl.exporter.engine import Histogram
 from vllm_opsctl.exporter.exposition import read_page
 
 DIAGNOSE_AFTER_S = 19.0
@@ -78,31 +79,48 @@ def servers(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     running.stop()
 
 
-def engine_of(url: str) -> EngineSample:
-    """What the engine says now."""
-    return read_page(http_get(f"{url}/metrics")[1], t=0.0, target="direct").engines[0]
+class Exported:
+    """What the sidecar exposes of its one engine, read with prometheus-client's own parser."""
+
+    def __init__(self, sidecar: str) -> None:
+        text = http_get(f"{sidecar}/metrics")[1]
+        self._samples = [
+            sample for family in text_string_to_metric_families(text) for sample in family.samples
+        ]
+
+    def total(self, name: str) -> float | None:
+        """A metric over all its series; None when there is none."""
+        found = [sample.value for sample in self._samples if sample.name == name]
+        return sum(found) if found else None
+
+    def histogram(self, name: str) -> Histogram:
+        """A histogram of the engine."""
+        buckets = {
+            float(sample.labels["le"]): sample.value
+            for sample in self._samples
+            if sample.name == f"{name}_bucket"
+        }
+        return Histogram(
+            tuple(sorted(buckets)),
+            tuple(buckets[bound] for bound in sorted(buckets)),
+            self.total(f"{name}_sum") or 0.0,
+        )
 
 
-def exported(sidecar: str) -> EngineSample:
-    """What the sidecar exported, read like a page of vLLM: its names under vLLM's."""
-    from vllm_opsctl.exporter.catalogue import catalogue
+FINISHED = "vllm_engine_requests_finished_total"
+TTFT = "vllm_engine_time_to_first_token_seconds"
 
-    text = http_get(f"{sidecar}/metrics")[1]
-    for concept in catalogue():
-        family = concept.exported_name + ("_total" if concept.kind == "counter" else "")
-        text = text.replace(f"{family}{{", f"{concept.names[0].name}{{")
-        for suffix in ("_bucket", "_sum", "_count"):
-            old, new = concept.exported_name + suffix, concept.names[0].name + suffix
-            text = text.replace(f"{old}{{", f"{new}{{")
-    lines = [line for line in text.splitlines() if line.startswith(("vllm:", "process_", "http_"))]
-    text = "\n".join(lines).replace('model="', 'model_name="') + "\n"
-    return read_page(text, t=0.0, target="sidecar").engines[0]
+
+def finished_requests(url: str) -> float:
+    """What vLLM itself has counted."""
+    page = read_page(http_get(f"{url}/metrics")[1], t=0.0, target="direct")
+    return page.engines[0].total("requests_finished") or 0.0
 
 
 class Incident:
     """A scenario that was played: what the clients saw, and what opsctl said in the middle of it."""
 
-    def __init__(self, before: EngineSample, after: EngineSample, load: Summary, said: Any) -> None:
+    def __init__(self, before: Exported, after: Exported, load: Summary, said: Any) -> None:
         self.before = before
         self.after = after
         self.load = load
@@ -114,9 +132,9 @@ class Incident:
         causes = self.said["targets"][0]["causes"]
         return [cause["id"] for cause in causes if cause["role"] == "root"]
 
-    def grew(self, concept: str) -> float:
+    def grew(self, name: str) -> float:
         """Increase of an exported counter."""
-        return (self.after.total(concept) or 0.0) - (self.before.total(concept) or 0.0)
+        return (self.after.total(name) or 0.0) - (self.before.total(name) or 0.0)
 
 
 @pytest.fixture
@@ -129,8 +147,12 @@ def incident(
         scenario = SCENARIOS[name]
         vllm = servers.get(scenario.server, part("vllm"))
         sidecar = opsctl.start_sidecar(vllm.url)
-        wait_for(lambda: "vllm_engine_" in http_get(f"{sidecar}/metrics")[1], timeout_s=20, what="up")
-        before = exported(sidecar)
+        wait_for(
+            lambda: Exported(sidecar).total("opsctl_target_up") == 1,
+            timeout_s=20,
+            what="the target",
+        )
+        before = Exported(sidecar)
         asked: list[subprocess.CompletedProcess[str]] = []
 
         def ask() -> None:
@@ -143,14 +165,14 @@ def incident(
         timer.start()
         load = play(scenario, vllm)
         timer.join()
-        finished = engine_of(vllm.url).total("requests_finished")
+        finished = finished_requests(vllm.url)
         wait_for(
-            lambda: exported(sidecar).total("requests_finished") == finished,
+            lambda: Exported(sidecar).total(FINISHED) == finished,
             timeout_s=20,
             what="the sidecar to see the last request",
         )
         assert asked[0].stdout, asked[0].stderr
-        return Incident(before, exported(sidecar), load, json.loads(asked[0].stdout))
+        return Incident(before, Exported(sidecar), load, json.loads(asked[0].stdout))
 
     return make
 
@@ -167,15 +189,14 @@ def _starts_after_s(scenario: Scenario) -> float:
 def assert_counted_exactly(found: Incident) -> None:
     """The sidecar's counters grew by what the clients counted."""
     total = found.load.total
-    assert found.grew("requests_finished") == total.outcome("ok")
-    assert found.grew("prompt_tokens") == total.prompt_tokens
-    assert found.grew("generation_tokens") == total.completion_tokens
+    assert found.grew(FINISHED) == total.outcome("ok")
+    assert found.grew("vllm_engine_prompt_tokens_total") == total.prompt_tokens
+    assert found.grew("vllm_engine_generation_tokens_total") == total.completion_tokens
 
 
 def assert_ttft_within_bucket(found: Incident) -> None:
     """The exported median of TTFT lies in the bucket that the clients' median lies in."""
-    after = found.after.histograms["time_to_first_token_seconds"]
-    window = after.minus(found.before.histograms["time_to_first_token_seconds"])
+    window = found.after.histogram(TTFT).minus(found.before.histogram(TTFT))
     assert window is not None
     quantile = window.quantile(0.5)
     assert quantile is not None
@@ -227,10 +248,10 @@ def test_clients_that_hang_up_are_named(incident: Callable[[str], Incident]) -> 
     total = found.load.total
 
     assert found.roots == ["client-abort-storm"]
-    assert found.grew("requests_finished") == total.outcome("ok")
-    assert found.grew("prompt_tokens") == total.first_token_prompt_tokens
+    assert found.grew(FINISHED) == total.outcome("ok")
+    assert found.grew("vllm_engine_prompt_tokens_total") == total.first_token_prompt_tokens
     # the engine generates on until it hears of the hang-up
-    assert found.grew("generation_tokens") >= total.completion_tokens
+    assert found.grew("vllm_engine_generation_tokens_total") >= total.completion_tokens
 
 
 def test_a_frozen_engine_that_nobody_uses_is_found_by_the_canary(

@@ -50,7 +50,11 @@ def serve() -> Iterator[Callable[[Callable[[socket.socket], None]], str]]:
 
 
 def answer(body: bytes, *headers: str, length: int | None = None) -> bytes:
-    lines = ["HTTP/1.1 200 OK", f"Content-Length: {len(body) if length is None else length}", *headers]
+    lines = [
+        "HTTP/1.1 200 OK",
+        f"Content-Length: {len(body) if length is None else length}",
+        *headers,
+    ]
     return "\r\n".join([*lines, "Connection: close", "", ""]).encode() + body
 
 
@@ -74,7 +78,9 @@ def test_a_chunked_answer_is_read(serve: Callable[..., str]) -> None:
 
 
 @pytest.mark.parametrize("headers", [["Content-Encoding: gzip"], []])
-def test_gzip_is_undone_whether_declared_or_not(serve: Callable[..., str], headers: list[str]) -> None:
+def test_gzip_is_undone_whether_declared_or_not(
+    serve: Callable[..., str], headers: list[str]
+) -> None:
     body = gzip.compress(PAGE)
 
     assert scraped(serve(lambda c: c.sendall(answer(body, *headers)))).text == PAGE.decode()

@@ -24,7 +24,10 @@ def prometheus(
     config = {
         "global": {"scrape_interval": "1s"},
         "scrape_configs": [
-            {"job_name": "sidecar", "static_configs": [{"targets": [sidecar.removeprefix("http://")]}]}
+            {
+                "job_name": "sidecar",
+                "static_configs": [{"targets": [sidecar.removeprefix("http://")]}],
+            }
         ],
     }
     (tmp_path / "prometheus.yml").write_text(json.dumps(config))

@@ -38,7 +38,9 @@ def one(url: str, name: str, **labels: str) -> float | None:
 def test_the_engine_the_peaks_and_the_slis_are_exposed(opsctl: Opsctl) -> None:
     sidecar = opsctl.start_sidecar(opsctl.start_replay(OVERLOAD, "--speed", "5"))
     wait_for(
-        lambda: (one(sidecar, "vllm_engine_requests_waiting") or 0) > 0, timeout_s=30, what="a queue"
+        lambda: (one(sidecar, "vllm_engine_requests_waiting") or 0) > 0,
+        timeout_s=30,
+        what="a queue",
     )
 
     peak = one(sidecar, "vllm_engine_requests_waiting_peak", window="60s")
@@ -48,7 +50,9 @@ def test_the_engine_the_peaks_and_the_slis_are_exposed(opsctl: Opsctl) -> None:
     assert one(sidecar, "vllm_engine_requests_finished_total", finished_reason="length") is not None
 
 
-def test_promtool_finds_nothing_to_complain_about(opsctl: Opsctl, part: Callable[[str], Path]) -> None:
+def test_promtool_finds_nothing_to_complain_about(
+    opsctl: Opsctl, part: Callable[[str], Path]
+) -> None:
     promtool = part("promtool")
     sidecar = opsctl.start_sidecar(opsctl.start_replay(OVERLOAD))
     wait_for(lambda: one(sidecar, "opsctl_target_up") == 1, timeout_s=20, what="the target")
@@ -96,7 +100,9 @@ def test_a_hanging_and_a_dead_target_delay_nobody(opsctl: Opsctl, tmp_path: Path
 def test_the_flight_recorder_serves_a_recording(opsctl: Opsctl, tmp_path: Path) -> None:
     sidecar = opsctl.start_sidecar(opsctl.start_replay(OVERLOAD))
     wait_for(
-        lambda: http_get(f"{sidecar}/api/v1/recording")[1].count("\n") > 4, timeout_s=20, what="pages"
+        lambda: http_get(f"{sidecar}/api/v1/recording")[1].count("\n") > 4,
+        timeout_s=20,
+        what="pages",
     )
     status, text = http_get(f"{sidecar}/api/v1/recording")
     path = tmp_path / "flight.jsonl"

@@ -67,7 +67,11 @@ def test_engines_come_and_go() -> None:
             target="replica",
             engines=tuple(
                 EngineSample(
-                    t=t, key=EngineKey("model", e), gauges={}, counters={"preemptions": t}, histograms={}
+                    t=t,
+                    key=EngineKey("model", e),
+                    gauges={},
+                    counters={"preemptions": t},
+                    histograms={},
                 )
                 for e in engines
             ),
@@ -85,7 +89,8 @@ def test_the_increase_is_what_happened_wherever_the_process_restarts(
 ) -> None:
     """Of a restart only what the old process did after its last sample is lost, as in Prometheus."""
     restarts = data.draw(st.sets(st.integers(1, len(grows) - 1)))
-    samples, total, count, start = [], 0.0, 0.0, 1000.0
+    samples: list[EngineSample] = []
+    total, count, start = 0.0, 0.0, 1000.0
     for index, grown in enumerate(grows):
         if index in restarts:
             start += 10
@@ -102,13 +107,17 @@ def test_the_increase_is_what_happened_wherever_the_process_restarts(
 
 
 @given(st.lists(st.lists(st.floats(0.01, 5), max_size=5), min_size=2, max_size=12))
-def test_a_histogram_of_a_window_holds_what_was_observed_within_it(steps: list[list[float]]) -> None:
+def test_a_histogram_of_a_window_holds_what_was_observed_within_it(
+    steps: list[list[float]],
+) -> None:
     bounds = (0.1, 1.0, math.inf)
     seen: list[float] = []
     samples = []
     for t, observed in enumerate(steps):
         seen += observed
-        histogram = Histogram(bounds, tuple(float(sum(v <= b for v in seen)) for b in bounds), sum(seen))
+        histogram = Histogram(
+            bounds, tuple(float(sum(v <= b for v in seen)) for b in bounds), sum(seen)
+        )
         samples.append(
             EngineSample(
                 t=float(t), key=KEY, gauges={}, counters={}, histograms={"step_tokens": histogram}

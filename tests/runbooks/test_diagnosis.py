@@ -69,7 +69,9 @@ def test_every_recording_has_its_truth() -> None:
 
 
 @pytest.mark.parametrize(("name", "truth"), TRUTH.items())
-def test_the_root_cause_of_a_real_incident_is_named(name: str, truth: tuple[str, list[str]]) -> None:
+def test_the_root_cause_of_a_real_incident_is_named(
+    name: str, truth: tuple[str, list[str]]
+) -> None:
     verdict = verdict_on(recording(name))
 
     assert (verdict.verdict, roots(verdict)) == truth
@@ -161,7 +163,10 @@ def test_an_idle_engine_whose_canary_times_out_is_frozen() -> None:
 def test_a_canary_that_waits_in_a_queue_is_no_frozen_engine() -> None:
     observed = [*recording("queue-overload")[:40]]
     lost = Observation(
-        observed[-1].t, observed[0].target, "probe", {"ok": False, "seconds": 10.0, "reason": "timeout"}
+        observed[-1].t,
+        observed[0].target,
+        "probe",
+        {"ok": False, "seconds": 10.0, "reason": "timeout"},
     )
 
     assert roots(verdict_on([*observed, lost])) == ["queue-overload"]
@@ -190,9 +195,16 @@ def test_the_json_has_the_documented_shape() -> None:
     cause = target["causes"][0]
 
     assert (data["schema_version"], data["verdict"]) == (1, "critical")
-    assert {"target", "verdict", "vllm_version", "model", "window", "causes", "ruled_out", "features"} <= (
-        target.keys()
-    )
+    assert {
+        "target",
+        "verdict",
+        "vllm_version",
+        "model",
+        "window",
+        "causes",
+        "ruled_out",
+        "features",
+    } <= (target.keys())
     assert {"start", "end", "samples", "source"} <= target["window"].keys()
     assert {
         *("id", "title", "role", "severity", "confidence"),

@@ -17,7 +17,9 @@ MINIMAL = {
     "title": "Mine",
     "severity": "high",
     "users": "It is slow.",
-    "signature": {"require": [{"when": "queue.waiting_avg >= 1.0", "say": "{queue.waiting_avg} wait"}]},
+    "signature": {
+        "require": [{"when": "queue.waiting_avg >= 1.0", "say": "{queue.waiting_avg} wait"}]
+    },
     "actions": [{"kind": "check", "text": "Look."}],
 }
 

@@ -9,7 +9,9 @@ import pytest
 from conftest import RECORDINGS, Opsctl, answers, http_get, wait_for
 
 
-@pytest.mark.parametrize("name", ["kv-preemption-thrash", "queue-overload", "engine-hung", "baseline"])
+@pytest.mark.parametrize(
+    "name", ["kv-preemption-thrash", "queue-overload", "engine-hung", "baseline"]
+)
 def test_live_and_recorded_give_the_same_verdict(opsctl: Opsctl, name: str) -> None:
     """Through the sidecar's flight recorder, at the recording's own pace."""
     sidecar = opsctl.start_sidecar(opsctl.start_replay(RECORDINGS / f"{name}.jsonl.gz"))
@@ -31,7 +33,9 @@ def test_live_and_recorded_give_the_same_verdict(opsctl: Opsctl, name: str) -> N
     assert live.returncode == recorded.returncode
 
 
-def test_what_a_sidecar_recorded_diagnoses_like_the_sidecar(opsctl: Opsctl, tmp_path: object) -> None:
+def test_what_a_sidecar_recorded_diagnoses_like_the_sidecar(
+    opsctl: Opsctl, tmp_path: object
+) -> None:
     sidecar = opsctl.start_sidecar(
         opsctl.start_replay(RECORDINGS / "kv-preemption-thrash.jsonl.gz", "--speed", "2")
     )

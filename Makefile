@@ -1,0 +1,77 @@
+# Developer commands; `make help` lists them. Everything lives in .venv and build/.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+ENGINE ?= replay
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test real-parts lint types check bench docs golden dist clean
+
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/python-is-new-enough:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) --version 2>&1); try make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { echo "venv is missing; on Debian and Ubuntu: apt-get install python3-venv" >&2; rm -rf $(VENV); exit 1; }
+	@touch $@
+
+$(VENV)/installed: $(VENV)/python-is-new-enough setup.cfg pyproject.toml src/vllm_opsctl/__init__.py
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(PIP) --editable '.[dev]'
+	@touch $@
+
+demo: $(VENV)/installed ## The main job: an incident, the sidecar, the verdict (ENGINE=vllm: on a real vLLM)
+ifeq ($(ENGINE),vllm)
+	@$(MAKE) --no-print-directory $(VENV)/installed-dev
+	@PYTHONPATH=tests $(BIN)/python tests/demo.py --engine vllm
+else
+	@PYTHONPATH=tests $(BIN)/python tests/demo.py --engine replay
+endif
+
+test: $(VENV)/installed-dev ## Lint, types and all tests that this machine has the parts for
+	@$(MAKE) --no-print-directory lint types
+	$(BIN)/python -m pytest
+
+real-parts: ## Bring a real vLLM (CPU, about 3.4 GB), Prometheus, Alertmanager and Chromium
+	tests/real/install.sh
+
+lint: $(VENV)/installed-dev ## ruff and the direction of dependencies
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(VENV)/installed-dev ## mypy, strict, sources and tests
+	$(BIN)/mypy
+	$(BIN)/mypy tests
+
+check: test dist ## Everything that CI runs after make real-parts
+
+bench: $(VENV)/installed-dev ## The benchmarks; prints tables, writes build/bench/*.json
+	$(BIN)/python tests/bench/start_up.py
+	$(BIN)/python tests/bench/page_cost.py
+	$(BIN)/python tests/bench/sidecar_cost.py
+
+docs: $(VENV)/installed-dev ## Write the generated reference pages
+	$(BIN)/python docs/generate.py
+
+golden: $(VENV)/installed-dev ## Rewrite the golden files; review the difference
+	$(BIN)/python tests/cli/golden.py
+
+dist: $(VENV)/installed-dev ## Build sdist and wheel, check them, and run the wheel in a bare environment
+	rm -rf dist build/bare
+	$(BIN)/python -m build --quiet --outdir dist .
+	$(BIN)/check-wheel-contents --toplevel vllm_opsctl dist/*.whl
+	$(BIN)/twine check --strict dist/*
+	$(PYTHON) -m venv build/bare
+	build/bare/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
+	cd build && bare/bin/opsctl runbook list >/dev/null && bare/bin/opsctl diagnose \
+	  --recording ../tests/recordings/baseline.jsonl.gz
+
+clean: ## Remove what was built (not the real parts)
+	rm -rf $(VENV) dist build/bare build/bench *.egg-info

@@ -1,0 +1,156 @@
+"""
+The main job in one go: an incident, the sidecar beside it, and what `opsctl diagnose` says.
+
+Run by `make demo`. The embedded default replays a recorded incident; `--engine vllm` makes one on a
+real vLLM on the CPU. Everything that is started is stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parent
+OPSCTL = Path(sys.executable).with_name("opsctl")
+INCIDENT = "kv-preemption-thrash"
+WATCH_S = 32.0
+"""Healthy for 15 s, then trouble: long enough to be sure, short enough to watch."""
+
+SHOWN = (
+    "vllm_engine_requests_running{",
+    "vllm_engine_requests_waiting{",
+    "vllm_engine_kv_cache_usage_peak_ratio{",
+    "vllm_engine_preemptions_total{",
+    "vllm_sli_events_total{",
+    "opsctl_target_up{",
+)
+
+
+def main() -> int:
+    """Run the demo; 0 when the verdict names the incident."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--engine", choices=["replay", "vllm"], default="replay")
+    engine = parser.parse_args().engine
+    with contextlib.ExitStack() as stack:
+        if engine == "vllm":
+            url = stack.enter_context(_real_incident())
+        else:
+            recording = TESTS / "recordings" / f"{INCIDENT}.jsonl.gz"
+            url = stack.enter_context(_replayed(recording))
+        return _watch_and_diagnose(url, stack)
+
+
+def _watch_and_diagnose(url: str, stack: contextlib.ExitStack) -> int:
+    sidecar = f"http://127.0.0.1:{_free_port()}"
+    listen = sidecar.removeprefix("http://")
+    _say(f"opsctl exporter run {url} --listen {listen}")
+    stack.enter_context(_running("exporter", "run", url, "--listen", listen))
+    _wait(f"{sidecar}/livez")
+    _say(f"(watching for {WATCH_S:.0f} s)")
+    time.sleep(WATCH_S)
+
+    _say(f"curl {sidecar}/metrics   # a few of its lines")
+    for line in _get(f"{sidecar}/metrics").splitlines():
+        if line.startswith(SHOWN):
+            print(line)
+
+    _say(f"opsctl diagnose --sidecar {sidecar}")
+    subprocess.run([OPSCTL, "diagnose", "--sidecar", sidecar], check=False)
+    answer = subprocess.run(
+        [OPSCTL, "diagnose", "--sidecar", sidecar, "--output", "json"],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    causes = json.loads(answer.stdout)["targets"][0]["causes"]
+    roots = [cause["id"] for cause in causes if cause["role"] == "root"]
+    print()
+    if roots != [INCIDENT]:
+        print(f"the demo expected {INCIDENT}, the verdict says {roots}", file=sys.stderr)
+        return 1
+    return 0
+
+
+@contextlib.contextmanager
+def _replayed(recording: Path) -> Iterator[str]:
+    port = _free_port()
+    _say(f"opsctl replay {recording.relative_to(TESTS.parent)} --port {port}")
+    with _running("replay", str(recording), "--port", str(port)):
+        url = f"http://127.0.0.1:{port}"
+        _wait(f"{url}/health")
+        yield url
+
+
+@contextlib.contextmanager
+def _real_incident() -> Iterator[str]:
+    from real.engine import RealVllm, find_python
+    from real.load import start_load
+    from real.parts import COMMAND
+    from real.scenarios import MODEL_SIZE, SCENARIOS
+
+    python = find_python()
+    if python is None:
+        sys.exit(f"a real vLLM is missing; {COMMAND} brings it (about 3.4 GB, no GPU needed)")
+    scenario = SCENARIOS[INCIDENT]
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder) / "model"
+        size = [part for name, value in MODEL_SIZE.items() for part in (f"--{name}", str(value))]
+        script = TESTS / "real" / "tiny_model.py"
+        subprocess.run([python, script, str(model), *size], check=True, capture_output=True)
+        _say("vllm serve (a tiny random model on the CPU; takes about 40 s)")
+        server = RealVllm(python, model, scenario.flags, log_file=Path(folder) / "vllm.log")
+        with server, start_load(server.url, server.model, scenario.phases, drain=False) as load:
+            load.wait_phase(scenario.phases[0].name)
+            yield server.url
+
+
+@contextlib.contextmanager
+def _running(*arguments: str) -> Iterator[None]:
+    process = subprocess.Popen([OPSCTL, *arguments], stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(timeout=10)
+
+
+def _say(text: str) -> None:
+    print(f"\n$ {text}" if not text.startswith("(") else text, flush=True)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _get(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - loopback
+        text: str = answer.read().decode()
+        return text
+
+
+def _wait(url: str) -> None:
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            _get(url)
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                sys.exit(f"{url} did not answer within 20 s")
+            time.sleep(0.1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
