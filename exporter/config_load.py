@@ -9,6 +9,7 @@ URLs. The file is ``--config FILE``, else ``OPSCTL_CONFIG``, else ``opsctl.yaml`
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,8 @@ from pydantic import BaseModel, ValidationError
 from vllm_opsctl.errors import ConfigError
 from vllm_opsctl.exporter.catalogue import Version, catalogue
 from vllm_opsctl.exporter.config import SLI_CONCEPTS, Config, Objective, Target
+
+log = logging.getLogger(__name__)
 
 DEFAULT_FILE = "opsctl.yaml"
 _PREFIX = "OPSCTL_"
@@ -58,6 +61,7 @@ def load_config(path: Path | None, environment: Mapping[str, str]) -> LoadedConf
     )
     if chosen is None and Path(DEFAULT_FILE).is_file():
         chosen = Path(DEFAULT_FILE)
+    log.info("configuration: %s", chosen or "defaults")
     data: dict[str, Any] = _read(chosen) if chosen is not None else {}
     origins = _override(data, environment)
     try:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 import time
 from collections.abc import Callable
 
 from vllm_opsctl.exporter.config import Exporter
+from vllm_opsctl.exporter.observation import Observation
 from vllm_opsctl.exporter.sources.probe import Prober
 from vllm_opsctl.exporter.sources.scrape import Scraper
 from vllm_opsctl.exporter.target_state import TargetState
+
+log = logging.getLogger(__name__)
 
 JITTER = 0.05
 """Share of the interval by which reads are spread, so that sidecars do not march in step."""
@@ -81,12 +85,21 @@ class Poller(threading.Thread):
             if not good:
                 self._state.record(self._prober.health())
                 facts_due = 0.0
+            self._tell(good, failures, observation)
             failures = 0 if good else failures + 1
             delay = delay_after(failures, self._exporter)
             spread = 1 + JITTER * (2 * self._random.random() - 1)
             self._wait(delay * spread - (self._clock() - started))
         self._scraper.close()
         self._prober.close()
+
+    def _tell(self, good: bool, failures: int, observation: Observation) -> None:
+        """Log when a target comes and goes, not every read of a dead one."""
+        if good and failures:
+            log.warning("%s answers again after %d failed reads", observation.target, failures)
+        elif not good and failures == 0:
+            detail = observation.data.get("detail") or "its page is not readable"
+            log.warning("%s: %s", observation.target, detail)
 
     def _wait(self, seconds: float) -> None:
         if seconds > 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -101,11 +102,13 @@ def format_number(value: float) -> str:
 
 def format_percent(ratio: float) -> str:
     """
-    Print a ratio as a percentage.
+    Print a ratio as a percentage; what is not quite all never reads as 100 %.
 
-    >>> format_percent(0.9812), format_percent(0.0), format_percent(1.0)
-    ('98.1 %', '0 %', '100 %')
+    >>> format_percent(0.9812), format_percent(0.0), format_percent(1.0), format_percent(0.99957)
+    ('98.1 %', '0 %', '100 %', '99.957 %')
     """
+    if 0.99 < ratio < 1:
+        return f"{math.floor(ratio * 1e5) / 1e3:g} %"
     return f"{_digits(ratio * 100)} %"
 
 

@@ -17,7 +17,7 @@ from vllm_opsctl.exporter.units import format_duration
 from vllm_opsctl.runbooks.conditions import Condition, activation_of, fill_template
 from vllm_opsctl.runbooks.evidence import Evidence, gather
 from vllm_opsctl.runbooks.features import Value, compute_features
-from vllm_opsctl.runbooks.features_endpoint import NO_CANARY_REASONS
+from vllm_opsctl.runbooks.features_endpoint import NO_CANARY_REASONS, trouble_since
 from vllm_opsctl.runbooks.load import Library
 from vllm_opsctl.runbooks.model import Action, Clause, FailureMode
 from vllm_opsctl.runbooks.onset import MIN_SAMPLES
@@ -199,7 +199,7 @@ def diagnose_target(
         start=max(end - window_s, recent[0].t) if recent else end - window_s,
         end=end,
         samples=sum(o.kind == "metrics" for o in recent),
-        onset=main.evidence.onset if causes else None,
+        onset=_onset(causes, main, library),
         vllm_version=version if isinstance(version, str) else None,
         model=newest.key.model if newest else None,
         causes=causes,
@@ -207,6 +207,15 @@ def diagnose_target(
         blind_spots=_blind_spots(main, recent),
         features=main.features,
     )
+
+
+def _onset(causes: Sequence[FoundCause], judge: _Judge, library: Library) -> float | None:
+    """When it began: the last sign of life for what concerns liveness, else the change point."""
+    if not causes:
+        return None
+    if causes[0].role == "root" and library.modes[causes[0].id].liveness:
+        return trouble_since(judge.evidence)
+    return judge.evidence.onset
 
 
 def _explain_away(

@@ -117,6 +117,10 @@ def _(e: Evidence) -> float | None:
 # -- progress ------------------------------------------------------------------------------------
 
 
+MIN_STALL_S = 5.0
+"""FAILURE_MODES, engine-hung: with a canary's confirmation 5 s without progress are enough."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Stall:
     """The longest run of pages that show no progress."""
@@ -133,6 +137,18 @@ def _stall(e: Evidence) -> _Stall | None:
     first, last, seconds = longest_flat([s.heartbeat for s in window.samples], window.steps_s)
     ongoing = last == len(window.samples) - 1
     return _Stall(seconds, window.samples[first : last + 1], ongoing and seconds > 0)
+
+
+def trouble_since(e: Evidence) -> float | None:
+    """Unix seconds of the last sign of life before an outage, a stall or a restart."""
+    if _answers(e) is False:
+        good = [o.t for o in e.observations if o.kind == "metrics"]
+        return good[-1] if good else None
+    stall = _stall(e)
+    if stall is not None and stall.seconds >= MIN_STALL_S:
+        return stall.samples[0].t
+    resets = e.asked.resets
+    return e.asked.samples[resets[-1] - 1].t if resets else None
 
 
 @feature(

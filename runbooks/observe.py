@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,8 @@ from vllm_opsctl.exporter.config_load import api_key
 from vllm_opsctl.exporter.observation import Observation
 from vllm_opsctl.exporter.sources.probe import CANARY_TIMEOUT_S, Prober, first_model
 from vllm_opsctl.exporter.sources.scrape import Scraper
+
+log = logging.getLogger(__name__)
 
 READ_TIMEOUT_S = 3.0
 
@@ -50,6 +53,8 @@ def observe(
     lock = threading.Lock()
 
     def deliver(observation: Observation) -> None:
+        shown = {k: v for k, v in observation.data.items() if k not in ("text", "models")}
+        log.info("%s: %s %s", observation.target, observation.kind, shown or "")
         with lock:
             on_observation(observation)
 
