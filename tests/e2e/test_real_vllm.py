@@ -248,9 +248,10 @@ def test_clients_that_hang_up_are_named(incident: Callable[[str], Incident]) -> 
     total = found.load.total
 
     assert found.roots == ["client-abort-storm"]
-    assert found.grew(FINISHED) == total.outcome("ok")
     assert found.grew("vllm_engine_prompt_tokens_total") == total.first_token_prompt_tokens
-    # the engine generates on until it hears of the hang-up
+    # the engine generates on until it hears of the hang-up, sometimes to the end
+    most = total.outcome("ok") + total.outcome("hung_up")
+    assert total.outcome("ok") <= found.grew(FINISHED) < most
     assert found.grew("vllm_engine_generation_tokens_total") >= total.completion_tokens
 
 
