@@ -10,13 +10,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent
@@ -30,7 +31,7 @@ SHOWN = (
     "vllm_engine_requests_waiting{",
     "vllm_engine_kv_cache_usage_peak_ratio{",
     "vllm_engine_preemptions_total{",
-    "vllm_sli_events_total{",
+    'vllm_sli_events_total{model="tiny",objective="ttft"',
     "opsctl_target_up{",
 )
 
@@ -44,25 +45,32 @@ def main() -> int:
         if engine == "vllm":
             url = stack.enter_context(_real_incident())
         else:
-            recording = TESTS / "recordings" / f"{INCIDENT}.jsonl.gz"
+            recording = TESTS / "recordings" / "second" / f"{INCIDENT}.jsonl.gz"
             url = stack.enter_context(_replayed(recording))
         return _watch_and_diagnose(url, stack)
 
 
 def _watch_and_diagnose(url: str, stack: contextlib.ExitStack) -> int:
     sidecar = f"http://127.0.0.1:{_free_port()}"
-    listen = sidecar.removeprefix("http://")
-    _say(f"opsctl exporter run {url} --listen {listen}")
-    stack.enter_context(_running("exporter", "run", url, "--listen", listen))
+    settings = {
+        "OPSCTL_TARGETS": f"[{{name: chat-0, url: '{url}'}}]",
+        "OPSCTL_EXPORTER__LISTEN": sidecar.removeprefix("http://"),
+    }
+    for name, value in settings.items():
+        _say(f'export {name}="{value}"')
+    _say("opsctl exporter run &")
+    stack.enter_context(_running("exporter", "run", env=settings))
     _wait(f"{sidecar}/livez")
     _say(f"(watching for {WATCH_S:.0f} s)")
     time.sleep(WATCH_S)
 
+    print()
     _say(f"curl {sidecar}/metrics   # a few of its lines")
     for line in _get(f"{sidecar}/metrics").splitlines():
         if line.startswith(SHOWN):
             print(line)
 
+    print()
     _say(f"opsctl diagnose --sidecar {sidecar}")
     subprocess.run([OPSCTL, "diagnose", "--sidecar", sidecar], check=False)
     answer = subprocess.run(
@@ -114,8 +122,10 @@ def _real_incident() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _running(*arguments: str) -> Iterator[None]:
-    process = subprocess.Popen([OPSCTL, *arguments], stderr=subprocess.DEVNULL)
+def _running(*arguments: str, env: Mapping[str, str] | None = None) -> Iterator[None]:
+    process = subprocess.Popen(
+        [OPSCTL, *arguments], stderr=subprocess.DEVNULL, env={**os.environ, **(env or {})}
+    )
     try:
         yield
     finally:
@@ -124,7 +134,7 @@ def _running(*arguments: str) -> Iterator[None]:
 
 
 def _say(text: str) -> None:
-    print(f"\n$ {text}" if not text.startswith("(") else text, flush=True)
+    print(text if text.startswith("(") else f"$ {text}", flush=True)
 
 
 def _free_port() -> int:

@@ -80,9 +80,8 @@ class Prober:
                 "probe", ok=False, seconds=seconds, reason=problem.reason, detail=problem.detail
             )
         ok = answer.status == 200
-        detail = (
-            None if ok else f"HTTP {answer.status} {answer.body[:200].decode(errors='replace')}"
-        )
+        body_text = " ".join(answer.body[:200].decode(errors="replace").split())
+        detail = None if ok else f"HTTP {answer.status}: {body_text}"
         return self._observation(
             "probe",
             ok=ok,
