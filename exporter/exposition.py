@@ -1,36 +1,30 @@
 """
 A /metrics page becomes engine samples.
 
-Lines of uncatalogued families are dropped before prometheus-client's parser sees them: most of a
-page's cost is parsing histograms that nobody here reads. Series are then merged per concept and
-engine as the catalogue says.
+Lines of uncatalogued families are dropped first: most of a page's cost is parsing what nobody here
+reads. Series are then merged per concept and engine as the catalogue says.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-
-from prometheus_client.parser import text_string_to_metric_families
-from prometheus_client.samples import Sample
+from itertools import pairwise
 
 from vllm_opsctl.errors import BadPage
-from vllm_opsctl.exporter.catalogue import Catalogue, Concept, catalogue
+from vllm_opsctl.exporter.catalogue import Catalogue, catalogue
 from vllm_opsctl.exporter.engine import EngineKey, EngineSample, Histogram, PageSample
+from vllm_opsctl.exporter.series import Series, read_series, unmangled
 
 MAX_PAGE_BYTES = 16 * 2**20
 """A larger page is no vLLM: 32 engines' pages with every connector stay below 4 MiB."""
 
-_IDENTITY_LABELS = ("ReplicaId",)
-"""Labels that tell engines apart besides ``engine``: Ray Serve adds ``ReplicaId`` (vLLM 0.33)."""
-
-_MANGLED = re.compile(r"^(?:ray_)?vllm_")
 _NAME_END = re.compile(r"[{ \t]")
-_TYPE_LINE = re.compile(r"# TYPE (\S+) (\S+)")
+
+Reading = tuple[Series, float]
 
 
 def read_page(text: str, *, t: float, target: str) -> PageSample:
@@ -46,54 +40,38 @@ def read_page(text: str, *, t: float, target: str) -> PageSample:
         BadPage: Not a page, truncated, or without any vLLM metric; ``reason`` says which.
     """
     known = catalogue()
-    kept, families_seen = _keep_catalogued(text, known)
-    if not any(name.startswith("vllm:") for name in families_seen):
+    lines, is_vllm = _catalogued_lines(text, known)
+    if not is_vllm:
         raise _not_vllm(text)
     if not text.endswith("\n"):
         raise BadPage("truncated", "the page ends in the middle of a line; the answer was cut off")
+    problems: list[str] = []
     try:
-        parsed = [
-            sample for family in text_string_to_metric_families(kept) for sample in family.samples
-        ]
+        readings = _read_lines(lines, problems)
     except ValueError as error:
         raise BadPage(
             "unparsable", f"the page breaks the Prometheus text format: {error}"
         ) from error
-    return _assemble(parsed, known, t=t, target=target)
+    return _assemble(readings, known, problems, t=t, target=target)
 
 
-def _keep_catalogued(text: str, known: Catalogue) -> tuple[str, set[str]]:
-    """The page's lines of catalogued families under vLLM's own names, and the names found."""
+def _catalogued_lines(text: str, known: Catalogue) -> tuple[list[str], bool]:
+    """The page's lines of catalogued families, and whether any of vLLM's own is declared."""
     kept: list[str] = []
-    seen: set[str] = set()
+    is_vllm = False
     wanted = known.sample_names
-    families = known.by_family
     for line in text.splitlines():
         if line.startswith("#"):
-            match = _TYPE_LINE.match(line)
-            if match is None:
-                continue
-            name = _unmangled(match[1])
-            if name in families:
-                seen.add(name)
-                kept.append(f"# TYPE {name} {match[2]}")
+            if not is_vllm and line.startswith("# TYPE "):
+                name = unmangled(line[7:].partition(" ")[0])
+                is_vllm = name.startswith("vllm:") and name in known.by_family
             continue
         end = _NAME_END.search(line)
-        if end is None:
-            continue
-        raw = line[: end.start()]
-        name = _unmangled(raw)
+        name = unmangled(line[: end.start()]) if end is not None else ""
         if name in wanted:
-            seen.add(name)
-            kept.append(line if name == raw else name + line[len(raw) :])
-    return "\n".join(kept) + "\n", seen
-
-
-def _unmangled(name: str) -> str:
-    """vLLM's own name behind a collector's: Ray and others turn ``vllm:x`` into ``vllm_x``."""
-    if name.startswith(("vllm_", "ray_vllm_")):
-        return _MANGLED.sub("vllm:", name)
-    return name
+            is_vllm = is_vllm or name.startswith("vllm:")
+            kept.append(line)
+    return kept, is_vllm
 
 
 def _not_vllm(text: str) -> BadPage:
@@ -117,9 +95,43 @@ def _not_vllm(text: str) -> BadPage:
     return BadPage("not-vllm", "no vLLM metric on the page; is this a vLLM server?")
 
 
+def _read_lines(lines: Iterable[str], problems: list[str]) -> list[Reading]:
+    """Series and values of the lines; what cannot be used is left out and told."""
+    readings: list[Reading] = []
+    seen: set[object] = set()
+    for line in lines:
+        text, value = _split_line(line)
+        series = read_series(text)
+        if series is None:
+            continue
+        if series.identity in seen:
+            problems.append(f"{series.name}: a series stands twice; the first is used")
+        elif not math.isfinite(value):
+            problems.append(f"{series.name}: {value} left out")
+        else:
+            readings.append((series, value))
+        seen.add(series.identity)
+    return readings
+
+
+def _split_line(line: str) -> tuple[str, float]:
+    """
+    The series and the value of a sample line; a time stamp behind the value is dropped.
+
+    Raises:
+        ValueError: There is no number.
+    """
+    brace = line.rfind("}")
+    head, rest = (line[: brace + 1], line[brace + 1 :]) if brace >= 0 else line.split(None, 1)
+    number = rest.split()[0] if rest.strip() else ""
+    if "_" in number:
+        raise ValueError(f"{number!r} is not a number")
+    return head, float(number)
+
+
 @dataclass(slots=True)
 class _Parts:
-    """Series of one scope (one engine, or the page), by concept key."""
+    """Values of one scope (one engine, or the page), by concept key."""
 
     numbers: dict[str, float] = field(default_factory=dict)
     buckets: dict[str, dict[float, float]] = field(default_factory=lambda: defaultdict(dict))
@@ -128,50 +140,59 @@ class _Parts:
     facts: dict[str, str] = field(default_factory=dict)
     newest: dict[str, float] = field(default_factory=dict)
 
+    def add(self, series: Series, value: float) -> None:
+        """Put one value in, merged with its siblings."""
+        key = series.key
+        if series.role == "bucket":
+            buckets = self.buckets[key]
+            buckets[series.bound] = buckets.get(series.bound, 0.0) + value
+        elif series.role == "sum":
+            self.sums[key] = self.sums.get(key, 0.0) + value
+        elif series.role == "count":
+            self.counts[key] = self.counts.get(key, 0.0) + value
+        elif series.concept.kind == "info":
+            if value >= self.newest.get(key, -math.inf):
+                self.newest[key] = value
+                self.facts.update(series.facts)
+        elif key not in self.numbers or series.concept.merge == "newest":
+            self.numbers[key] = value
+        elif series.concept.merge == "max":
+            self.numbers[key] = max(self.numbers[key], value)
+        else:
+            self.numbers[key] += value
 
-def _assemble(samples: Iterable[Sample], known: Catalogue, *, t: float, target: str) -> PageSample:
-    problems: list[str] = []
+
+def _assemble(
+    readings: Iterable[Reading], known: Catalogue, problems: list[str], *, t: float, target: str
+) -> PageSample:
+    best_rank: dict[str, int] = {}
+    for series, _ in readings:
+        concept = series.concept.concept
+        best_rank[concept] = min(series.rank, best_rank.get(concept, series.rank))
     engines: dict[EngineKey, _Parts] = {}
     page = _Parts()
-    unowned = _Parts()
-    best_rank: dict[str, int] = {}
-    seen: set[tuple[str, tuple[tuple[str, str], ...]]] = set()
-    readable: list[tuple[Sample, Concept, int]] = []
-    for sample in samples:
-        found = _concept_of(sample.name, known)
-        if found is None:
+    unowned: list[Reading] = []
+    for series, value in readings:
+        if series.rank > best_rank[series.concept.concept]:
             continue
-        concept, rank = found
-        if not all(p.fullmatch(sample.labels.get(k, "")) for k, p in concept.where.items()):
-            continue
-        identity = (sample.name, tuple(sorted(sample.labels.items())))
-        if identity in seen:
-            problems.append(f"{sample.name}: a series stands twice; the first is used")
-            continue
-        seen.add(identity)
-        if not math.isfinite(sample.value):
-            problems.append(f"{sample.name}: {sample.value} left out")
-            continue
-        best_rank[concept.concept] = min(rank, best_rank.get(concept.concept, rank))
-        readable.append((sample, concept, rank))
-
-    for sample, concept, rank in readable:
-        if rank > best_rank[concept.concept]:
-            continue
-        if concept.scope == "page":
-            parts = page
-        elif "model_name" in sample.labels:
-            parts = engines.setdefault(_engine_key(sample.labels), _Parts())
+        if series.concept.scope == "page":
+            page.add(series, value)
+        elif series.engine is not None:
+            engines.setdefault(series.engine, _Parts()).add(series, value)
         else:
-            parts = unowned
-        _add(parts, sample, concept)
-
-    _share_unowned(unowned, samples=readable, engines=engines)
+            unowned.append((series, value))
+    if not engines:
+        raise BadPage("no-engine", "vLLM metrics, but none of them names a model and engine")
+    for series, value in unowned:
+        # cache_config_info names an engine but no model: it is that engine's of every model
+        for key, parts in engines.items():
+            if series.engine_label in (None, key.engine.rsplit("/", 1)[-1]):
+                parts.add(series, value)
     page_gauges, page_counters, page_histograms = _finish(page, known, problems)
-    result = []
+    samples = []
     for key, parts in engines.items():
         gauges, counters, histograms = _finish(parts, known, problems)
-        result.append(
+        samples.append(
             EngineSample(
                 t=t,
                 key=key,
@@ -181,82 +202,19 @@ def _assemble(samples: Iterable[Sample], known: Catalogue, *, t: float, target: 
                 facts=page.facts | parts.facts,
             )
         )
-    if not result:
-        raise BadPage("no-engine", "vLLM metrics, but none of them names a model and engine")
-    return PageSample(t=t, target=target, engines=tuple(result), problems=tuple(problems))
-
-
-def _concept_of(sample_name: str, known: Catalogue) -> tuple[Concept, int] | None:
-    found = known.by_family.get(sample_name)
-    if found is not None:
-        return found
-    for suffix in ("_bucket", "_sum", "_count"):
-        if sample_name.endswith(suffix):
-            found = known.by_family.get(sample_name[: -len(suffix)])
-            if found is not None and found[0].kind in ("histogram", "summary"):
-                return found
-    return None
-
-
-def _engine_key(labels: Mapping[str, str]) -> EngineKey:
-    parts = [labels[name] for name in _IDENTITY_LABELS if labels.get(name)]
-    return EngineKey(labels["model_name"], "/".join([*parts, labels.get("engine") or "0"]))
-
-
-def _add(parts: _Parts, sample: Sample, concept: Concept) -> None:
-    """Put one series into its scope, merged with its siblings."""
-    key = concept.concept
-    if concept.kind == "info":
-        if sample.value >= parts.newest.get(key, -math.inf):
-            parts.newest[key] = sample.value
-            prefix = "" if concept.scope == "engine" else f"{key}."
-            skip = {"model_name", "engine"}
-            parts.facts |= {prefix + k: v for k, v in sample.labels.items() if k not in skip}
-        return
-    if sample.name.endswith("_bucket"):
-        bound = float(sample.labels["le"])
-        parts.buckets[key][bound] = parts.buckets[key].get(bound, 0.0) + sample.value
-    elif concept.kind in ("histogram", "summary") and sample.name.endswith("_sum"):
-        parts.sums[key] = parts.sums.get(key, 0.0) + sample.value
-    elif concept.kind in ("histogram", "summary") and sample.name.endswith("_count"):
-        parts.counts[key] = parts.counts.get(key, 0.0) + sample.value
-    else:
-        if concept.split is not None:
-            key = f"{key}{{{sample.labels.get(concept.split, '')}}}"
-        if key not in parts.numbers or concept.merge == "newest":
-            parts.numbers[key] = sample.value
-        elif concept.merge == "max":
-            parts.numbers[key] = max(parts.numbers[key], sample.value)
-        else:
-            parts.numbers[key] += sample.value
-
-
-def _share_unowned(
-    unowned: _Parts,
-    *,
-    samples: Iterable[tuple[Sample, Concept, int]],
-    engines: dict[EngineKey, _Parts],
-) -> None:
-    """Give facts that name no model (cache_config_info) to the engine they name, else to all."""
-    if not unowned.facts:
-        return
-    for sample, concept, _ in samples:
-        if concept.kind != "info" or concept.scope != "engine" or "model_name" in sample.labels:
-            continue
-        engine = sample.labels.get("engine")
-        for key, parts in engines.items():
-            if engine is None or key.engine.rsplit("/", 1)[-1] == engine:
-                _add(parts, sample, concept)
+    return PageSample(t=t, target=target, engines=tuple(samples), problems=tuple(problems))
 
 
 def _finish(
     parts: _Parts, known: Catalogue, problems: list[str]
 ) -> tuple[dict[str, float], dict[str, float], dict[str, Histogram]]:
+    """Gauges, counters and histograms of one scope."""
     gauges: dict[str, float] = {}
     counters: dict[str, float] = {}
     for key, value in parts.numbers.items():
         concept = known[key.partition("{")[0]]
         if value < 0:
+            # the V0 engine's way of saying that prefix caching is off
             if concept.concept != "prefix_cache_lifetime_hit_ratio":
                 problems.append(f"{concept.concept}: {value} is negative; left out")
         elif concept.kind == "counter":
@@ -274,6 +232,7 @@ def _finish(
 
 
 def _histogram(parts: _Parts, key: str) -> Histogram | str:
+    """A histogram from its parts, or what is wrong with them."""
     if key not in parts.sums:
         return "a histogram without a sum"
     buckets = dict(parts.buckets.get(key, {}))
@@ -283,6 +242,6 @@ def _histogram(parts: _Parts, key: str) -> Histogram | str:
         buckets[math.inf] = parts.counts[key]
     bounds = tuple(sorted(buckets))
     counts = tuple(buckets[bound] for bound in bounds)
-    if any(later < earlier for earlier, later in itertools.pairwise(counts)):
+    if any(later < earlier for earlier, later in pairwise(counts)):
         return "bucket counts that fall"
     return Histogram(bounds, counts, parts.sums[key])
