@@ -63,9 +63,16 @@ def resolve_targets(names: tuple[str, ...], loaded: LoadedConfig) -> list[Target
                 "opsctl.yaml (opsctl config init writes a starter)"
             )
         return list(configured.values())
-    return [
-        configured[name] if name in configured else _from_url(name, configured) for name in names
-    ]
+    found: dict[str, Target] = {}
+    for name in names:
+        target = configured[name] if name in configured else _from_url(name, configured)
+        same = found.setdefault(target.name, target)
+        if same.url != target.url:
+            raise UsageError(
+                f"{same.url} and {target.url} would both be called {target.name}; "
+                "name them in opsctl.yaml"
+            )
+    return list(found.values())
 
 
 def _from_url(text: str, configured: dict[str, Target]) -> Target:
@@ -94,20 +101,37 @@ def require_targets(loaded: LoadedConfig) -> None:
         )
 
 
-class Progress:
-    """One line on stderr that tells how far an observation is; silent when nobody watches."""
+def emit(text: str) -> None:
+    """Print the answer; a reader that has gone (head, less) changes nothing of the exit code."""
+    try:
+        click.echo(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # nothing more can be written, not even what Python flushes at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
-    def __init__(self, text: str, seconds: float) -> None:
+
+class Progress:
+    """
+    One line on stderr that tells how far something is; silent when nobody watches.
+
+    Args:
+        text: What is going on.
+        total: How much there is to do.
+        unit: Of what.
+    """
+
+    def __init__(self, text: str, total: float, unit: str = "s") -> None:
         self._text = text
-        self._seconds = seconds
+        self._total = total
+        self._unit = unit
         self._shown = sys.stderr.isatty()
 
-    def update(self, elapsed: float, pages: int) -> None:
-        """Show the elapsed seconds and pages read."""
+    def update(self, done: float, pages: int) -> None:
+        """Show how much is done, and the pages read."""
         if self._shown:
-            shown = f"{min(elapsed, self._seconds):.0f} of {self._seconds:.0f} s, {pages} pages"
-            line = f"{self._text}: {shown}"
-            click.echo(f"\r\033[K{line}", nl=False, err=True)
+            shown = f"{min(done, self._total):.0f} of {self._total:.0f} {self._unit}, {pages} pages"
+            click.echo(f"\r\033[K{self._text}: {shown}", nl=False, err=True)
 
     def done(self) -> None:
         """Take the line away."""

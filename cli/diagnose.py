@@ -10,11 +10,13 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
 
 from vllm_opsctl.cli.common import (
     Progress,
+    emit,
     load,
     output_option,
     resolve_targets,
@@ -23,17 +25,20 @@ from vllm_opsctl.cli.common import (
 from vllm_opsctl.cli.text import render_markdown, render_text
 from vllm_opsctl.errors import UsageError
 from vllm_opsctl.exporter.config import Target, clean_url
-from vllm_opsctl.exporter.config_load import LoadedConfig
+from vllm_opsctl.exporter.config_load import LoadedConfig, api_key
 from vllm_opsctl.exporter.observation import Observation
-from vllm_opsctl.exporter.recording import read_recording
+from vllm_opsctl.exporter.recording import LATEST_T, read_recording
 from vllm_opsctl.exporter.units import parse_duration
 from vllm_opsctl.runbooks.diagnosis import diagnose_target
-from vllm_opsctl.runbooks.evidence import HISTORY_S
+from vllm_opsctl.runbooks.evidence import history_of
 from vllm_opsctl.runbooks.load import load_library, shipped_library
 from vllm_opsctl.runbooks.observe import observe, probe_once
 from vllm_opsctl.runbooks.verdict import Verdict
 
 LIVE_INTERVAL_S = 0.5
+
+_CLOCK_SLACK_S = 30.0
+"""The sidecar's clock may run ahead of this machine's."""
 
 
 @click.command(
@@ -51,9 +56,11 @@ LIVE_INTERVAL_S = 0.5
     metavar="DURATION",
     default="10s",
     show_default=True,
-    help="How long to watch live.",
+    help="How long to watch live targets.",
 )
-@click.option("--at", metavar="TIME", help="End of the window: ISO time, unix seconds, or -5m.")
+@click.option(
+    "--at", metavar="TIME", help="End of the window: ISO time (UTC), unix seconds, or -5m."
+)
 @click.option(
     "--window",
     callback=seconds_of,
@@ -101,11 +108,13 @@ def diagnose(
         source = "recording"
         observations = read_recording(recording)
         newest = max(observation.t for observation in observations)
-        end = _parse_time(at, newest) if at else None
+        end = parse_time(at, newest) if at else None
     elif sidecar is not None:
         source = "sidecar"
-        end = _parse_time(at, time.time()) if at else None
-        observations = _from_sidecar(sidecar, targets, end, probe=not no_probe and at is None)
+        end = parse_time(at, time.time()) if at else None
+        observations = _from_sidecar(
+            sidecar, targets, loaded, end=end, window_s=window, probe=not no_probe and at is None
+        )
     else:
         if at is not None:
             raise UsageError(
@@ -131,11 +140,11 @@ def diagnose(
         )
     )
     if output == "json":
-        click.echo(json.dumps(verdict.to_json(), indent=2, ensure_ascii=False))
+        emit(json.dumps(verdict.to_json(), indent=2, ensure_ascii=False))
     elif output == "markdown":
-        click.echo(render_markdown(verdict, show_features=show_features))
+        emit(render_markdown(verdict, show_features=show_features))
     else:
-        click.echo(render_text(verdict, show_features=show_features))
+        emit(render_text(verdict, show_features=show_features))
     return verdict.exit_code
 
 
@@ -176,34 +185,62 @@ def _live(targets: list[Target], for_s: float, *, probe: bool) -> list[Observati
 
 
 def _from_sidecar(
-    url: str, asked: tuple[str, ...], end: float | None, *, probe: bool
+    url: str,
+    asked: tuple[str, ...],
+    loaded: LoadedConfig,
+    *,
+    end: float | None,
+    window_s: float,
+    probe: bool,
 ) -> list[Observation]:
-    from vllm_opsctl.exporter.sources.sidecar import read_sidecar
+    from vllm_opsctl.exporter.sources.sidecar import SidecarSource
 
     try:
         base = clean_url(url)
     except ValueError as problem:
         raise UsageError(f"--sidecar: {problem}") from None
-    start = end - HISTORY_S if end is not None else None
-    observations, known = read_sidecar(base, start=start, end=end)
-    if not observations:
-        raise UsageError(f"--sidecar {base}: nothing recorded {'at that time' if end else 'yet'}")
+    sidecar = SidecarSource(base)
+    known = {target.name: target for target in sidecar.targets()}
+    unknown = [name for name in asked if name not in known]
+    if unknown:
+        raise UsageError(f"--sidecar {base}: no {', '.join(unknown)}; it has {', '.join(known)}")
+    wanted = [target for name, target in known.items() if not asked or name in asked]
+    configured = {target.name: target for target in loaded.config.targets}
+    observations: list[Observation] = []
+    probes = []
     if probe:
-        threads = [
-            threading.Thread(
-                target=probe_once, args=(target, None, observations.append), daemon=True
+        # canaries wait up to ten seconds; the recordings are fetched meanwhile
+        for target in wanted:
+            if is_local(target.url) and not is_local(base):
+                continue
+            key = api_key(configured.get(target.name, target), os.environ)
+            thread = threading.Thread(
+                target=probe_once, args=(target, key, observations.append), daemon=True
             )
-            for target in known
-            if not asked or target.name in asked
-        ]
-        for thread in threads:
             thread.start()
-        for thread in threads:
-            thread.join()
+            probes.append(thread)
+    progress = Progress("reading the sidecar", len(wanted), unit="targets")
+    newest = end if end is not None else time.time() + _CLOCK_SLACK_S
+    for index, target in enumerate(wanted):
+        progress.update(index, len(observations))
+        history = history_of(newest - _CLOCK_SLACK_S - window_s)
+        observations += sidecar.observations(target.name, end=newest, **history)
+    for thread in probes:
+        thread.join()
+    progress.done()
+    if not any(observation.kind in ("metrics", "error") for observation in observations):
+        when = "at that time" if end is not None else "yet"
+        raise UsageError(f"--sidecar {base}: nothing recorded {when}")
     return observations
 
 
-def _parse_time(text: str, now: float) -> float:
+def is_local(url: str) -> bool:
+    """Whether a URL means the machine that uses it."""
+    host = urlsplit(url).hostname or ""
+    return host in ("localhost", "::1", "0.0.0.0") or host.startswith("127.")  # noqa: S104
+
+
+def parse_time(text: str, now: float) -> float:
     """
     Read ``--at``.
 
@@ -214,19 +251,24 @@ def _parse_time(text: str, now: float) -> float:
     Raises:
         UsageError: None of these.
     """
-    if re.fullmatch(r"-\D*\d.*[a-z]", text):
+    wrong = UsageError(
+        f"--at {text!r}: not a time; write 2026-11-23T03:14:00 (UTC), 1795461240 or -5m"
+    )
+    if text.startswith("-"):
+        if re.fullmatch(r"-[\d.]+", text):
+            raise wrong
         try:
             return now - parse_duration(text[1:])
         except ValueError:
-            pass
+            raise wrong from None
     try:
-        return float(text)
+        t = float(text)
     except ValueError:
-        pass
-    try:
-        parsed = datetime.fromisoformat(text)
-    except ValueError:
-        raise UsageError(
-            f"--at {text!r}: not a time; write 2026-11-23T03:14:00, 1795461240 or -5m"
-        ) from None
-    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
+        try:
+            parsed = datetime.fromisoformat(text)
+        except ValueError:
+            raise wrong from None
+        t = (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
+    if not 0 <= t < LATEST_T:
+        raise wrong
+    return t

@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from vllm_opsctl import __version__
-from vllm_opsctl.errors import EXIT_USAGE, OpsError
+from vllm_opsctl.errors import EXIT_INTERNAL, EXIT_USAGE, OpsError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "completion": ("completion:completion", "Print the shell completion for bash, zsh or fish."),
@@ -101,7 +101,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     Run `opsctl`.
 
     Returns:
-        The exit code: the command's own, 64 for usage, configuration and unreadable input.
+        The exit code: the command's own, 64 for usage, configuration and unreadable input, 70 for
+        a fault of opsctl.
     """
     kwargs: dict[str, Any] = {"prog_name": "opsctl", "standalone_mode": False}
     try:
@@ -121,8 +122,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
         for line in str(problem).splitlines():
             click.echo(f"{click.style('Error:', fg='red', bold=True)} {line}", err=True)
         return problem.exit_code
-    except BrokenPipeError:
-        # the reader (head, less) has seen enough
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - replaces a closed pipe until exit
-        return 0
+    except Exception as problem:
+        if logging.getLogger().isEnabledFor(logging.INFO):
+            raise
+        kind = type(problem).__name__
+        click.echo(
+            f"{click.style('Error:', fg='red', bold=True)} a fault of opsctl itself "
+            f"({kind}: {problem}); -v shows where, please report it",
+            err=True,
+        )
+        return EXIT_INTERNAL
     return result if isinstance(result, int) else 0

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import re
+from pathlib import Path
 
 import click
 
 from vllm_opsctl.cli.text import wrapped
 from vllm_opsctl.errors import UsageError
-from vllm_opsctl.runbooks.load import shipped_library
+from vllm_opsctl.runbooks.load import load_library
+from vllm_opsctl.runbooks.model import Action
 
 
 @click.group()
@@ -16,18 +19,30 @@ def runbook() -> None:
     """List and show what diagnosis knows."""
 
 
+_directories = click.option(
+    "--runbooks",
+    "directories",
+    multiple=True,
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Failure modes of your own besides ours.",
+)
+
+
 @runbook.command("list")
-def list_modes() -> None:
+@_directories
+def list_modes(directories: tuple[Path, ...]) -> None:
     """List the failure modes."""
-    for mode in shipped_library().modes.values():
+    for mode in load_library(directories).modes.values():
         click.echo(f"{mode.id:28} {mode.severity:9} {mode.title}")
 
 
 @runbook.command()
 @click.argument("id_", metavar="ID")
-def show(id_: str) -> None:
+@_directories
+def show(id_: str, directories: tuple[Path, ...]) -> None:
     """Show one failure mode: how it shows, what it is mistaken for, what to do."""
-    modes = shipped_library().modes
+    modes = load_library(directories).modes
     if id_ not in modes:
         near = difflib.get_close_matches(id_, modes, n=1)
         hint = f"did you mean {near[0]}?" if near else "opsctl runbook list names them"
@@ -41,8 +56,8 @@ def show(id_: str) -> None:
         "It is likelier when": [clause.when for clause in mode.signature.support],
         "It is not this when": [clause.when for clause in mode.signature.rule_out],
         "It looks like": list(mode.look_alikes),
-        "It causes": [edge.id for edge in mode.causes],
-        "Do": [f"{action.kind}: {action.text}" for action in mode.actions],
+        "It causes": list(mode.causes),
+        "Do": [_action(action) for action in mode.actions],
         "Sources": list(mode.sources),
     }
     for title, lines in sections.items():
@@ -50,3 +65,9 @@ def show(id_: str) -> None:
             click.secho(f"\n{title}", bold=True)
             for line in lines:
                 click.echo(wrapped(line, indent="  ", first="  - "))
+
+
+def _action(action: Action) -> str:
+    """An action without a diagnosis: its numbers stand as their names."""
+    text = f"{action.kind}: {re.sub(r'[{}]', '', action.text)}"
+    return f"{text} $ {action.command}" if action.command else text

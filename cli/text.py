@@ -11,7 +11,7 @@ import click
 
 from vllm_opsctl.exporter.units import format_duration
 from vllm_opsctl.runbooks.features import registry
-from vllm_opsctl.runbooks.verdict import FoundCause, TargetVerdict, Verdict
+from vllm_opsctl.runbooks.verdict import WORST_FIRST, FoundCause, TargetVerdict, Verdict
 
 _COLOURS = {"healthy": "green", "degraded": "yellow", "critical": "red", "unknown": "magenta"}
 _KINDS = {"check": "Check first", "mitigate": "Do now", "fix": "Fix later"}
@@ -39,13 +39,17 @@ def render_text(verdict: Verdict, *, show_features: bool) -> str:
     """The whole verdict as text; the first line is the answer."""
     blocks = ["\n".join(_target_text(target, show_features)) for target in verdict.targets]
     if len(verdict.targets) > 1:
-        tally = ", ".join(
-            f"{sum(t.verdict == health for t in verdict.targets)} {health}"
-            for health in _COLOURS
-            if any(t.verdict == health for t in verdict.targets)
-        )
-        blocks.insert(0, f"{_headline(verdict.health)} {len(verdict.targets)} targets: {tally}")
+        blocks.insert(0, f"{_headline(verdict.health)} {_tally(verdict)}")
     return "\n\n".join(blocks)
+
+
+def _tally(verdict: Verdict) -> str:
+    counts = [
+        f"{sum(t.verdict == health for t in verdict.targets)} {health}"
+        for health in WORST_FIRST
+        if any(t.verdict == health for t in verdict.targets)
+    ]
+    return f"{len(verdict.targets)} targets: {', '.join(counts)}"
 
 
 def _headline(health: str) -> str:
@@ -129,8 +133,16 @@ def _bullets(lines: list[str]) -> Iterator[str]:
 
 def render_markdown(verdict: Verdict, *, show_features: bool) -> str:
     """The whole verdict as Markdown, for a ticket."""
+    head = [f"# {verdict.health.upper()} {_tally(verdict)}\n"] if len(verdict.targets) > 1 else []
     return "\n".join(
-        line for target in verdict.targets for line in _target_markdown(target, show_features)
+        [
+            *head,
+            *(
+                line
+                for target in verdict.targets
+                for line in _target_markdown(target, show_features)
+            ),
+        ]
     )
 
 
@@ -145,6 +157,10 @@ def _target_markdown(target: TargetVerdict, show_features: bool) -> Iterator[str
         yield from (f"- {line.statement}" for line in root.evidence)
         if root.explains:
             yield f"\nExplains: {', '.join(f'`{id_}`' for id_ in root.explains)}"
+    symptoms = [cause for cause in target.causes if cause.role == "symptom"]
+    if symptoms:
+        yield "\n### Symptoms\n"
+        yield from (f"- `{s.id}`: {s.evidence[0].statement}" for s in symptoms)
     if target.ruled_out:
         yield "\n### Ruled out\n"
         yield from (f"- `{entry.id}`: {entry.because}" for entry in target.ruled_out)

@@ -88,7 +88,7 @@ def _failure_modes() -> str:
         if signature.rule_out:
             lines += ["\nRuled out by:\n", *(f"- `{clause.when}`" for clause in signature.rule_out)]
         if mode.causes:
-            lines.append("\nCauses: " + ", ".join(f"`{edge.id}`" for edge in mode.causes))
+            lines.append("\nCauses: " + ", ".join(f"`{id_}`" for id_ in mode.causes))
         if mode.look_alikes:
             lines.append("\nLooks like: " + ", ".join(f"`{id_}`" for id_ in mode.look_alikes))
         lines += ["\nDo:\n", *(f"- {action.kind}: {action.text}" for action in mode.actions)]

@@ -85,9 +85,8 @@ class Concept:
 class Catalogue:
     """All concepts, by name and by the sample names they are found under."""
 
-    def __init__(self, concepts: tuple[Concept, ...], newest_known: Version) -> None:
+    def __init__(self, concepts: tuple[Concept, ...]) -> None:
         self._by_concept = {concept.concept: concept for concept in concepts}
-        self.newest_known = newest_known
         #: sample name -> (concept, rank of the name: 0 is the preferred one)
         self.by_family: dict[str, tuple[Concept, int]] = {}
         self.sample_names: set[str] = set()
@@ -113,7 +112,7 @@ def catalogue() -> Catalogue:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     data = yaml.load(text, Loader=loader)  # noqa: S506 - a safe loader either way
     concepts = tuple(_concept(entry) for entry in data["concepts"])
-    return Catalogue(concepts, parse_version(data["newest_known_vllm"]))
+    return Catalogue(concepts)
 
 
 def _concept(entry: dict[str, object]) -> Concept:

@@ -1,7 +1,8 @@
 """
 The configuration model: one file, ``opsctl.yaml``, validated and frozen.
 
-Every key has an environment override (:mod:`.config_load`). Secrets are only ever named.
+Every key has an environment override, lists as a whole (:mod:`.config_load`). Secrets are only
+ever named.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from vllm_opsctl.exporter.units import parse_duration, parse_ratio, parse_size
 
 DEFAULT_PORT = 9836
 
-Duration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
+Duration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0, le=366 * 86400)]
 Ratio = Annotated[float, BeforeValidator(parse_ratio)]
 Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
 
@@ -56,8 +57,18 @@ SLI_CONCEPTS: dict[str, str] = {
 """The histogram behind each latency SLI."""
 
 
+def _variable(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text):
+        # not repeated here: it may be the secret itself
+        raise ValueError("not the name of an environment variable; put the key there, not here")
+    return text
+
+
+VariableName = Annotated[str, AfterValidator(_variable)]
+
+
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
 
 class Service(_Strict):
@@ -72,7 +83,7 @@ class Target(_Strict):
     name: Slug = Field(description="Name of the replica; the label `target`.")
     url: str = Field(description="Base URL of the server, e.g. http://chat-0:8000.")
     metrics_path: str = Field("/metrics", description="Path of the metrics page.")
-    api_key_env: str | None = Field(
+    api_key_env: VariableName | None = Field(
         None, description="Environment variable that holds the API key."
     )
     api_key_file: str | None = Field(None, description="File that holds the API key.")
@@ -215,13 +226,16 @@ def clean_url(url: str) -> str:
 
 def name_of(url: str) -> str:
     """
-    The name of a target that was given as a URL: its host and port.
+    The name of a target that was given as a URL: its host, port and path.
 
-    >>> name_of("http://chat-0:8000/metrics")
-    'chat-0:8000'
+    >>> name_of("http://chat-0:8000/metrics"), name_of("https://gateway/embed")
+    ('chat-0:8000', 'gateway-embed')
     """
-    parts = urlsplit(url if "//" in url else f"http://{url}")
-    return re.sub(r"[^A-Za-z0-9_.:-]", "-", parts.netloc.rpartition("@")[2]) or url
+    try:
+        parts = urlsplit(clean_url(url))
+    except ValueError:
+        return "invalid"
+    return re.sub(r"[^A-Za-z0-9_.:-]", "-", (parts.netloc + parts.path).strip("[]"))
 
 
 def split_listen(listen: str) -> tuple[str, int]:

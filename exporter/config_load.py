@@ -2,8 +2,9 @@
 Loads the configuration: file, then environment, then validation; one line per mistake.
 
 An environment variable overrides a key by its path: ``OPSCTL_EXPORTER__LISTEN`` is
-``exporter.listen``; its value is read as YAML. ``OPSCTL_TARGETS`` may be a comma-separated list of
-URLs. The file is ``--config FILE``, else ``OPSCTL_CONFIG``, else ``opsctl.yaml`` if it is there.
+``exporter.listen``; its value is read as YAML, a list replaces the whole list. ``OPSCTL_TARGETS``
+may be a comma-separated list of URLs. The file is ``--config FILE``, else ``OPSCTL_CONFIG``, else
+``opsctl.yaml`` if it is there.
 """
 
 from __future__ import annotations
@@ -81,8 +82,8 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as problem:
         raise ConfigError([f"{path}: cannot be read ({problem})"]) from None
     try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as problem:
+        data = yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, ValueError) as problem:
         mark = getattr(problem, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         reason = getattr(problem, "problem", None) or "not YAML"
@@ -93,7 +94,23 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(data, dict):
         raise ConfigError([f"{path}: expected keys such as targets:, got {type(data).__name__}"])
-    return data
+    # a key with nothing below it, "targets:", is as good as absent
+    return {key: value for key, value in data.items() if value is not None}
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML in which a key that stands twice is a mistake; PyYAML would drop the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Build a mapping; refuse a second key of the same name."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} stands twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def _override(data: dict[str, Any], environment: Mapping[str, str]) -> dict[str, str]:
@@ -103,6 +120,11 @@ def _override(data: dict[str, Any], environment: Mapping[str, str]) -> dict[str,
             continue
         keys = name.removeprefix(_PREFIX).lower().split("__")
         if keys[0] not in Config.model_fields:
+            # OPSCTL_PORT and the like are what Kubernetes sets for a service of that name
+            if len(keys) > 1:
+                near = difflib.get_close_matches(keys[0], Config.model_fields, n=1)
+                hint = f"; did you mean {_PREFIX}{near[0].upper()}__…?" if near else ""
+                raise ConfigError([f"environment {name}: no such key{hint}"])
             continue
         where = data
         for key in keys[:-1]:

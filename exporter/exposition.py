@@ -60,7 +60,7 @@ def _catalogued_lines(text: str, known: Catalogue) -> tuple[list[str], bool]:
     kept: list[str] = []
     is_vllm = False
     wanted = known.sample_names
-    for line in text.splitlines():
+    for line in text.split("\n"):
         if line.startswith("#"):
             if not is_vllm and line.startswith("# TYPE "):
                 name = unmangled(line[7:].partition(" ")[0])

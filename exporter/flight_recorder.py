@@ -24,7 +24,7 @@ CHUNK_OBSERVATIONS = 60
 @dataclass(slots=True)
 class _Chunk:
     first_t: float
-    compressor: zlib._Compress = field(default_factory=lambda: zlib.compressobj(6))
+    compressor: zlib._Compress | None = field(default_factory=lambda: zlib.compressobj(6))
     parts: list[bytes] = field(default_factory=list)
     size: int = 0
     last_t: float = 0.0
@@ -35,6 +35,7 @@ class _Chunk:
         record = self._encode(observation)
         raw = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
         # a flush after each record lets readers see it without ending the stream
+        assert self.compressor is not None, "a closed chunk takes nothing more"
         data = self.compressor.compress(raw) + self.compressor.flush(zlib.Z_SYNC_FLUSH)
         self.parts.append(data)
         self.size += len(data)
@@ -59,6 +60,7 @@ class _Chunk:
 
     def close(self) -> None:
         """No more observations: the compressor's window and the last page are given back."""
+        self.compressor = None
         self.lines = []
         self.parts = [b"".join(self.parts)]
 
@@ -99,7 +101,7 @@ class FlightRecorder:
     def append(self, observation: Observation) -> None:
         """Add the newest observation and drop what is too old or too much."""
         with self._lock:
-            if not self._chunks or self._chunks[-1].count >= CHUNK_OBSERVATIONS:
+            if not self._chunks or self._is_full(self._chunks[-1]):
                 if self._chunks:
                     self._chunks[-1].close()
                 self._chunks.append(_Chunk(observation.t))
@@ -137,6 +139,10 @@ class FlightRecorder:
         """Seconds between the oldest and the newest observation held."""
         with self._lock:
             return self._chunks[-1].last_t - self._chunks[0].first_t if self._chunks else 0.0
+
+    def _is_full(self, chunk: _Chunk) -> bool:
+        # an eighth: dropping the oldest chunk must not empty the recorder
+        return chunk.count >= CHUNK_OBSERVATIONS or chunk.size > self._max_bytes / 8
 
     def _size(self) -> int:
         return sum(chunk.size for chunk in self._chunks)

@@ -7,7 +7,8 @@ that is why a recording replays to the verdict that was given live.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -54,3 +55,26 @@ def metrics(t: float, target: str, text: str) -> Observation:
 def error(t: float, target: str, reason: str, detail: str) -> Observation:
     """A page that could not be read."""
     return Observation(t, target, "error", {"reason": reason, "detail": detail})
+
+
+def thinned(
+    observations: Iterable[Observation], *, start: float, full_from: float, step_s: float
+) -> Iterator[Observation]:
+    """
+    Leave out pages of the older past; observations of other kinds all stay.
+
+    Args:
+        observations: Of one target, in order.
+        start: Nothing older is wanted (unix seconds).
+        full_from: From here on every page stays.
+        step_s: Before that, pages stay at least so many seconds apart.
+    """
+    last_page = -math.inf
+    for observation in observations:
+        if observation.t < start:
+            continue
+        if observation.kind == "metrics" and observation.t < full_from:
+            if 0 <= observation.t - last_page < step_s:
+                continue
+            last_page = observation.t
+        yield observation

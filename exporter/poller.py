@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 from vllm_opsctl.exporter.config import Exporter
-from vllm_opsctl.exporter.observation import Observation
+from vllm_opsctl.exporter.observation import Observation, error
 from vllm_opsctl.exporter.sources.probe import Prober
 from vllm_opsctl.exporter.sources.scrape import Scraper
 from vllm_opsctl.exporter.target_state import TargetState
@@ -77,13 +77,14 @@ class Poller(threading.Thread):
         self._wait(self._random.random() * min(0.5, self._exporter.poll_interval))
         while not self._stop_event.is_set():
             started = self._clock()
-            observation = self._scraper.read()
-            good = self._state.record(observation, seconds=self._clock() - started)
+            good, observation = self._read_once(started)
             if good and self._clock() >= facts_due:
                 self._state.record(self._prober.facts())
                 facts_due = self._clock() + FACTS_EVERY_S
-            if not good:
+            if not good or failures:
+                # after an outage once more, so that an old "503" is not the last word
                 self._state.record(self._prober.health())
+            if not good:
                 facts_due = 0.0
             self._tell(good, failures, observation)
             failures = 0 if good else failures + 1
@@ -92,6 +93,16 @@ class Poller(threading.Thread):
             self._wait(delay * spread - (self._clock() - started))
         self._scraper.close()
         self._prober.close()
+
+    def _read_once(self, started: float) -> tuple[bool, Observation]:
+        """One read; a fault of ours is an error of this read, not the end of all reading."""
+        try:
+            observation = self._scraper.read()
+            return self._state.record(observation, seconds=self._clock() - started), observation
+        except Exception as problem:
+            log.exception("%s: a fault of the sidecar itself", self._state.target.name)
+            failed = error(time.time(), self._state.target.name, "internal", repr(problem))
+            return self._state.record(failed), failed
 
     def _tell(self, good: bool, failures: int, observation: Observation) -> None:
         """Log when a target comes and goes, not every read of a dead one."""

@@ -13,6 +13,7 @@ import json
 import logging
 import zlib
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal, cast
@@ -23,7 +24,42 @@ from vllm_opsctl.exporter.observation import KINDS, Observation, error
 
 FORMAT_VERSION = 1
 
+LATEST_T = 1e11
+"""Unix seconds beyond any clock: the year 5138."""
+
+MAX_CLOCK_STEPS = 3
+"""More steps back in time than a clock makes in one recording: the lines are out of order."""
+
+_Types = tuple[type, ...]
+_NUMBER: _Types = (int, float)
+_TEXT_OR_NONE: _Types = (str, type(None))
+_FIELDS: dict[str, dict[str, _Types]] = {
+    "metrics": {"text": (str,)},
+    "health": {"status": (int, type(None)), "seconds": _NUMBER},
+    "probe": {
+        "ok": (bool,),
+        "seconds": _NUMBER,
+        "reason": _TEXT_OR_NONE,
+        "detail": _TEXT_OR_NONE,
+    },
+    "facts": {"version": (str,), "models": (dict,)},
+}
+"""Types of the fields by kind."""
+
+_SPOKEN: dict[type, str] = {
+    str: "text",
+    int: "a number",
+    float: "a fraction",
+    bool: "true or false",
+    dict: "an object",
+    type(None): "null",
+}
+
 log = logging.getLogger(__name__)
+
+
+class CutOffError(InputFileError):
+    """A line that is no JSON: the last one of a file may be so after a crash."""
 
 
 def read_recording(path: Path) -> list[Observation]:
@@ -39,15 +75,14 @@ def read_recording(path: Path) -> list[Observation]:
     stem = path.name.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".json")
     found: list[Observation] = []
     pending: InputFileError | None = None
-    number = 0
     for number, line in enumerate(lines, start=1):
-        if pending is not None:
-            raise pending
         if not line.strip():
             continue
+        if pending is not None:
+            raise pending
         try:
             observation = parse_line(line, where=f"{path}:{number}", stem=stem)
-        except InputFileError as problem:
+        except CutOffError as problem:
             pending = problem
             continue
         if observation is not None and observation.kind != "header":
@@ -58,6 +93,19 @@ def read_recording(path: Path) -> list[Observation]:
         log.warning("%s: the last line is cut off; dropped", path)
     if not found:
         raise InputFileError(f"{path}: no observations in it; record one with opsctl record")
+    return _ordered(found, path)
+
+
+def _ordered(found: list[Observation], path: Path) -> list[Observation]:
+    """
+    Bring a shuffled file into the order of its times.
+
+    A few steps back are a clock that was set; they stay, for the order of lines is the true one.
+    """
+    back = sum(later.t < earlier.t for earlier, later in pairwise(found))
+    if back > MAX_CLOCK_STEPS:
+        log.warning("%s: lines are out of order; sorted by time", path)
+        return sorted(found, key=lambda observation: observation.t)
     return found
 
 
@@ -79,11 +127,11 @@ def parse_line(line: str, *, where: str, stem: str) -> Observation | None:
     try:
         data = json.loads(line)
     except ValueError as problem:
-        raise InputFileError(f"{where}: not JSON ({problem})") from None
+        raise CutOffError(f"{where}: not JSON ({problem})") from None
     if not isinstance(data, dict):
         raise InputFileError(f'{where}: expected an object like {{"t": …, "text": …}}')
     t = data.pop("t", None)
-    if isinstance(t, bool) or not isinstance(t, int | float):
+    if isinstance(t, bool) or not isinstance(t, int | float) or not 0 <= t < LATEST_T:
         raise InputFileError(f"{where}: t is {t!r}; expected unix seconds")
     target = data.pop("target", stem)
     kind = data.pop("kind", "metrics")
@@ -94,8 +142,10 @@ def parse_line(line: str, *, where: str, stem: str) -> Observation | None:
         return None
     if kind == "metrics" and data.get("text") is None:
         return error(float(t), target, *_failure_of(data))
-    if kind == "metrics" and not isinstance(data["text"], str):
-        raise InputFileError(f"{where}: text is not a string; expected the page's text")
+    for name, allowed in _FIELDS.get(kind, {}).items():
+        if name in data and not isinstance(data[name], allowed):
+            wanted = " or ".join(_SPOKEN[kind_] for kind_ in allowed)
+            raise InputFileError(f"{where}: {name} is {data[name]!r}; expected {wanted}")
     return Observation(float(t), target, kind, data)
 
 
@@ -123,7 +173,7 @@ def _lines(path: Path) -> Iterator[str]:
         raise InputFileError(f"{path}: cannot be read ({problem})") from problem
 
 
-def _open(path: Path, mode: Literal["rb", "wb"]) -> IO[bytes]:
+def _open(path: Path, mode: Literal["rb", "xb"]) -> IO[bytes]:
     if path.name.endswith(".gz"):
         return cast(IO[bytes], gzip.open(path, mode))
     return path.open(mode)
@@ -150,27 +200,45 @@ def format_recording(observations: Iterable[Observation]) -> Iterator[str]:
 
 
 class RecordingWriter:
-    """Writes observations as they come; what was written survives a crash up to the last line."""
+    """
+    Writes observations as they come; what was written survives a crash up to the last line.
+
+    Args:
+        path: Must not exist, or be empty.
+
+    Raises:
+        InputFileError: The file exists or cannot be written.
+    """
 
     def __init__(self, path: Path) -> None:
-        """
-        Raises:
-            InputFileError: The file cannot be written.
-        """
         self._path = path
         try:
-            self._stream = _open(path, "wb")
+            if path.is_file() and path.stat().st_size == 0:
+                path.unlink()
+            self._stream = _open(path, "xb")
+        except FileExistsError:
+            raise InputFileError(f"{path} exists; it is left alone, choose another name") from None
         except OSError as problem:
-            raise InputFileError(f"{path}: cannot be written ({problem.strerror})") from problem
+            raise self._failed(problem) from problem
         self._started = False
 
     def write(self, observation: Observation) -> None:
-        """Append one observation, preceded by the header if it is the first."""
-        if not self._started:
-            self._stream.write(format_line(header(observation.t)).encode())
-            self._started = True
-        self._stream.write(format_line(observation).encode())
-        self._stream.flush()
+        """
+        Append one observation, preceded by the header if it is the first.
+
+        Raises:
+            InputFileError: The disk is full, say.
+        """
+        first = "" if self._started else format_line(header(observation.t))
+        self._started = True
+        try:
+            self._stream.write((first + format_line(observation)).encode())
+            self._stream.flush()
+        except OSError as problem:
+            raise self._failed(problem) from problem
+
+    def _failed(self, problem: OSError) -> InputFileError:
+        return InputFileError(f"{self._path}: cannot be written ({problem.strerror})")
 
     def __enter__(self) -> RecordingWriter:
         return self
@@ -181,4 +249,31 @@ class RecordingWriter:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._stream.close()
+        try:
+            self._stream.close()
+        except OSError as problem:
+            if kind is None:
+                raise self._failed(problem) from problem
+
+
+def save_recording(path: Path, observations: Iterable[Observation]) -> None:
+    """
+    Write a whole recording at once; an older one is replaced only when the new one is complete.
+
+    Raises:
+        InputFileError: It cannot be written.
+    """
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        with unfinished.open("wb") as plain:
+            # the lightest compression: this runs while an orchestrator waits for the sidecar's end
+            stream: IO[bytes] = plain
+            if path.name.endswith(".gz"):
+                stream = cast(IO[bytes], gzip.GzipFile(fileobj=plain, mode="wb", compresslevel=1))
+            for line in format_recording(observations):
+                stream.write(line.encode())
+            if stream is not plain:
+                stream.close()
+        unfinished.replace(path)
+    except OSError as problem:
+        raise InputFileError(f"{path}: cannot be written ({problem.strerror})") from problem

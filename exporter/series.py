@@ -87,8 +87,11 @@ def read_series(text: str) -> Series | None:
     Raises:
         ValueError: It breaks the Prometheus text format.
     """
-    (family,) = text_string_to_metric_families(f"{text} 0\n")
-    (sample,) = family.samples
+    try:
+        (family,) = text_string_to_metric_families(f"{text} 0\n")
+        (sample,) = family.samples
+    except (ValueError, KeyError, IndexError) as problem:
+        raise ValueError(f"{text[:80]!r}: {problem}") from problem
     name, labels = unmangled(sample.name), sample.labels
     found = _concept_of(name)
     if found is None:
@@ -107,7 +110,7 @@ def read_series(text: str) -> Series | None:
         rank=rank,
         role=role,
         key=key,
-        bound=float(labels["le"]) if role == "bucket" else math.nan,
+        bound=float(labels.get("le", "")) if role == "bucket" else math.nan,
         engine=_engine_key(labels) if named else None,
         engine_label=labels.get("engine"),
         facts=_facts(concept, labels) if concept.kind == "info" else {},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
@@ -12,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from vllm_opsctl.exporter.config import Config
-from vllm_opsctl.exporter.observation import Observation
+from vllm_opsctl.exporter.observation import Observation, thinned
 from vllm_opsctl.exporter.recording import format_recording
 from vllm_opsctl.exporter.status import status_json, status_page
 from vllm_opsctl.exporter.target_state import Snapshot
@@ -38,8 +39,27 @@ class SidecarView(Protocol):
         """The flight recorder's observations."""
 
 
+RECORDINGS_AT_ONCE = 3
+"""Slow readers of recordings hold a thread each; the rest of the server must not wait for them."""
+
+
 class _BadRequest(Exception):
-    pass
+    """A query that cannot be answered."""
+
+
+class _Released:
+    """A body that gives its place back when it was sent or its reader has gone."""
+
+    def __init__(self, body: Iterator[bytes], places: threading.BoundedSemaphore) -> None:
+        self._body = body
+        self._places = places
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._body
+
+    def close(self) -> None:
+        """Called by the WSGI server in any case."""
+        self._places.release()
 
 
 class Application:
@@ -54,6 +74,7 @@ class Application:
     def __init__(self, sidecar: SidecarView, registry: CollectorRegistry) -> None:
         self._sidecar = sidecar
         self._registry = registry
+        self._recordings = threading.BoundedSemaphore(RECORDINGS_AT_ONCE)
         self._routes: dict[
             str, Callable[[dict[str, Any]], tuple[str, Headers, Iterable[bytes]]]
         ] = {
@@ -80,7 +101,11 @@ class Application:
                 answer = _text("400 Bad Request", f"{problem}\n")
         status, headers, body = answer
         start_response(status, headers)
-        return body if environ["REQUEST_METHOD"] == "GET" else []
+        if environ["REQUEST_METHOD"] == "HEAD":
+            if isinstance(body, _Released):
+                body.close()
+            return []
+        return body
 
     def _page(self, environ: dict[str, Any]) -> tuple[str, Headers, Iterable[bytes]]:
         sidecar = self._sidecar
@@ -113,11 +138,23 @@ class Application:
         if target is not None and target not in known:
             return _text("404 Not Found", f"no target {target!r}; there are {', '.join(known)}\n")
         start, end = _number(environ, "start"), _number(environ, "end")
-        lines = format_recording(self._sidecar.observations(target, start, end))
+        full_from, step_s = _number(environ, "full_from"), _number(environ, "step_s")
+        observations = self._sidecar.observations(target, start, end)
+        if full_from is not None and step_s is not None:
+            if target is None:
+                raise _BadRequest("full_from and step_s want a target")
+            observations = thinned(
+                observations, start=start or 0.0, full_from=full_from, step_s=step_s
+            )
+        if not self._recordings.acquire(blocking=False):
+            return _text("503 Service Unavailable", "other recordings are being sent; try again\n")
         headers = [("Content-Type", "application/x-ndjson")]
-        if "gzip" in environ.get("HTTP_ACCEPT_ENCODING", ""):
-            return "200 OK", [*headers, ("Content-Encoding", "gzip")], _gzipped(lines)
-        return "200 OK", headers, (line.encode() for line in lines)
+        zipped = "gzip" in environ.get("HTTP_ACCEPT_ENCODING", "")
+        if zipped:
+            headers.append(("Content-Encoding", "gzip"))
+        lines = format_recording(observations)
+        body = _gzipped(lines) if zipped else (line.encode() for line in lines)
+        return "200 OK", headers, _Released(body, self._recordings)
 
 
 def _text(status: str, text: str) -> tuple[str, Headers, Iterable[bytes]]:

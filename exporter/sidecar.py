@@ -22,13 +22,16 @@ from vllm_opsctl.exporter.config import Config, split_listen
 from vllm_opsctl.exporter.config_load import api_key
 from vllm_opsctl.exporter.observation import Observation
 from vllm_opsctl.exporter.poller import Poller
-from vllm_opsctl.exporter.recording import RecordingWriter
+from vllm_opsctl.exporter.recording import save_recording
 from vllm_opsctl.exporter.server import Application
 from vllm_opsctl.exporter.sinks.prometheus import EngineCollector
 from vllm_opsctl.exporter.target_state import Snapshot, TargetState
 
-STOP_WITHIN_S = 1.0
+JOIN_POLLERS_S = 0.3
 """Pollers that hang in a read longer than this at the end are left to die with the process."""
+
+HTTP_THREADS = 8
+"""More than recordings may be sent at once, so that /livez and /metrics always find one."""
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +71,11 @@ class Sidecar:
         host, port = split_listen(config.exporter.listen)
         try:
             self._server: Any = waitress.create_server(
-                Application(self, registry), host=host, port=port, threads=4, ident="opsctl"
+                Application(self, registry),
+                host=host,
+                port=port,
+                threads=HTTP_THREADS,
+                ident="opsctl",
             )
         except OSError as problem:
             raise ServeError(
@@ -111,7 +118,7 @@ class Sidecar:
             signal.signal(number, self._on_signal)
         self._stop.wait()
         self._server.close()
-        deadline = time.monotonic() + STOP_WITHIN_S
+        deadline = time.monotonic() + JOIN_POLLERS_S
         for poller in self._pollers:
             poller.join(max(0.0, deadline - time.monotonic()))
         self._save()
@@ -136,8 +143,6 @@ class Sidecar:
         if path is None:
             return
         try:
-            with RecordingWriter(Path(path)) as writer:
-                for observation in self.observations(None, None, None):
-                    writer.write(observation)
+            save_recording(Path(path), self.observations(None, None, None))
         except InputFileError as problem:
             log.error("flight recorder not saved: %s", problem)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from vllm_opsctl.exporter.config import SLI_CONCEPTS, Objective
 from vllm_opsctl.exporter.config_load import surrounding_bounds
 from vllm_opsctl.exporter.engine import EngineKey, EngineSample, Histogram, PageSample
-from vllm_opsctl.exporter.window import is_reset
+from vllm_opsctl.exporter.window import is_other_server, is_reset
 
 _BAD_FINISHES = ("requests_finished{error}",)
 _GOOD_FINISHES = tuple(f"requests_finished{{{r}}}" for r in ("stop", "length", "repetition"))
@@ -48,6 +48,9 @@ class SliCounter:
         page_counted: set[str] = set()
         for sample in page.engines:
             before = self._last.get(sample.key)
+            if before is not None and is_other_server(before, sample):
+                # several servers behind one URL: their difference is nobody's events
+                continue
             restarted = before is None or is_reset(before, sample)
             for objective in self.objectives:
                 events = self.events.setdefault((objective.name, sample.key.model), Events())

@@ -27,10 +27,21 @@ HIT_RATIO_SPAN_S = 60.0
 STALL_S = 10.0
 """FAILURE_MODES, engine-hung: no progress for 10 s under demand is a stall."""
 
-STALE_AFTER_S = 5.0
-"""Engine metrics of a target that has not answered for so long are no longer exposed."""
+STALE_READS = 3
+"""Engine metrics of a target that has missed so many reads are no longer exposed."""
+
+MIN_STALE_S = 5.0
+
+QUEUE_SPAN_S = 5.0
+"""A queue that empties within so long is no lack of room."""
+
+STAYED_READS = 3
+"""Clients that are there in so many reads running have come to stay."""
 
 FULL_KV_RATIO = 0.95
+
+CROWD = 5
+"""New connections that count as demand."""
 
 
 @dataclass(slots=True)
@@ -41,9 +52,12 @@ class _EngineState:
         }
     )
     hit_ratio: RollingRatio = field(default_factory=lambda: RollingRatio(HIT_RATIO_SPAN_S))
+    spare_queue: RollingPeak = field(default_factory=lambda: RollingPeak(QUEUE_SPAN_S))
+    """Of the queue's length with its sign turned: its peak is the shortest queue."""
     heartbeat: float | None = None
     progressed_at: float = 0.0
     fds_at_progress: float | None = None
+    crowded_reads: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +114,9 @@ class TargetState:
 
     def __init__(self, target: Target, exporter: Exporter, objectives: Sequence[Objective]) -> None:
         self.target = target
+        self._stale_after_s = max(
+            MIN_STALE_S, STALE_READS * exporter.poll_interval + exporter.timeout
+        )
         self.recorder = FlightRecorder(
             target.name,
             keep_s=exporter.flight_recorder.keep,
@@ -109,6 +126,7 @@ class TargetState:
         self._sli = SliCounter(objectives)
         self._engines: dict[EngineKey, _EngineState] = {}
         self._last: dict[EngineKey, EngineSample] = {}
+        self._newest: EngineSample | None = None
         self._page: PageSample | None = None
         self._up = False
         self._error: str | None = "not read yet"
@@ -152,13 +170,14 @@ class TargetState:
             self._error = None
             self._page = page
             self._problems = len(page.problems)
-            restarted = False
+            # the first engine stands for the process: a restart may bring another model
+            previous = self._newest
+            self._newest = page.engines[0]
+            same = self._last.get(page.engines[0].key, previous)
+            self._restarts += same is not None and is_reset(same, page.engines[0])
             for sample in page.engines:
-                before = self._last.get(sample.key)
-                restarted = restarted or (before is not None and is_reset(before, sample))
                 self._follow(self._engines.setdefault(sample.key, _EngineState()), sample)
                 self._last[sample.key] = sample
-            self._restarts += restarted
             self._sli.add(page)
         return True
 
@@ -170,17 +189,23 @@ class TargetState:
         queried = sample.total("prefix_cache_queried_tokens")
         if hits is not None and queried is not None:
             engine.hit_ratio.add(sample.t, hits, queried)
+        if "requests_waiting" in sample.gauges:
+            engine.spare_queue.add(sample.t, -sample.gauges["requests_waiting"])
+        fds, before = sample.gauges.get("process_open_fds"), engine.fds_at_progress
+        crowded = fds is not None and before is not None and fds - before >= CROWD
+        engine.crowded_reads = engine.crowded_reads + 1 if crowded else 0
         heartbeat = sample.heartbeat
         if heartbeat != engine.heartbeat or heartbeat is None:
             engine.heartbeat = heartbeat
             engine.progressed_at = sample.t
-            engine.fds_at_progress = sample.gauges.get("process_open_fds")
+            engine.fds_at_progress = fds
+            engine.crowded_reads = 0
 
     def snapshot(self, now: float) -> Snapshot:
         """A consistent view at a time (unix seconds)."""
         with self._lock:
             last_success = self._page.t if self._page else None
-            stale = last_success is None or now - last_success > STALE_AFTER_S
+            stale = last_success is None or now - last_success > self._stale_after_s
             page = None if stale else self._page
             live = [sample.key for sample in page.engines] if page else []
             peaks = {
@@ -225,26 +250,30 @@ class TargetState:
             DESIGN: readiness is progress and room, for /health stays 200 on a frozen engine.
         """
         if page is None or not self._up:
-            return f"no page: {self._error}"
+            return f"no page: {self._error or 'not for some time'}"
+        # connections belong to the page: while any engine works they may be its clients
+        idle = all(s.t - self._engines[s.key].progressed_at >= STALL_S for s in page.engines)
         for sample in page.engines:
-            reason = self._why_engine_not_ready(self._engines[sample.key], sample)
+            reason = self._why_engine_not_ready(self._engines[sample.key], sample, idle)
             if reason is not None:
                 return f"engine {sample.key.engine}: {reason}"
         return None
 
-    def _why_engine_not_ready(self, engine: _EngineState, sample: EngineSample) -> str | None:
+    def _why_engine_not_ready(
+        self, engine: _EngineState, sample: EngineSample, page_is_idle: bool
+    ) -> str | None:
         if sample.gauges.get("awake") == 0:
             return "asleep"
         running = sample.gauges.get("requests_running", 0.0)
         waiting = sample.gauges.get("requests_waiting", 0.0)
-        fds, before = sample.gauges.get("process_open_fds"), engine.fds_at_progress
-        came = fds - before if fds is not None and before is not None else 0.0
         still_s = sample.t - engine.progressed_at
-        if still_s >= STALL_S and (running > 0 or waiting > 0 or came >= 5):
+        asked = page_is_idle and engine.crowded_reads >= STAYED_READS
+        if still_s >= STALL_S and (running > 0 or waiting > 0 or asked):
             return f"no progress for {still_s:.0f} s under demand"
         kv = sample.gauges.get("kv_cache_usage_ratio", 0.0)
-        if waiting > 0 and kv >= FULL_KV_RATIO:
+        shortest = -(engine.spare_queue.peak(sample.t) or 0.0)
+        if shortest > 0 and kv >= FULL_KV_RATIO:
             return f"no room: {waiting:.0f} wait and the KV cache is {kv:.0%} full"
-        if waiting > 0 and waiting >= running:
+        if shortest > 0 and shortest >= running:
             return f"no room: {waiting:.0f} wait behind {running:.0f} running"
         return None

@@ -46,9 +46,11 @@ def parse_ratio(text: str | int | float) -> float:
     try:
         if isinstance(text, str) and text.strip().endswith("%"):
             value = round(float(text.strip()[:-1]) / 100, 12)
+        elif isinstance(text, bool):
+            raise ValueError
         else:
             value = float(text)
-    except ValueError:
+    except (ValueError, TypeError):
         raise ValueError(f"{text!r} is not a ratio; write 99.9% or 0.999") from None
     if not 0 <= value <= 1:
         raise ValueError(f"{text!r} is not within 0 and 1; write 99.9% or 0.999")

@@ -79,10 +79,6 @@ class Window:
         """Increase of a counter over all values of its split label; None when it was never there twice."""
         return self._increase(lambda sample: sample.total(concept))
 
-    def delta_of(self, key: str) -> float | None:
-        """Increase of one series, ``concept{value}``."""
-        return self._increase(lambda sample: sample.counters.get(key))
-
     def rate(self, concept: str) -> float | None:
         """Increase of a counter per second."""
         increase, seconds = self.delta(concept), self.seconds
@@ -130,10 +126,6 @@ class Window:
         """Largest sample; None without any."""
         return max(self.gauge(key), default=None)
 
-    def gauge_min(self, key: str) -> float | None:
-        """Smallest sample; None without any."""
-        return min(self.gauge(key), default=None)
-
     def gauge_last(self, key: str) -> float | None:
         """The newest sample that has it."""
         values = self.gauge(key)
@@ -156,14 +148,38 @@ _RESET_WITNESSES = (
     "requests_finished",
 )
 
+_SAME_START_S = 0.5
+"""Two start times closer than this are one process's."""
+
+_START_SLACK_S = 5.0
+"""A process may have started this long before its predecessor was last seen: clocks differ."""
+
+
+def is_other_server(old: EngineSample, new: EngineSample) -> bool:
+    """
+    Whether two samples come from two processes that live at the same time.
+
+    A restarted process started after its predecessor, and after that was last seen; any other one
+    is another server behind the same URL (a load balancer, several replicas).
+    """
+    before, after = _started(old), _started(new)
+    if before is None or after is None or abs(after - before) <= _SAME_START_S:
+        return False
+    return after < before or after < old.t - _START_SLACK_S
+
 
 def is_reset(old: EngineSample, new: EngineSample) -> bool:
     """Whether the process restarted between two samples: its counters began again."""
-    started_old = old.gauges.get("process_start_time_seconds")
-    started_new = new.gauges.get("process_start_time_seconds")
-    if started_old is not None and started_new is not None and started_new > started_old + 0.5:
+    if is_other_server(old, new):
+        return False
+    before, after = _started(old), _started(new)
+    if before is not None and after is not None and after > before + _SAME_START_S:
         return True
     return any(_fell(old.total(name), new.total(name)) for name in _RESET_WITNESSES)
+
+
+def _started(sample: EngineSample) -> float | None:
+    return sample.gauges.get("process_start_time_seconds")
 
 
 def _fell(old: float | None, new: float | None) -> bool:

@@ -25,6 +25,8 @@ from vllm_opsctl.runbooks.features import REGISTRY, Feature, Value, format_value
 
 _PLACEHOLDER = re.compile(r"\{([a-z_0-9.]+)\}")
 
+_UNKNOWN_ASIDE = re.compile(r" ?\([^()]*\bunknown\b[^()]*\)")
+
 _SAMPLE_VALUES: dict[str, Value] = {"bool": True, "text": "text"}
 
 
@@ -157,4 +159,5 @@ def fill_template(template: str, features: Mapping[str, Value]) -> str:
             return "unknown"
         return format_value(features[name], registry()[name].unit)
 
-    return _PLACEHOLDER.sub(value_of, template)
+    # an aside whose number is missing says nothing
+    return _UNKNOWN_ASIDE.sub("", _PLACEHOLDER.sub(value_of, template))

@@ -17,11 +17,16 @@ from vllm_opsctl.exporter.units import format_duration
 from vllm_opsctl.runbooks.conditions import Condition, activation_of, fill_template
 from vllm_opsctl.runbooks.evidence import Evidence, gather
 from vllm_opsctl.runbooks.features import Value, compute_features
-from vllm_opsctl.runbooks.features_endpoint import NO_CANARY_REASONS, trouble_since
+from vllm_opsctl.runbooks.features_endpoint import (
+    NO_CANARY_REASONS,
+    has_progress,
+    trouble_since,
+)
 from vllm_opsctl.runbooks.load import Library
 from vllm_opsctl.runbooks.model import Action, Clause, FailureMode
 from vllm_opsctl.runbooks.onset import MIN_SAMPLES
 from vllm_opsctl.runbooks.verdict import (
+    WORST_FIRST,
     EvidenceLine,
     FoundCause,
     Health,
@@ -54,6 +59,8 @@ class _Judge:
 
     def is_active(self, mode: FailureMode) -> bool | None:
         """Whether a failure mode's signature holds; None when a missing feature decides."""
+        if not mode.liveness and len(self.evidence.window.samples) < MIN_SAMPLES:
+            return None
         if any(self.holds(exclusion.when) for exclusion in mode.signature.rule_out):
             return False
         results = [self.holds(clause.when) for clause in mode.signature.require]
@@ -186,8 +193,9 @@ def diagnose_target(
         if judge.holds(symptom.when)
     }
     causes = _explain_away(active, symptoms, library)
-    main = owner[causes[0].id] if causes and causes[0].id in owner else judges[0]
-    health, summary = _health(causes, main, recent)
+    if any(judge.evidence.several_servers for judge in judges):
+        causes = ()
+    health, summary, main = _health(causes, judges, owner, recent)
     end = at if at is not None else observations[-1].t
     newest = main.evidence.newest
     version = main.evidence.api_facts.get("version")
@@ -204,7 +212,7 @@ def diagnose_target(
         model=newest.key.model if newest else None,
         causes=causes,
         ruled_out=_ruled_out(causes, active, owner, library),
-        blind_spots=_blind_spots(main, recent),
+        blind_spots=(*_blind_spots(main, recent), *_not_judged(causes, owner, library)),
         features=main.features,
     )
 
@@ -224,9 +232,9 @@ def _explain_away(
     """Give every active node its role; roots first, by confidence, then symptoms."""
     parents: dict[str, set[str]] = {id_: set() for id_ in (*active, *symptoms)}
     for id_ in active:
-        for edge in library.modes[id_].causes:
-            if edge.id in parents:
-                parents[edge.id].add(id_)
+        for effect in library.modes[id_].causes:
+            if effect in parents:
+                parents[effect].add(id_)
     alive_again = [id_ for id_ in active if library.modes[id_].liveness]
     for id_ in active:
         if not library.modes[id_].liveness:
@@ -277,26 +285,59 @@ def _ruled_out(
     owner: Mapping[str, _Judge],
     library: Library,
 ) -> tuple[RuledOut, ...]:
-    entries: dict[str, RuledOut] = {}
+    return tuple(
+        RuledOut(id_, judge.why_not(library.modes[id_]))
+        for id_, judge in _look_alikes(causes, owner, library).items()
+        if id_ not in active and judge.is_active(library.modes[id_]) is False
+    )
+
+
+def _not_judged(
+    causes: Sequence[FoundCause], owner: Mapping[str, _Judge], library: Library
+) -> list[str]:
+    """Look-alikes that missing features leave open, and advice that could not be checked."""
+    open_ = [
+        f"{id_} {judge.why_not(library.modes[id_])}"
+        for id_, judge in _look_alikes(causes, owner, library).items()
+        if judge.is_active(library.modes[id_]) is None
+    ]
+    roots = [cause.id for cause in causes if cause.role == "root"]
+    actions = [action for id_ in roots for action in library.modes[id_].actions]
+    unversioned = any("config.version" not in owner[id_].features for id_ in roots)
+    if unversioned and any(library.flags_of(action) for action in actions):
+        open_.append("the vLLM version, so flags in the advice are not checked against it")
+    return open_
+
+
+def _look_alikes(
+    causes: Sequence[FoundCause], owner: Mapping[str, _Judge], library: Library
+) -> dict[str, _Judge]:
+    """What the roots are easily taken for, and who judges it."""
+    found: dict[str, _Judge] = {}
     for cause in causes:
         if cause.role == "root":
             for id_ in library.modes[cause.id].look_alikes:
-                if id_ not in active and id_ not in entries:
-                    entries[id_] = RuledOut(id_, owner[cause.id].why_not(library.modes[id_]))
-    return tuple(entries.values())
+                found.setdefault(id_, owner[cause.id])
+    return found
 
 
 def _health(
-    causes: Sequence[FoundCause], judge: _Judge, recent: Sequence[Observation]
-) -> tuple[Health, str]:
+    causes: Sequence[FoundCause],
+    judges: Sequence[_Judge],
+    owner: Mapping[str, _Judge],
+    recent: Sequence[Observation],
+) -> tuple[Health, str, _Judge]:
+    """The verdict, its sentence, and the engine it is about."""
     roots = [cause for cause in causes if cause.role == "root"]
     if roots:
         critical = any(cause.severity == "critical" for cause in roots)
-        return "critical" if critical else "degraded", "; ".join(c.title for c in roots)
+        titles = "; ".join(cause.title for cause in roots)
+        return "critical" if critical else "degraded", titles, owner[roots[0].id]
     if causes:
         titles = "; ".join(cause.title for cause in causes)
-        return "degraded", f"{titles}; no known failure mode fits"
-    return _without_cause(judge.evidence, judge.features, recent)
+        return "degraded", f"{titles}; no known failure mode fits", judges[0]
+    found = [(*_without_cause(judge.evidence, judge.features, recent), judge) for judge in judges]
+    return min(found, key=lambda entry: WORST_FIRST.index(entry[0]))
 
 
 def _without_cause(
@@ -306,8 +347,11 @@ def _without_cause(
     attempts = [o for o in recent if o.kind in ("metrics", "error")]
     if not attempts:
         return "unknown", "nothing was observed in this window"
+    if evidence.several_servers:
+        return "unknown", "several servers answer behind this URL in turn; name each replica itself"
     if attempts[-1].kind == "error":
-        detail = attempts[-1].data.get("detail") or attempts[-1].data.get("reason")
+        data = attempts[-1].data
+        detail = data.get("detail") or data.get("reason") or "no reason recorded"
         when = "now" if evidence.earlier_answer else "in this observation"
         return "unknown", f"no metrics {when}: {detail}"
     if len(evidence.window.samples) < MIN_SAMPLES:
@@ -327,6 +371,8 @@ def _without_cause(
         if features.get("progress.stall_running"):
             stalled = format_duration(float(features["progress.stalled_seconds"]))
             return "unknown", f"no progress for {stalled} with requests in the batch; watch longer"
+        if any(has_progress(sibling) for sibling in evidence.siblings):
+            return "healthy", "no failure mode is active"
         return "unknown", (
             "idle, and no canary was sent: an idle engine and a frozen one look the same"
         )
@@ -345,6 +391,7 @@ def _blind_spots(judge: _Judge, recent: Sequence[Observation]) -> tuple[str, ...
     probe = judge.evidence.last("probe")
     if probe is not None and probe.data.get("reason") in NO_CANARY_REASONS:
         spots.append(f"the canary completion could not be sent ({probe.data.get('detail')})")
+    spots += [f"engine {key.model}/{key.engine} vanished" for key in judge.evidence.vanished]
     if judge.evidence.asked.clock_steps:
         spots.append("the clock went back within the window; durations are estimates")
     return tuple(spots)

@@ -10,17 +10,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from itertools import pairwise
+from typing import Literal, TypedDict
 
 from vllm_opsctl.errors import BadPage
-from vllm_opsctl.exporter.engine import EngineKey, EngineSample, Histogram
+from vllm_opsctl.exporter.engine import EngineKey, EngineSample, Histogram, PageSample
 from vllm_opsctl.exporter.exposition import read_page
-from vllm_opsctl.exporter.observation import Observation, error
-from vllm_opsctl.exporter.window import Window, windows_by_engine
+from vllm_opsctl.exporter.observation import Observation, error, thinned
+from vllm_opsctl.exporter.window import Window, is_other_server, is_reset, windows_by_engine
 from vllm_opsctl.runbooks.onset import MIN_SAMPLES, find_onset
 
 HISTORY_S = 1800.0
-"""How far back the onset is looked for: what the flight recorder keeps."""
+"""How far before the window the onset is looked for: what the flight recorder keeps."""
+
+FULL_HISTORY_S = 60.0
+"""History this close to the window is read at full resolution."""
+
+HISTORY_STEP_S = 10.0
+"""Resolution of older history; it is a reference, and every page of it costs milliseconds."""
 
 MIN_REFERENCE_REQUESTS = 10
 """A reference with fewer first tokens says nothing about means."""
@@ -74,6 +81,10 @@ class Evidence:
         onset: Unix seconds at which the behaviour changed; None without a clear change.
         reference: None when nothing is known of before.
         observations: Everything observed within the window that was asked for, in order.
+        siblings: Windows of the other engines on the same pages, as asked.
+        restarts: Times of the last page before and the first page after each restart.
+        several_servers: Pages of several processes alternate behind the URL.
+        vanished: Engines that earlier pages showed and the newest does not.
         earlier_answer: The target answered at some time before the end of the window.
         api_facts: Version and model facts from /version and /v1/models.
     """
@@ -87,6 +98,10 @@ class Evidence:
     reference: Reference | None
     observations: Sequence[Observation]
     earlier_answer: bool
+    siblings: Sequence[Window] = ()
+    restarts: Sequence[tuple[float, float]] = ()
+    several_servers: bool = False
+    vanished: Sequence[EngineKey] = ()
     api_facts: dict[str, object] = field(default_factory=dict)
 
     def last(self, *kinds: str) -> Observation | None:
@@ -115,11 +130,13 @@ def gather(
         The evidence (one with ``key`` None when no page was readable), and the observations of
         the window with unreadable pages turned into errors.
     """
-    end = at if at is not None else observations[-1].t
-    history = [o for o in observations if end - HISTORY_S <= o.t <= end + 1e-3]
+    end = at if at is not None else max(o.t for o in observations)
+    start = end - window_s
     readable: list[Observation] = []
-    pages = []
-    for observation in history:
+    pages: list[PageSample] = []
+    for observation in thinned(observations, **history_of(start)):
+        if observation.t > end + 1e-3:
+            continue
         if observation.kind != "metrics":
             readable.append(observation)
             continue
@@ -128,22 +145,36 @@ def gather(
             readable.append(observation)
         except BadPage as problem:
             readable.append(error(observation.t, target, problem.reason, problem.detail))
-    start = end - window_s
     recent = [o for o in readable if o.t >= start]
+    asked_pages = [page for page in pages if page.t >= start]
+    compared = [
+        pair for old, new in pairwise(asked_pages) if (pair := _comparable(old, new)) is not None
+    ]
     api_facts: dict[str, object] = {}
     for observation in readable:
         if observation.kind == "facts":
             api_facts.update(observation.data)
-    common = {
-        "target": target,
-        "observations": tuple(recent),
-        "earlier_answer": bool(pages),
-        "api_facts": api_facts,
-    }
+    windows = windows_by_engine(pages)
+    present = {engine.key for engine in asked_pages[-1].engines} if asked_pages else set()
+    common = _Common(
+        target=target,
+        observations=tuple(recent),
+        earlier_answer=bool(pages),
+        api_facts=api_facts,
+        restarts=tuple((old.t, new.t) for old, new in compared if is_reset(old, new)),
+        several_servers=any(is_other_server(old, new) for old, new in compared),
+        vanished=tuple(key for key in windows if key not in present) if present else (),
+    )
     evidence = [
-        _of_engine(key, whole, start=start, **common)  # type: ignore[arg-type]
-        for key, whole in windows_by_engine(pages).items()
-        if whole.between(start, end).samples
+        _of_engine(
+            key,
+            whole,
+            start=start,
+            siblings=[other.between(start, end) for k, other in windows.items() if k != key],
+            common=common,
+        )
+        for key, whole in windows.items()
+        if key in present
     ]
     if not evidence:
         empty = Window(())
@@ -155,10 +186,48 @@ def gather(
                 window=empty,
                 onset=None,
                 reference=None,
-                **common,  # type: ignore[arg-type]
+                **common,
             )
         ]
     return evidence, recent
+
+
+class History(TypedDict):
+    """How much of the past is looked at: arguments of :func:`thinned`."""
+
+    start: float
+    full_from: float
+    step_s: float
+
+
+def history_of(start: float) -> History:
+    """What a diagnosis of a window that begins at a time (unix seconds) wants of the past."""
+    return {
+        "start": start - HISTORY_S,
+        "full_from": start - FULL_HISTORY_S,
+        "step_s": HISTORY_STEP_S,
+    }
+
+
+class _Common(TypedDict):
+    """What all engines of a target share."""
+
+    target: str
+    observations: tuple[Observation, ...]
+    earlier_answer: bool
+    api_facts: dict[str, object]
+    restarts: tuple[tuple[float, float], ...]
+    several_servers: bool
+    vanished: tuple[EngineKey, ...]
+
+
+def _comparable(old: PageSample, new: PageSample) -> tuple[EngineSample, EngineSample] | None:
+    """An engine on both pages; when the model changed, the first of each."""
+    before = {engine.key: engine for engine in old.engines}
+    for engine in new.engines:
+        if engine.key in before:
+            return before[engine.key], engine
+    return (old.engines[0], new.engines[0]) if old.engines and new.engines else None
 
 
 def _of_engine(
@@ -166,10 +235,8 @@ def _of_engine(
     whole: Window,
     *,
     start: float,
-    target: str,
-    observations: tuple[Observation, ...],
-    earlier_answer: bool,
-    api_facts: dict[str, object],
+    siblings: Sequence[Window],
+    common: _Common,
 ) -> Evidence:
     asked = whole.between(start, whole.samples[-1].t)
     alive = whole.since_reset()
@@ -181,16 +248,14 @@ def _of_engine(
         tested = alive.between(start, alive.samples[-1].t)
     before = Window(tuple(s for s in alive.samples if s.t <= (start if onset is None else onset)))
     return Evidence(
-        target=target,
         key=key,
         asked=asked,
         history=alive,
         window=tested,
         onset=onset,
         reference=_reference(before, alive),
-        observations=observations,
-        earlier_answer=earlier_answer,
-        api_facts=api_facts,
+        siblings=tuple(siblings),
+        **common,
     )
 
 

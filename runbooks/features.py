@@ -99,3 +99,11 @@ def format_value(value: Value, unit: Unit) -> str:
 def quotient(top: float | None, bottom: float | None) -> float | None:
     """A ratio, or None when either part is missing or nothing is below the line."""
     return top / bottom if top is not None and bottom else None
+
+
+def number_of(text: str | None) -> float | None:
+    """A label's number, or None when it is missing or none."""
+    try:
+        return float(text) if text is not None else None
+    except ValueError:
+        return None

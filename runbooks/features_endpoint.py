@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from vllm_opsctl.exporter.engine import EngineSample
 from vllm_opsctl.exporter.window import Window, longest_flat
 from vllm_opsctl.runbooks.evidence import MIN_REFERENCE_REQUESTS, Evidence
-from vllm_opsctl.runbooks.features import feature, quotient
+from vllm_opsctl.runbooks.features import feature, number_of, quotient
 
 # -- the window itself ---------------------------------------------------------------------------
 
@@ -96,26 +96,24 @@ def _(e: Evidence) -> float | None:
 
 @feature("restart.count", "count", "Restarts of the server process: its counters started again.")
 def _(e: Evidence) -> float | None:
-    return float(len(e.asked.resets)) if len(e.asked.samples) >= 2 else None
+    return float(len(e.restarts)) if len(e.asked.samples) >= 2 or e.restarts else None
 
 
 @feature("restart.gap_seconds", "seconds", "Time without a page around the last restart.")
 def _(e: Evidence) -> float | None:
-    if not e.asked.resets:
-        return None
-    first = e.asked.resets[-1]
-    return e.asked.samples[first].t - e.asked.samples[first - 1].t
+    return e.restarts[-1][1] - e.restarts[-1][0] if e.restarts else None
 
 
 @feature("restart.age_seconds", "seconds", "Time since the last restart's first page.")
 def _(e: Evidence) -> float | None:
-    if not e.asked.resets:
-        return None
-    return e.asked.samples[-1].t - e.asked.samples[e.asked.resets[-1]].t
+    return e.asked.samples[-1].t - e.restarts[-1][1] if e.restarts and e.asked.samples else None
 
 
 # -- progress ------------------------------------------------------------------------------------
 
+
+STAYED_SAMPLES = 3
+"""Clients that are there in so many pages running have come to stay."""
 
 MIN_STALL_S = 5.0
 """FAILURE_MODES, engine-hung: with a canary's confirmation 5 s without progress are enough."""
@@ -139,6 +137,12 @@ def _stall(e: Evidence) -> _Stall | None:
     return _Stall(seconds, window.samples[first : last + 1], ongoing and seconds > 0)
 
 
+def has_progress(window: Window) -> bool:
+    """Whether the engine did anything within a window."""
+    beats = [s.heartbeat for s in window.samples]
+    return len(set(beats)) > 1
+
+
 def trouble_since(e: Evidence) -> float | None:
     """Unix seconds of the last sign of life before an outage, a stall or a restart."""
     if _answers(e) is False:
@@ -147,8 +151,7 @@ def trouble_since(e: Evidence) -> float | None:
     stall = _stall(e)
     if stall is not None and stall.seconds >= MIN_STALL_S:
         return stall.samples[0].t
-    resets = e.asked.resets
-    return e.asked.samples[resets[-1] - 1].t if resets else None
+    return e.restarts[-1][0] if e.restarts else None
 
 
 @feature(
@@ -174,8 +177,13 @@ def _(e: Evidence) -> float | None:
     stall = _stall(e)
     if stall is None or stall.seconds == 0:
         return None
+    start, end = stall.samples[0].t, stall.samples[-1].t
+    if any(has_progress(sibling.between(start, end)) for sibling in e.siblings):
+        # connections belong to the page: they may be those of the engine that works
+        return None
     fds = [s.gauges["process_open_fds"] for s in stall.samples if "process_open_fds" in s.gauges]
-    return max(fds) - fds[0] if fds else None
+    # who has just connected has not waited yet
+    return max(0.0, min(fds[-STAYED_SAMPLES:]) - fds[0]) if len(fds) > STAYED_SAMPLES else None
 
 
 @feature(
@@ -279,7 +287,8 @@ def _bytes_per_token(history: Window) -> float | None:
 def _(e: Evidence) -> float | None:
     models = e.api_facts.get("models")
     if isinstance(models, dict):
-        lengths = [entry.get("max_model_len") for entry in models.get("data", [])]
+        entries = [entry for entry in models.get("data", []) if isinstance(entry, dict)]
+        lengths = [entry.get("max_model_len") for entry in entries]
         known = [float(length) for length in lengths if isinstance(length, int | float)]
         if known:
             return max(known)
@@ -301,7 +310,8 @@ def _fact(e: Evidence, name: str) -> str | None:
 @feature("config.version", "text", "The engine's vLLM version, as GET /version says.")
 def _(e: Evidence) -> str | None:
     version = e.api_facts.get("version")
-    return version if isinstance(version, str) else None
+    # a source build calls itself 0.1.dev1234: that says nothing of its flags
+    return version if isinstance(version, str) and ".dev" not in version else None
 
 
 @feature("config.kv_blocks_overridden", "bool", "The number of KV blocks was set by hand.")
@@ -318,8 +328,7 @@ def _(e: Evidence) -> str | None:
 
 @feature("config.gpu_memory_utilization", "ratio", "Share of GPU memory that vLLM may use.")
 def _(e: Evidence) -> float | None:
-    text = _fact(e, "gpu_memory_utilization")
-    return float(text) if text else None
+    return number_of(_fact(e, "gpu_memory_utilization"))
 
 
 def _of_status(window: Window, status: str) -> float | None:

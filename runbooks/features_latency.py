@@ -9,8 +9,13 @@ STALL_S = 0.1
 """A gap between two tokens that a reader notices; the floor of a stall (FAILURE_MODES, stall_share)."""
 
 
+MIN_EVENTS = 5
+"""A mean of fewer events in the window is not compared with anything."""
+
+
 def _vs_before(e: Evidence, concept: str) -> float | None:
-    if e.reference is None:
+    now = e.window.histogram(concept)
+    if e.reference is None or now is None or now.count < MIN_EVENTS:
         return None
     return quotient(e.window.mean(concept), e.reference.mean(concept))
 

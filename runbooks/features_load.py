@@ -6,7 +6,7 @@ import statistics
 
 from vllm_opsctl.exporter.window import Window
 from vllm_opsctl.runbooks.evidence import Evidence
-from vllm_opsctl.runbooks.features import feature, quotient
+from vllm_opsctl.runbooks.features import feature, number_of, quotient
 
 
 def _waiting(window: Window) -> list[tuple[float, float, float, float | None]]:
@@ -131,10 +131,10 @@ def _(e: Evidence) -> float | None:
 @feature("kv.capacity_tokens", "count", "Tokens that the KV cache holds.")
 def _capacity(e: Evidence) -> float | None:
     facts = e.newest.facts if e.newest else {}
-    tokens = _number(facts.get("kv_cache_size_tokens"))
+    tokens = number_of(facts.get("kv_cache_size_tokens"))
     if tokens is not None:
         return tokens
-    blocks, size = _number(facts.get("num_gpu_blocks")), _number(facts.get("block_size"))
+    blocks, size = number_of(facts.get("num_gpu_blocks")), number_of(facts.get("block_size"))
     return blocks * size if blocks and size else None
 
 
@@ -276,19 +276,12 @@ def _arrivals(window: Window) -> float | None:
     return quotient(max(0.0, started.count + waiting[-1] - waiting[0]), window.seconds)
 
 
-def _number(text: str | None) -> float | None:
-    try:
-        return float(text) if text is not None else None
-    except ValueError:
-        return None
-
-
 # -- LoRA --------------------------------------------------------------------------------------
 
 
 @feature("lora.limit", "count", "Adapters that may run in one batch (max_loras).")
 def _(e: Evidence) -> float | None:
-    return _number(e.newest.facts.get("lora.max_lora")) if e.newest else None
+    return number_of(e.newest.facts.get("lora.max_lora")) if e.newest else None
 
 
 @feature("lora.adapters", "count", "Different adapters seen running in the window.")

@@ -146,9 +146,9 @@ def _check_mode(
         conditions[expression] = compile_condition(expression, where=where)
     for sentence in sentences:
         check_template(sentence, where=where)
-    for edge in mode.causes:
-        if edge.id not in modes and edge.id not in symptoms:
-            raise RunbookError(f"{where}: causes: no failure mode or symptom {edge.id!r}")
+    for effect in mode.causes:
+        if effect not in modes and effect not in symptoms:
+            raise RunbookError(f"{where}: causes: no failure mode or symptom {effect!r}")
     for look_alike in mode.look_alikes:
         if look_alike not in modes:
             raise RunbookError(f"{where}: look_alikes: no failure mode {look_alike!r}")

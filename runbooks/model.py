@@ -11,7 +11,6 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Severity = Literal["critical", "high", "medium", "low"]
-Strength = Literal["always", "often", "sometimes"]
 ActionKind = Literal["check", "mitigate", "fix"]
 Id = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
 Sentence = Annotated[str, Field(min_length=1)]
@@ -53,13 +52,6 @@ class Signature(_Strict):
     rule_out: tuple[Exclusion, ...] = ()
 
 
-class Cause(_Strict):
-    """An edge of the causal graph: this failure mode causes another one, or a symptom."""
-
-    id: Id
-    strength: Strength = "often"
-
-
 class Action(_Strict):
     """Something to do."""
 
@@ -83,7 +75,8 @@ class FailureMode(_Strict):
     signature: Signature
     look_alikes: tuple[Id, ...] = ()
     """Failure modes that are easily taken for this one, reported when ruled out."""
-    causes: tuple[Cause, ...] = ()
+    causes: tuple[Id, ...] = ()
+    """Failure modes and symptoms that this one causes: edges of the causal graph."""
     actions: Annotated[tuple[Action, ...], Field(min_length=1)]
     sources: tuple[str, ...] = ()
 

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 READ_TIMEOUT_S = 3.0
 
 GIVE_UP_AFTER = 3
-"""Refused reads in a row after which a target that never answered is not waited for."""
+"""Failed reads in a row after which a target that never answered is not waited for."""
 
 _GRACE_S = 2 * READ_TIMEOUT_S
 

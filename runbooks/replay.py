@@ -8,6 +8,7 @@ they hang. What was not recorded is not invented: a replay does not generate.
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from vllm_opsctl.exporter.observation import Observation
 
 _TICK_S = 0.05
 _HANG_S = 30.0
+_START_TIME = re.compile(r"^(process_start_time_seconds )(\S+)", re.MULTILINE)
 _CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -61,6 +63,9 @@ class Replay:
         self._moments = _moments(observations)
         if not any(moment.page is not None for moment in self._moments):
             raise InputFileError("the recording holds no metrics page; there is nothing to replay")
+        # the last moment lasts as long as its predecessors did on average
+        offsets = [moment.offset_s for moment in self._moments]
+        self._end_s = offsets[-1] + (offsets[-1] / (len(offsets) - 1) if len(offsets) > 1 else 60.0)
         self._facts: dict[str, Any] = {}
         for observation in observations:
             if observation.kind == "facts":
@@ -71,6 +76,8 @@ class Replay:
         self._server: ThreadingHTTPServer | None = None
         self._stop = threading.Event()
         self._started = 0.0
+        self._wall_started = time.time()
+        self._first_t = observations[0].t
         self._open()
         assert self._server is not None
         self._address = (host, self._server.server_address[1])
@@ -83,16 +90,16 @@ class Replay:
     @property
     def seconds(self) -> float:
         """How long one pass takes."""
-        return self._moments[-1].offset_s / self._speed
+        return self._end_s / self._speed
 
     def run(self) -> None:
         """Serve until the recording ends or :meth:`stop`."""
-        self._started = time.monotonic()
+        self._begin()
         while not self._stop.is_set():
-            if self._offset() >= self._moments[-1].offset_s:
+            if self._offset() >= self._end_s:
                 if not self._loop:
                     break
-                self._started = time.monotonic()
+                self._begin()
             listening = self.moment().reason != "refused"
             if listening and self._server is None:
                 self._open()
@@ -116,6 +123,15 @@ class Replay:
             current = moment
         return current
 
+    def as_of_now(self, page: str) -> str:
+        """A page with its process's start time moved to where it lies in this replay."""
+
+        def moved(match: re.Match[str]) -> str:
+            recorded = float(match[2]) - self._first_t
+            return f"{match[1]}{self._wall_started + recorded / self._speed}"
+
+        return _START_TIME.sub(moved, page)
+
     def facts(self) -> dict[str, Any]:
         """Version and models, as recorded or as the first page names them."""
         facts = dict(self._facts)
@@ -128,6 +144,10 @@ class Replay:
             names = dict.fromkeys(engine.key.model for engine in engines)
             facts["models"] = {"data": [{"id": name} for name in names]}
         return facts
+
+    def _begin(self) -> None:
+        self._started = time.monotonic()
+        self._wall_started = time.time()
 
     def _offset(self) -> float:
         if self._started == 0.0:
@@ -184,7 +204,7 @@ def _handler(replay: Replay) -> type[BaseHTTPRequestHandler]:
                 return
             facts = replay.facts()
             if self.path == "/metrics" and moment.page is not None:
-                self._answer(200, _CONTENT_TYPE, moment.page.encode())
+                self._answer(200, _CONTENT_TYPE, replay.as_of_now(moment.page).encode())
             elif self.path == "/health":
                 self._answer(200, "text/plain", b"")
             elif self.path == "/version" and "version" in facts:

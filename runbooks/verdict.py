@@ -16,7 +16,8 @@ Role = Literal["root", "symptom"]
 EXIT_CODES: dict[Health, int] = {"healthy": 0, "degraded": 1, "critical": 2, "unknown": 3}
 """As monitoring plugins exit (Nagios plugin API: OK, WARNING, CRITICAL, UNKNOWN)."""
 
-_WORST_FIRST: tuple[Health, ...] = ("critical", "degraded", "unknown", "healthy")
+WORST_FIRST: tuple[Health, ...] = ("critical", "degraded", "unknown", "healthy")
+"""Unknown is worse than healthy, for nobody could look there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +123,7 @@ class Verdict:
     def health(self) -> Health:
         """The worst of the targets; unknown is worse than healthy, for nobody looked there."""
         found = {target.verdict for target in self.targets}
-        return next(health for health in _WORST_FIRST if health in found)
+        return next(health for health in WORST_FIRST if health in found)
 
     @property
     def exit_code(self) -> int:

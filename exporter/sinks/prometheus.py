@@ -12,6 +12,7 @@ from prometheus_client.core import (
     SummaryMetricFamily,
 )
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from vllm_opsctl import __version__
 from vllm_opsctl.exporter.catalogue import Concept, catalogue
@@ -117,7 +118,7 @@ def _add(family: Metric, concept: Concept, sample: EngineSample, labels: Sequenc
 
 def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
     return [
-        ("+Inf" if bound == float("inf") else f"{bound:g}", count)
+        (str(floatToGoString(bound)), count)  # type: ignore[no-untyped-call]
         for bound, count in zip(histogram.bounds, histogram.counts, strict=True)
     ]
 

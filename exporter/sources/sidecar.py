@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from urllib.parse import urlencode
 
 import requests
 
@@ -16,39 +17,75 @@ _TIMEOUT_S = 30.0
 _MAX_BYTES = 2**30
 
 
-def read_sidecar(
-    url: str, *, start: float | None, end: float | None
-) -> tuple[list[Observation], list[Target]]:
+class SidecarSource:
     """
-    Fetch what a sidecar recorded, and which targets it watches.
+    Asks one sidecar.
 
     Args:
         url: The sidecar's base URL.
-        start: Unix seconds of the oldest observation wanted.
-        end: Unix seconds of the newest.
-
-    Raises:
-        Unreachable: It does not answer.
-        BadPage: What answers is not a sidecar.
     """
-    session = requests.Session()
-    session.trust_env = False
-    targets = _targets(session, url)
-    wanted = {"start": start, "end": end}
-    query = "&".join(f"{key}={value}" for key, value in wanted.items() if value is not None)
-    answer = get(
-        session, f"{url}/api/v1/recording?{query}", timeout_s=_TIMEOUT_S, max_bytes=_MAX_BYTES
-    )
-    found = []
-    for number, line in enumerate(answer.body.decode("utf-8").splitlines(), start=1):
-        try:
-            observation = parse_line(line, where=f"{url}:{number}", stem="")
-        except InputFileError as problem:
-            raise BadPage("not-a-sidecar", str(problem)) from problem
-        if observation is not None and observation.kind != "header":
-            found.append(observation)
-    session.close()
-    return found, targets
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._session = requests.Session()
+        self._session.trust_env = False
+
+    def targets(self) -> list[Target]:
+        """
+        The targets that it watches.
+
+        Raises:
+            Unreachable: It does not answer.
+            BadPage: What answers is no sidecar.
+        """
+        return _targets(self._session, self._url)
+
+    def observations(
+        self, target: str, *, end: float, start: float, full_from: float, step_s: float
+    ) -> list[Observation]:
+        """
+        What it recorded of a target.
+
+        Args:
+            target: The target's name.
+            end: Nothing newer is wanted (unix seconds).
+            start: Nothing older is wanted.
+            full_from: From here on every page is wanted.
+            step_s: Before that, pages at least so many seconds apart.
+
+        Raises:
+            Unreachable: It does not answer.
+            BadPage: What answers is no sidecar.
+        """
+        wanted = {
+            "target": target,
+            "end": end,
+            "start": start,
+            "full_from": full_from,
+            "step_s": step_s,
+        }
+        answer = get(
+            self._session,
+            f"{self._url}/api/v1/recording?{urlencode(wanted)}",
+            timeout_s=_TIMEOUT_S,
+            max_bytes=_MAX_BYTES,
+        )
+        if answer.status != 200:
+            raise BadPage(
+                f"http-{answer.status}",
+                f"{self._url}: HTTP {answer.status}: {answer.body[:200].decode(errors='replace')}",
+            )
+        found = []
+        for number, line in enumerate(answer.body.decode("utf-8").split("\n"), start=1):
+            if not line:
+                continue
+            try:
+                observation = parse_line(line, where=f"{self._url}:{number}", stem="")
+            except InputFileError as problem:
+                raise BadPage("not-a-sidecar", str(problem)) from problem
+            if observation is not None and observation.kind != "header":
+                found.append(observation)
+        return found
 
 
 def _targets(session: requests.Session, url: str) -> list[Target]:

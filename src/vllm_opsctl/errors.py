@@ -20,6 +20,10 @@ EXIT_USAGE = 64
 """Exit code of usage, configuration and unreadable input (EX_USAGE of BSD sysexits(3))."""
 
 
+EXIT_INTERNAL = 70
+"""Exit code of a fault of opsctl itself (EX_SOFTWARE): never one that reads as a verdict."""
+
+
 class OpsError(Exception):
     """Base of every error that ends a command with a message instead of a traceback."""
 

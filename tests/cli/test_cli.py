@@ -223,3 +223,46 @@ def test_features_are_shown_with_their_units(opsctl: Opsctl) -> None:
     shown = opsctl.run("diagnose", "--recording", THRASH, "--show-features").stdout
 
     assert any(line.split() == ["kv.usage_max", "100", "%"] for line in shown.splitlines())
+
+
+@pytest.mark.parametrize("at", ["nan", "inf", "1e20", "-300", "yesterday"])
+def test_a_moment_that_is_none_is_a_usage_error(opsctl: Opsctl, at: str) -> None:
+    shown = opsctl.run("diagnose", "--recording", THRASH, f"--at={at}")
+
+    assert shown.returncode == 64
+    assert "not a time" in shown.stderr
+
+
+def test_a_reader_that_has_gone_changes_no_exit_code(opsctl: Opsctl) -> None:
+    command = " ".join(opsctl.command("diagnose", "--recording", THRASH, "--show-features"))
+    piped = subprocess.run(
+        ["bash", "-c", f"{command} | true; exit ${{PIPESTATUS[0]}}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (piped.returncode, piped.stderr) == (2, "")
+
+
+def test_a_recording_is_not_overwritten(opsctl: Opsctl, tmp_path: Path) -> None:
+    path = tmp_path / "incident.jsonl"
+    path.write_text("precious\n")
+    shown = opsctl.run("record", f"http://127.0.0.1:{free_port()}", "-o", str(path), "--for", "1s")
+
+    assert shown.returncode == 64
+    assert path.read_text() == "precious\n"
+
+
+def test_a_runbook_shows_its_commands_and_no_braces(opsctl: Opsctl) -> None:
+    shown = opsctl.run("runbook", "show", "engine-hung").stdout
+
+    assert "py-spy dump" in shown
+    assert "{" not in shown
+
+
+def test_two_urls_of_one_name_are_refused(opsctl: Opsctl) -> None:
+    shown = opsctl.run("diagnose", "http://h:1/a-b", "http://h:1/a/b")
+
+    assert shown.returncode == 64
+    assert "name them in opsctl.yaml" in shown.stderr

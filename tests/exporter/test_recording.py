@@ -92,7 +92,7 @@ def test_an_unknown_kind_is_skipped_with_a_warning(
         ("[]", ":1: expected an object"),
         ('{"t": "noon", "text": ""}', ":1: t is 'noon'; expected unix seconds"),
         ('{"t": 1, "target": 5, "text": ""}', ":1: target is 5; expected a name"),
-        ('{"t": 1, "text": 5}', ":1: text is not a string"),
+        ('{"t": 1, "text": 5}', ":1: text is 5; expected text"),
     ],
 )
 def test_a_malformed_line_is_named(tmp_path: Path, line: str, said: str) -> None:

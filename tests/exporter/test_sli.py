@@ -85,3 +85,22 @@ def test_every_first_token_of_a_real_incident_is_an_event() -> None:
 
     assert events.good + events.bad == histograms[-1].count - histograms[0].count
     assert events.bad > events.good
+
+
+def test_two_servers_behind_one_url_count_nothing() -> None:
+    """Their pages alternate; the difference between them is nobody's events."""
+
+    def of(server: int, done: int) -> PageSample:
+        one = page(*[0.05] * done)
+        sample = one.engines[0]
+        gauges = {"process_start_time_seconds": 1000.0 * server}
+        engine = EngineSample(
+            t=100_000.0,
+            key=sample.key,
+            gauges=gauges,
+            counters=sample.counters,
+            histograms=sample.histograms,
+        )
+        return PageSample(t=100_000.0, target="chat-0", engines=(engine,))
+
+    assert counted(TTFT, *[of(1, 10), of(2, 70)] * 5) == (0, 0)

@@ -65,7 +65,7 @@ def test_a_users_failure_mode_replaces_a_shipped_one_of_the_same_id(tmp_path: Pa
             {"signature": {"require": [{"when": "true", "say": "{kv.usage_mx}"}]}},
             "did you mean kv.usage_max?",
         ),
-        ({"causes": [{"id": "ttft-brun"}]}, "no failure mode or symptom 'ttft-brun'"),
+        ({"causes": ["ttft-brun"]}, "no failure mode or symptom 'ttft-brun'"),
         ({"look_alikes": ["nobody"]}, "no failure mode 'nobody'"),
         ({"severty": "high"}, "did you mean severity?"),
         ({"actions": [{"kind": "fix", "text": "Set --no-such-flag."}]}, "not in flags.yaml"),
