@@ -231,7 +231,7 @@ def _from_sidecar(
     if not any(observation.kind in ("metrics", "error") for observation in observations):
         when = "at that time" if end is not None else "yet"
         raise UsageError(f"--sidecar {base}: nothing recorded {when}")
-    return observations
+    return sorted(observations, key=lambda observation: observation.t)
 
 
 def is_local(url: str) -> bool:

@@ -204,7 +204,7 @@ def diagnose_target(
         verdict=health,
         summary=summary,
         source=source,
-        start=max(end - window_s, recent[0].t) if recent else end - window_s,
+        start=max(end - window_s, min((o.t for o in recent), default=end)),
         end=end,
         samples=sum(o.kind == "metrics" for o in recent),
         onset=_onset(causes, main, library),

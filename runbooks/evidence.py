@@ -259,9 +259,15 @@ def _of_engine(
     )
 
 
+def _queued(before: Window) -> bool:
+    """Requests waited most of the time: this is the incident already, no reference."""
+    waiting = before.gauge("requests_waiting")
+    return 2 * sum(value >= 1 for value in waiting) > len(waiting)
+
+
 def _reference(before: Window, alive: Window) -> Reference | None:
     started = before.histogram("time_to_first_token_seconds")
-    if started is not None and started.count >= MIN_REFERENCE_REQUESTS:
+    if started is not None and started.count >= MIN_REFERENCE_REQUESTS and not _queued(before):
         return Reference("earlier window", window=before)
     lifetime = alive.samples[0].histograms.get("time_to_first_token_seconds")
     if lifetime is not None and lifetime.count >= MIN_REFERENCE_REQUESTS:

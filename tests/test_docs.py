@@ -49,6 +49,10 @@ def test_every_option_of_diagnose_is_documented() -> None:
     assert [option for option in options if option not in DOCS] == []
 
 
+def test_no_placeholder_is_left() -> None:
+    assert "@@" not in DOCS
+
+
 def test_links_to_files_lead_somewhere() -> None:
     for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
         for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text()):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 
 import pytest
 from conftest import RECORDINGS
@@ -224,9 +223,12 @@ def test_the_worst_target_decides_and_unknown_is_not_healthy() -> None:
     assert Verdict((healthy,)).exit_code == 0
 
 
-def test_a_recording_without_history_is_judged_by_the_processs_own_past(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["concurrency-cap", "queue-overload", "kv-preemption-thrash"])
+def test_a_recording_without_history_is_judged_by_the_processs_own_past(name: str) -> None:
     """Only the incident was recorded: what the process counted before stands for the reference."""
-    observed = recording("prefix-cache-nonce")
+    observed = recording(name)
     late = [o for o in observed if o.t > observed[0].t + 25]
+    verdict = verdict_on(late)
 
-    assert roots(verdict_on(late)) == ["prefix-cache-nonce"]
+    assert roots(verdict) == [name]
+    assert verdict.features["reference.kind"] == "process lifetime"
