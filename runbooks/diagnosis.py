@@ -196,7 +196,7 @@ def diagnose_target(
     if any(judge.evidence.several_servers for judge in judges):
         causes = ()
     health, summary, main = _health(causes, judges, owner, recent)
-    end = at if at is not None else observations[-1].t
+    end = at if at is not None else max(o.t for o in observations)
     newest = main.evidence.newest
     version = main.evidence.api_facts.get("version")
     return TargetVerdict(
@@ -212,7 +212,10 @@ def diagnose_target(
         model=newest.key.model if newest else None,
         causes=causes,
         ruled_out=_ruled_out(causes, active, owner, library),
-        blind_spots=(*_blind_spots(main, recent), *_not_judged(causes, owner, library)),
+        blind_spots=(
+            *_blind_spots(main, recent, is_healthy=health == "healthy"),
+            *_not_judged(causes, owner, library),
+        ),
         features=main.features,
     )
 
@@ -235,15 +238,19 @@ def _explain_away(
         for effect in library.modes[id_].causes:
             if effect in parents:
                 parents[effect].add(id_)
-    alive_again = [id_ for id_ in active if library.modes[id_].liveness]
+    # nothing performs on an engine that is not alive
+    lifeless = [id_ for id_ in active if library.modes[id_].liveness]
     for id_ in active:
         if not library.modes[id_].liveness:
-            parents[id_].update(alive_again)
+            parents[id_].update(lifeless)
     for id_ in active:
         # of two that cause each other the surer one is the entry point of the loop
         for other in [p for p in parents[id_] if p in active and id_ in parents[p]]:
             weaker = id_ if active[id_].confidence < active[other].confidence else other
             parents[other if weaker == id_ else id_].discard(weaker)
+    if active and all(parents[id_] for id_ in active):
+        # a longer loop: the surest of it is its entry point
+        parents[max(active, key=lambda id_: active[id_].confidence)].clear()
     explained: dict[str, list[str]] = {id_: [] for id_ in active}
     for id_, above in parents.items():
         for parent in above:
@@ -379,14 +386,17 @@ def _without_cause(
     return "healthy", "no failure mode is active"
 
 
-def _blind_spots(judge: _Judge, recent: Sequence[Observation]) -> tuple[str, ...]:
+def _blind_spots(
+    judge: _Judge, recent: Sequence[Observation], *, is_healthy: bool
+) -> tuple[str, ...]:
+    """What could not be seen; a healthy engine needs no comparison with its past."""
     spots = []
     attempts = [o for o in recent if o.kind in ("metrics", "error")]
     failed = [o for o in attempts if o.kind == "error"]
     if failed and len(failed) >= _FAILED_SHARE * len(attempts):
         reasons = ", ".join(sorted({str(o.data.get("reason")) for o in failed}))
         spots.append(f"{len(failed)} of {len(attempts)} reads failed ({reasons})")
-    if judge.evidence.key is not None and judge.evidence.reference is None:
+    if judge.evidence.key is not None and judge.evidence.reference is None and not is_healthy:
         spots.append("nothing is known of before, so comparisons with before are missing")
     probe = judge.evidence.last("probe")
     if probe is not None and probe.data.get("reason") in NO_CANARY_REASONS:

@@ -8,6 +8,7 @@ there are too few, everything the process counted before the first sample.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -238,14 +239,14 @@ def _of_engine(
     siblings: Sequence[Window],
     common: _Common,
 ) -> Evidence:
-    asked = whole.between(start, whole.samples[-1].t)
+    asked = whole.between(start, math.inf)
     alive = whole.since_reset()
     split = find_onset(alive)
     onset = alive.samples[split].t if split is not None else None
     first = max(start, onset) if onset is not None else start
-    tested = alive.between(first, alive.samples[-1].t)
+    tested = alive.between(first, math.inf)
     if len(tested.samples) < MIN_SAMPLES:
-        tested = alive.between(start, alive.samples[-1].t)
+        tested = alive.between(start, math.inf)
     before = Window(tuple(s for s in alive.samples if s.t <= (start if onset is None else onset)))
     return Evidence(
         key=key,

@@ -200,3 +200,17 @@ def test_what_missing_numbers_leave_open_is_not_called_ruled_out() -> None:
     verdict = judged(lost)
 
     assert "queue-overload" not in [entry.id for entry in verdict.ruled_out]
+
+
+def test_a_clock_that_is_set_back_in_an_incident_hides_nothing() -> None:
+    pages = [
+        page(
+            t if t < 20 else t - 15,
+            engine_lines(done=100 + 2 * t, running=2, waiting=5 + t, kv=0.1),
+        )
+        for t in range(40)
+    ]
+    verdict = judged(pages)
+
+    assert [cause.id for cause in verdict.roots] == ["concurrency-cap"]
+    assert any("clock" in spot for spot in verdict.blind_spots)
