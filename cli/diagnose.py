@@ -124,7 +124,7 @@ def diagnose(
         end = None
         observations = _live(resolve_targets(targets, loaded), for_s, probe=not no_probe)
         window = max(window, for_s * 3)
-    names = _names(observations, targets if source != "scrape" else (), loaded)
+    names = _names(observations, targets if source != "scrape" else ())
     verdict = Verdict(
         tuple(
             diagnose_target(
@@ -148,9 +148,8 @@ def diagnose(
     return verdict.exit_code
 
 
-def _names(
-    observations: Sequence[Observation], asked: tuple[str, ...], loaded: LoadedConfig
-) -> list[str]:
+def _names(observations: Sequence[Observation], asked: tuple[str, ...]) -> list[str]:
+    """The targets to judge: those that were asked for, or all that were observed."""
     seen = list(dict.fromkeys(observation.target for observation in observations))
     if not asked:
         return seen

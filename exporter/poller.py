@@ -68,7 +68,7 @@ class Poller(threading.Thread):
         self._clock = clock
         self._scraper = Scraper(state.target, timeout_s=exporter.timeout, api_key=api_key)
         self._prober = Prober(state.target, api_key=api_key)
-        self._random = random.Random(state.target.name)  # noqa: S311 - spreads reads, no secret
+        self._random = random.Random()  # noqa: S311 - spreads reads, no secret
 
     def run(self) -> None:
         """Poll; errors of a target are observations, never the end of the thread."""
