@@ -101,9 +101,6 @@ class Catalogue:
     def __iter__(self) -> Iterator[Concept]:
         return iter(self._by_concept.values())
 
-    def __contains__(self, concept: str) -> bool:
-        return concept in self._by_concept
-
 
 @functools.cache
 def catalogue() -> Catalogue:

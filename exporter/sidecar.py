@@ -123,10 +123,6 @@ class Sidecar:
             poller.join(max(0.0, deadline - time.monotonic()))
         self._save()
 
-    def stop(self) -> None:
-        """End :meth:`run`."""
-        self._stop.set()
-
     def _serve(self) -> None:
         try:
             self._server.run()

@@ -244,7 +244,7 @@ def _client_errors(e: Evidence) -> float | None:
 
 
 @feature("http.client_error_ratio", "ratio", "Share of the requests answered with a 4xx status.")
-def _client_error_ratio(e: Evidence) -> float | None:
+def _(e: Evidence) -> float | None:
     return quotient(_client_errors(e), _http(e))
 
 

@@ -89,7 +89,7 @@ def _(e: Evidence) -> float | None:
     "count",
     "Size of the batch while others wait: max_num_seqs, or what KV allows.",
 )
-def _slots(e: Evidence) -> float | None:
+def _(e: Evidence) -> float | None:
     return max((row[2] for row in _waiting(e.window) if row[1] >= 1), default=None)
 
 
