@@ -242,6 +242,9 @@ def _of_engine(
     asked = whole.between(start, math.inf)
     alive = whole.since_reset()
     split = find_onset(alive)
+    if split is not None and _queued(alive.slice(0, split)) and _queued(alive.slice(split)):
+        # a change within an incident; when that began was not seen
+        split = None
     onset = alive.samples[split].t if split is not None else None
     first = max(start, onset) if onset is not None else start
     tested = alive.between(first, math.inf)

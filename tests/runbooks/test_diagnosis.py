@@ -232,3 +232,12 @@ def test_a_recording_without_history_is_judged_by_the_processs_own_past(name: st
 
     assert roots(verdict) == [name]
     assert verdict.features["reference.kind"] == "process lifetime"
+
+
+def test_an_incident_that_was_there_from_the_start_has_no_onset() -> None:
+    """Watching began in the middle of it: no change within it is where it began."""
+    observed = recording("concurrency-cap")
+    verdict = verdict_on([o for o in observed if o.t > observed[0].t + 22])
+
+    assert roots(verdict) == ["concurrency-cap"]
+    assert verdict.onset is None
