@@ -43,6 +43,28 @@ def seconds_of(ctx: click.Context, param: click.Parameter, value: str) -> float:
     return seconds
 
 
+def duration_option(*names: str, default: str, help_text: str) -> Callable[[_Function], _Function]:
+    """An option that takes a duration and gives seconds."""
+    return click.option(
+        *names,
+        callback=seconds_of,
+        metavar="DURATION",
+        default=default,
+        show_default=True,
+        help=help_text,
+    )
+
+
+runbooks_option = click.option(
+    "--runbooks",
+    "runbook_dirs",
+    multiple=True,
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="More failure modes; an id of yours replaces ours.",
+)
+
+
 def load(ctx: click.Context) -> LoadedConfig:
     """The configuration that the group's --config names, or the usual one."""
     return load_config(Path(ctx.obj) if ctx.obj else None, os.environ)

@@ -16,11 +16,12 @@ import click
 
 from vllm_opsctl.cli.common import (
     Progress,
+    duration_option,
     emit,
     load,
     output_option,
     resolve_targets,
-    seconds_of,
+    runbooks_option,
 )
 from vllm_opsctl.cli.text import render_markdown, render_text
 from vllm_opsctl.errors import UsageError
@@ -49,35 +50,13 @@ _CLOCK_SLACK_S = 30.0
 @click.option(
     "--recording", metavar="FILE", type=click.Path(path_type=Path), help="Use a recording."
 )
-@click.option(
-    "--for",
-    "for_s",
-    callback=seconds_of,
-    metavar="DURATION",
-    default="10s",
-    show_default=True,
-    help="How long to watch live targets.",
-)
+@duration_option("--for", "for_s", default="10s", help_text="How long to watch live targets.")
 @click.option(
     "--at", metavar="TIME", help="End of the window: ISO time (UTC), unix seconds, or -5m."
 )
-@click.option(
-    "--window",
-    callback=seconds_of,
-    metavar="DURATION",
-    default="60s",
-    show_default=True,
-    help="Length of the window.",
-)
+@duration_option("--window", default="60s", help_text="Length of the window.")
 @click.option("--no-probe", is_flag=True, help="Send no canary completion.")
-@click.option(
-    "--runbooks",
-    "runbook_dirs",
-    multiple=True,
-    metavar="DIR",
-    type=click.Path(path_type=Path),
-    help="More failure modes; an id of yours replaces ours.",
-)
+@runbooks_option
 @click.option("--show-features", is_flag=True, help="Print every number the verdict rests on.")
 @output_option
 @click.pass_context

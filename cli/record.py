@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from vllm_opsctl.cli.common import Progress, load, resolve_targets, seconds_of
+from vllm_opsctl.cli.common import Progress, duration_option, load, resolve_targets
 from vllm_opsctl.exporter.observation import Observation
 from vllm_opsctl.exporter.recording import RecordingWriter
 from vllm_opsctl.runbooks.observe import observe
@@ -26,23 +26,8 @@ from vllm_opsctl.runbooks.observe import observe
     type=click.Path(path_type=Path, dir_okay=False),
     help="File to write, .jsonl or .jsonl.gz.",
 )
-@click.option(
-    "--for",
-    "for_s",
-    callback=seconds_of,
-    metavar="DURATION",
-    default="60s",
-    show_default=True,
-    help="How long.",
-)
-@click.option(
-    "--interval",
-    callback=seconds_of,
-    metavar="DURATION",
-    default="1s",
-    show_default=True,
-    help="Between two reads.",
-)
+@duration_option("--for", "for_s", default="60s", help_text="How long.")
+@duration_option("--interval", default="1s", help_text="Between two reads.")
 @click.option("--no-probe", is_flag=True, help="Send no canary completion.")
 @click.pass_context
 def record(

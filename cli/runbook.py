@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from vllm_opsctl.cli.common import runbooks_option
 from vllm_opsctl.cli.text import wrapped
 from vllm_opsctl.errors import UsageError
 from vllm_opsctl.runbooks.load import load_library
@@ -19,30 +20,20 @@ def runbook() -> None:
     """List and show what diagnosis knows."""
 
 
-_directories = click.option(
-    "--runbooks",
-    "directories",
-    multiple=True,
-    metavar="DIR",
-    type=click.Path(path_type=Path),
-    help="Failure modes of your own besides ours.",
-)
-
-
 @runbook.command("list")
-@_directories
-def list_modes(directories: tuple[Path, ...]) -> None:
+@runbooks_option
+def list_modes(runbook_dirs: tuple[Path, ...]) -> None:
     """List the failure modes."""
-    for mode in load_library(directories).modes.values():
+    for mode in load_library(runbook_dirs).modes.values():
         click.echo(f"{mode.id:28} {mode.severity:9} {mode.title}")
 
 
 @runbook.command()
 @click.argument("id_", metavar="ID")
-@_directories
-def show(id_: str, directories: tuple[Path, ...]) -> None:
+@runbooks_option
+def show(id_: str, runbook_dirs: tuple[Path, ...]) -> None:
     """Show one failure mode: how it shows, what it is mistaken for, what to do."""
-    modes = load_library(directories).modes
+    modes = load_library(runbook_dirs).modes
     if id_ not in modes:
         near = difflib.get_close_matches(id_, modes, n=1)
         hint = f"did you mean {near[0]}?" if near else "opsctl runbook list names them"

@@ -15,7 +15,7 @@ from vllm_opsctl.exporter.flight_recorder import FlightRecorder
 from vllm_opsctl.exporter.observation import Observation
 from vllm_opsctl.exporter.rolling import RollingPeak, RollingRatio
 from vllm_opsctl.exporter.sli import Events, SliCounter
-from vllm_opsctl.exporter.window import is_reset
+from vllm_opsctl.exporter.window import comparable, is_reset
 
 PEAK_SPANS_S = (15.0, 60.0)
 """Usual scrape intervals of Prometheus; a peak over the interval cannot fall between two scrapes."""
@@ -125,8 +125,6 @@ class TargetState:
         self._lock = threading.Lock()
         self._sli = SliCounter(objectives)
         self._engines: dict[EngineKey, _EngineState] = {}
-        self._last: dict[EngineKey, EngineSample] = {}
-        self._newest: EngineSample | None = None
         self._page: PageSample | None = None
         self._up = False
         self._error: str | None = "not read yet"
@@ -168,16 +166,12 @@ class TargetState:
                 self._failures[reason] += 1
                 return False
             self._error = None
-            self._page = page
             self._problems = len(page.problems)
-            # the first engine stands for the process: a restart may bring another model
-            previous = self._newest
-            self._newest = page.engines[0]
-            same = self._last.get(page.engines[0].key, previous)
-            self._restarts += same is not None and is_reset(same, page.engines[0])
+            pair = comparable(self._page, page) if self._page is not None else None
+            self._restarts += pair is not None and is_reset(*pair)
+            self._page = page
             for sample in page.engines:
                 self._follow(self._engines.setdefault(sample.key, _EngineState()), sample)
-                self._last[sample.key] = sample
             self._sli.add(page)
         return True
 

@@ -155,6 +155,15 @@ _START_SLACK_S = 5.0
 """A process may have started this long before its predecessor was last seen: clocks differ."""
 
 
+def comparable(old: PageSample, new: PageSample) -> tuple[EngineSample, EngineSample] | None:
+    """An engine on both of two pages; when the model changed, the first of each."""
+    before = {engine.key: engine for engine in old.engines}
+    for engine in new.engines:
+        if engine.key in before:
+            return before[engine.key], engine
+    return (old.engines[0], new.engines[0]) if old.engines and new.engines else None
+
+
 def is_other_server(old: EngineSample, new: EngineSample) -> bool:
     """
     Whether two samples come from two processes that live at the same time.

@@ -18,7 +18,13 @@ from vllm_opsctl.errors import BadPage
 from vllm_opsctl.exporter.engine import EngineKey, EngineSample, Histogram, PageSample
 from vllm_opsctl.exporter.exposition import read_page
 from vllm_opsctl.exporter.observation import Observation, error, thinned
-from vllm_opsctl.exporter.window import Window, is_other_server, is_reset, windows_by_engine
+from vllm_opsctl.exporter.window import (
+    Window,
+    comparable,
+    is_other_server,
+    is_reset,
+    windows_by_engine,
+)
 from vllm_opsctl.runbooks.onset import MIN_SAMPLES, find_onset
 
 HISTORY_S = 1800.0
@@ -149,7 +155,7 @@ def gather(
     recent = [o for o in readable if o.t >= start]
     asked_pages = [page for page in pages if page.t >= start]
     compared = [
-        pair for old, new in pairwise(asked_pages) if (pair := _comparable(old, new)) is not None
+        pair for old, new in pairwise(asked_pages) if (pair := comparable(old, new)) is not None
     ]
     api_facts: dict[str, object] = {}
     for observation in readable:
@@ -220,15 +226,6 @@ class _Common(TypedDict):
     restarts: tuple[tuple[float, float], ...]
     several_servers: bool
     vanished: tuple[EngineKey, ...]
-
-
-def _comparable(old: PageSample, new: PageSample) -> tuple[EngineSample, EngineSample] | None:
-    """An engine on both pages; when the model changed, the first of each."""
-    before = {engine.key: engine for engine in old.engines}
-    for engine in new.engines:
-        if engine.key in before:
-            return before[engine.key], engine
-    return (old.engines[0], new.engines[0]) if old.engines and new.engines else None
 
 
 def _of_engine(

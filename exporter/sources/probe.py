@@ -12,12 +12,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import requests
-
 from vllm_opsctl.errors import SourceError
 from vllm_opsctl.exporter.config import Target
 from vllm_opsctl.exporter.observation import Observation
-from vllm_opsctl.exporter.sources.http import Answer, get
+from vllm_opsctl.exporter.sources.http import Answer, get, new_session
 
 CANARY_TIMEOUT_S = 10.0
 """FAILURE_MODES, engine-hung: a canary with 1 token and a timeout of 5 to 10 s is decisive."""
@@ -38,10 +36,7 @@ class Prober:
     ) -> None:
         self.target = target
         self._clock = clock
-        self._session = requests.Session()
-        self._session.trust_env = False
-        if api_key:
-            self._session.headers["Authorization"] = f"Bearer {api_key}"
+        self._session = new_session(api_key)
 
     def _ask(self, path: str, timeout_s: float, **kwargs: Any) -> Answer:
         url = self.target.url + path

@@ -5,13 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-import requests
-
 from vllm_opsctl.errors import BadPage, SourceError
 from vllm_opsctl.exporter.config import Target
 from vllm_opsctl.exporter.exposition import MAX_PAGE_BYTES
 from vllm_opsctl.exporter.observation import Observation, error, metrics
-from vllm_opsctl.exporter.sources.http import get
+from vllm_opsctl.exporter.sources.http import get, new_session
 
 
 class Scraper:
@@ -29,11 +27,7 @@ class Scraper:
         self.timeout_s = timeout_s
         self._clock = clock
         self._url = target.url + target.metrics_path
-        self._session = requests.Session()
-        # the machine's proxy settings are for the internet, not for a pod's neighbour
-        self._session.trust_env = False
-        if api_key:
-            self._session.headers["Authorization"] = f"Bearer {api_key}"
+        self._session = new_session(api_key)
 
     def read(self) -> Observation:
         """One observation, of kind ``metrics`` or ``error``; never raises for what a server does."""

@@ -11,7 +11,7 @@ from vllm_opsctl.errors import BadPage, InputFileError
 from vllm_opsctl.exporter.config import Target
 from vllm_opsctl.exporter.observation import Observation
 from vllm_opsctl.exporter.recording import parse_line
-from vllm_opsctl.exporter.sources.http import get
+from vllm_opsctl.exporter.sources.http import get, new_session
 
 _TIMEOUT_S = 30.0
 _MAX_BYTES = 2**30
@@ -27,8 +27,7 @@ class SidecarSource:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._session = requests.Session()
-        self._session.trust_env = False
+        self._session = new_session()
 
     def targets(self) -> list[Target]:
         """
