@@ -49,7 +49,12 @@ def prometheus(
         result = json.loads(text)["data"]["result"]
         return float(result[0]["value"][1]) if result else None
 
-    wait_for(lambda: answers(f"{url}/-/ready"), timeout_s=30, what="Prometheus")
+    # while it opens its files it answers 503
+    wait_for(
+        lambda: answers(url) and http_get(f"{url}/-/ready")[0] == 200,
+        timeout_s=30,
+        what="Prometheus",
+    )
     yield ask
     process.terminate()
     process.wait(timeout=20)
