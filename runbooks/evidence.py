@@ -37,7 +37,10 @@ HISTORY_STEP_S = 10.0
 """Resolution of older history; it is a reference, and every page of it costs milliseconds."""
 
 MIN_REFERENCE_REQUESTS = 10
-"""A reference with fewer first tokens says nothing about means."""
+"""A process's lifetime with fewer first tokens says nothing about means."""
+
+MIN_EARLIER_REQUESTS = 5
+"""An earlier window of the same traffic says something sooner."""
 
 Source = Literal["earlier window", "process lifetime"]
 
@@ -242,12 +245,15 @@ def _of_engine(
     if split is not None and _queued(alive.slice(0, split)) and _queued(alive.slice(split)):
         # a change within an incident; when that began was not seen
         split = None
+    if split is None:
+        split = _queue_onset(alive)
     onset = alive.samples[split].t if split is not None else None
     first = max(start, onset) if onset is not None else start
     tested = alive.between(first, math.inf)
     if len(tested.samples) < MIN_SAMPLES:
         tested = alive.between(start, math.inf)
-    before = Window(tuple(s for s in alive.samples if s.t <= (start if onset is None else onset)))
+    until = start if onset is None else onset
+    before = _before_the_queue(Window(tuple(s for s in alive.samples if s.t <= until)))
     return Evidence(
         key=key,
         asked=asked,
@@ -260,6 +266,28 @@ def _of_engine(
     )
 
 
+def _queue_onset(alive: Window) -> int | None:
+    """
+    The sample with which the queue began that lasts until now.
+
+    Returns:
+        None when nothing waits now, or when too little is there on either side to compare.
+    """
+    first = len(alive.samples)
+    while first > 0 and alive.samples[first - 1].gauges.get("requests_waiting", 0.0) >= 1:
+        first -= 1
+    enough = MIN_SAMPLES <= first <= len(alive.samples) - MIN_SAMPLES
+    return first if enough else None
+
+
+def _before_the_queue(before: Window) -> Window:
+    """Without its last samples in which requests wait: the incident has begun with them."""
+    last = len(before.samples)
+    while last > 0 and before.samples[last - 1].gauges.get("requests_waiting", 0.0) >= 1:
+        last -= 1
+    return before.slice(0, last)
+
+
 def _queued(before: Window) -> bool:
     """Requests waited most of the time: this is the incident already, no reference."""
     waiting = before.gauge("requests_waiting")
@@ -268,7 +296,7 @@ def _queued(before: Window) -> bool:
 
 def _reference(before: Window, alive: Window) -> Reference | None:
     started = before.histogram("time_to_first_token_seconds")
-    if started is not None and started.count >= MIN_REFERENCE_REQUESTS and not _queued(before):
+    if started is not None and started.count >= MIN_EARLIER_REQUESTS and not _queued(before):
         return Reference("earlier window", window=before)
     lifetime = alive.samples[0].histograms.get("time_to_first_token_seconds")
     if lifetime is not None and lifetime.count >= MIN_REFERENCE_REQUESTS:

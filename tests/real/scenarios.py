@@ -68,7 +68,7 @@ class Scenario:
 _CHAT = Phase("healthy", 15, prompt_tokens=96, output_tokens=48, arrivals_per_s=3)
 """Some 1.2 requests at a time where 8 fit."""
 
-_OVERLOAD = Phase("healthy", 15, prompt_tokens=320, output_tokens=48, arrivals_per_s=1.5)
+_OVERLOAD = Phase("healthy", 15, prompt_tokens=320, output_tokens=48, arrivals_per_s=2.5)
 _CAPPED = Phase("healthy", 15, prompt_tokens=32, output_tokens=100, concurrency=1)
 _LONG_ANSWERS = Phase("healthy", 15, prompt_tokens=64, output_tokens=380, concurrency=2)
 _SHARED_HEAD = Phase(
