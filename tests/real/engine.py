@@ -69,12 +69,25 @@ class RealVllm:
         *,
         port: int = 0,
         log_file: Path,
+        open_files: int | None = None,
     ) -> None:
-        """Remember what to start; `port` 0 takes a free one, `log_file` gets the output."""
+        """Remember what to start.
+
+        Args:
+            python: the interpreter that has vLLM.
+            model_dir: what ``tiny_model`` wrote.
+            flags: of the server, after the ones that every start here has.
+            env: beside `BASE_ENV`.
+            port: 0 takes a free one.
+            log_file: gets the output.
+            open_files: limit of open files, soft and hard; None keeps the usual one.
+        """
         self.port = port or _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log_file = log_file
+        limit = [] if open_files is None else ["prlimit", f"--nofile={open_files}"]
         self._command = [
+            *limit,
             str(python),
             *("-m", "vllm.entrypoints.openai.api_server"),
             *("--model", str(model_dir), "--served-model-name", self.model),

@@ -12,7 +12,6 @@ JSON for each phase that begins, so that a fault can be timed by it.
 import argparse
 import asyncio
 import json
-import math
 import random
 import signal
 import subprocess
@@ -24,20 +23,15 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import aiohttp
 
-from real.phase import Phase, prompts
+from real.bodies import Body, bodies
+from real.counts import Outcome, Tally, percentile
+from real.counts import Summary as Summary
+from real.phase import Phase
 from real.scenarios import SCENARIOS
-
-Outcome = Literal["ok", "refused", "hung_up", "timed_out", "cut_off", "broken"]
-"""How a request ended, as its client saw it.
-
-``ok``: usage and the end mark came. ``refused``: a status other than 200. ``hung_up``,
-``timed_out``: the client closed, as its phase says. ``cut_off``: it was in flight when the load was
-told to end. ``broken``: the connection failed, or the stream ended without its end.
-"""
 
 DRAIN_TIMEOUT_S = 120.0
 """How long requests in flight may take after the last phase before they are cut off."""
@@ -45,65 +39,6 @@ DRAIN_TIMEOUT_S = 120.0
 OVERHEAD_PERIOD_S = 1.0
 KEEPALIVE_S = 2.0
 """Below the 5 s after which the server closes an idle connection: no request meets a closed one."""
-
-
-@dataclass
-class Tally:
-    """What the clients of one phase, or of all of them, saw; requests count where they were sent.
-
-    ``sent == ok + refused + hung_up + timed_out + cut_off + broken`` holds after the load's end.
-    """
-
-    sent: int = 0
-    outcomes: dict[str, int] = field(default_factory=dict)
-    """Requests by `Outcome`."""
-    statuses: dict[str, int] = field(default_factory=dict)
-    """Responses by HTTP status; a request without a response is in none."""
-    first_tokens: int = 0
-    """Requests that received at least one chunk of text."""
-    first_token_prompt_tokens: int = 0
-    """Prompt tokens of those requests."""
-    prompt_tokens: int = 0
-    """Sum of ``usage.prompt_tokens`` of finished requests."""
-    completion_tokens: int = 0
-    """Sum of ``usage.completion_tokens`` of finished requests."""
-    ttft_s: list[float] = field(default_factory=list)
-    """From the call until the first chunk, each request that got one."""
-    e2e_s: list[float] = field(default_factory=list)
-    """From the call until the end of the stream, finished requests only."""
-    gap_p50_s: float = math.nan
-    """Between chunks of a stream; a lagging client gets several tokens in one chunk."""
-    gap_p95_s: float = math.nan
-    gap_max_s: float = math.nan
-
-    def outcome(self, name: Outcome) -> int:
-        """Return how many requests ended that way."""
-        return self.outcomes.get(name, 0)
-
-
-@dataclass
-class Summary:
-    """The whole load: per phase, in total, and what the client side itself costs."""
-
-    phases: dict[str, Tally]
-    total: Tally
-    started: dict[str, float]
-    """Phase name to Unix time; ``drain`` and ``end`` are in it too."""
-    overhead_p50_s: float
-    """Round trip of ``GET /version`` during the load: HTTP and the client, without the engine."""
-    overhead_p99_s: float
-
-    @classmethod
-    def from_json(cls, text: str) -> "Summary":
-        """Read what the load process wrote."""
-        raw: dict[str, Any] = json.loads(text)
-        raw["phases"] = {name: Tally(**tally) for name, tally in raw["phases"].items()}
-        raw["total"] = Tally(**raw["total"])
-        return cls(**raw)
-
-    def to_json(self) -> str:
-        """Write it down for `from_json`; NaN stands for no sample."""
-        return json.dumps(asdict(self), indent=1)
 
 
 @dataclass
@@ -167,9 +102,9 @@ class _Load:
 
     async def _arrivals(self, phase: Phase) -> None:
         """Start requests at random times that do not depend on answers."""
-        rate = phase.arrivals_per_s or 0.0
+        rate = (phase.arrivals_per_s or 0.0) / phase.burst
         draw = random.Random(phase.name)  # noqa: S311 - arrivals, no secrets
-        texts = prompts(phase)
+        wanted = bodies(phase, self._model)
         end = time.monotonic() + phase.duration_s
         at = time.monotonic()
         while rate > 0:
@@ -177,17 +112,18 @@ class _Load:
             if at >= end:
                 break
             await asyncio.sleep(at - time.monotonic())
-            self._launch(self._request(phase, next(texts)))
+            for _ in range(phase.burst):
+                self._launch(self._request(phase, next(wanted)))
         await asyncio.sleep(end - time.monotonic())
 
     async def _clients(self, phase: Phase, count: int) -> None:
         """Keep `count` requests in flight until the phase ends; the last ones run on."""
         end = time.monotonic() + phase.duration_s
-        texts = prompts(phase)
+        wanted = bodies(phase, self._model)
 
         async def client() -> None:
             while time.monotonic() < end:
-                await self._request(phase, next(texts))
+                await self._request(phase, next(wanted))
 
         for _ in range(count):
             self._launch(client())
@@ -199,13 +135,16 @@ class _Load:
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
-    async def _request(self, phase: Phase, prompt: list[int]) -> None:
+    async def _request(self, phase: Phase, body: Body) -> None:
         """Send one request and remember how it went."""
-        request = _Request(phase.name, len(prompt), began=time.monotonic())
+        request = _Request(phase.name, len(body.get("prompt", ())), began=time.monotonic())
         self._requests.append(request)
         try:
             async with asyncio.timeout(phase.client_timeout_s):
-                await self._stream(phase, prompt, request)
+                if phase.tokenize_kib is None:
+                    await self._stream(phase, body, request)
+                else:
+                    await self._tokenize(body, request)
         except TimeoutError:
             request.outcome = "timed_out"
         except asyncio.CancelledError:
@@ -216,16 +155,15 @@ class _Load:
         finally:
             request.ended = time.monotonic()
 
-    async def _stream(self, phase: Phase, prompt: list[int], request: _Request) -> None:
+    async def _tokenize(self, body: Body, request: _Request) -> None:
+        """Post a text and read how it is cut into tokens."""
+        async with self._session.post(f"{self._url}/tokenize", json=body) as response:
+            request.status = response.status
+            await response.read()
+            request.outcome = "ok" if response.status == 200 else "refused"
+
+    async def _stream(self, phase: Phase, body: Body, request: _Request) -> None:
         """Post a completion and read its stream to the end, or to where the phase hangs up."""
-        body = {
-            "model": self._model,
-            "prompt": prompt,
-            "max_tokens": phase.output_tokens,
-            "ignore_eos": True,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
         async with self._session.post(f"{self._url}/v1/completions", json=body) as response:
             request.status = response.status
             if response.status != 200:
@@ -300,13 +238,6 @@ def _tally(requests: Iterable[_Request]) -> Tally:
     tally.gap_p95_s = percentile(gaps, 0.95)
     tally.gap_max_s = percentile(gaps, 1.0)
     return tally
-
-
-def percentile(samples: Sequence[float], share: float) -> float:
-    """Return the smallest sample that `share` of all are at or below; NaN where there is none."""
-    if not samples:
-        return math.nan
-    return sorted(samples)[max(0, math.ceil(share * len(samples)) - 1)]
 
 
 class LoadProcess:

@@ -4,14 +4,14 @@ Prompts are lists of token ids, not text: their length is exact, and neither sid
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 PromptKind = Literal["shared_prefix", "nonce_head", "unique"]
 """How prompts of a phase relate to each other.
 
-``shared_prefix``: the same head, then `TAIL_TOKENS` of its own - hits the prefix cache.
+``shared_prefix``: one of `Phase.heads` heads, then `TAIL_TOKENS` of its own - hits the prefix cache.
 ``nonce_head``: `NONCE_TOKENS` of its own, then that same head and a tail - never hits.
 ``unique``: nothing shared.
 """
@@ -19,7 +19,7 @@ PromptKind = Literal["shared_prefix", "nonce_head", "unique"]
 NONCE_TOKENS = 4
 TAIL_TOKENS = 16
 
-_ORDINARY_IDS = range(3, 240)
+ORDINARY_IDS = range(3, 240)
 """Token ids that every byte-level vocabulary has, the end mark not among them."""
 
 
@@ -48,6 +48,28 @@ class Phase:
     oversized_every: int | None = None
     """Every n-th prompt has `oversized_tokens` instead of `prompt_tokens`."""
     oversized_tokens: int = 0
+    burst: int = 1
+    """Requests that arrive at once; `arrivals_per_s` counts requests, not bursts."""
+    heads: int = 1
+    """Heads that ``shared_prefix`` prompts draw from: the working set of the prefix cache."""
+    models: Sequence[str] = ()
+    """Names that requests ask for in turn; an empty one is the served model."""
+    n: int = 1
+    """Answers that each request asks for."""
+    salted: bool = False
+    """Each request has a ``cache_salt`` of its own."""
+    stop_ids: int = 0
+    """Token ids that end an answer; random weights draw evenly, so every one shortens the answers."""
+    greedy: bool = False
+    """Temperature 0: random weights then repeat themselves, which an n-gram speculator foresees."""
+    logprobs: int | None = None
+    """Alternatives that come with each token."""
+    schema_every: int | None = None
+    """Every n-th request wants JSON of a schema that nobody asked for before."""
+    schema_depth: int = 3
+    """Nesting of those schemas; the grammar grows exponentially with it."""
+    tokenize_kib: int | None = None
+    """Requests are ``POST /tokenize`` with a text of this size, instead of completions."""
 
     def __post_init__(self) -> None:
         """Refuse a phase that says neither or both of how requests arrive."""
@@ -63,7 +85,7 @@ def prompts(phase: Phase) -> Iterator[list[int]]:
     """
     own = random.SystemRandom()
     named = random.Random(phase.text)  # noqa: S311 - the same text in every run, no secret
-    head = _tokens(named, phase.prompt_tokens)
+    heads = [_tokens(named, phase.prompt_tokens) for _ in range(phase.heads)]
     count = 0
     while True:
         count += 1
@@ -73,12 +95,12 @@ def prompts(phase: Phase) -> Iterator[list[int]]:
         elif phase.prompt_kind == "unique":
             yield _tokens(own, length)
         elif phase.prompt_kind == "shared_prefix":
-            yield head[: length - TAIL_TOKENS] + _tokens(own, TAIL_TOKENS)
+            yield own.choice(heads)[: length - TAIL_TOKENS] + _tokens(own, TAIL_TOKENS)
         else:
-            shared = head[: length - TAIL_TOKENS - NONCE_TOKENS]
+            shared = own.choice(heads)[: length - TAIL_TOKENS - NONCE_TOKENS]
             yield _tokens(own, NONCE_TOKENS) + shared + _tokens(own, TAIL_TOKENS)
 
 
 def _tokens(source: random.Random, count: int) -> list[int]:
     """Return `count` ordinary token ids."""
-    return source.choices(_ORDINARY_IDS, k=count)
+    return source.choices(ORDINARY_IDS, k=count)

@@ -92,6 +92,36 @@ def write_model(
     config.save_pretrained(out)
 
 
+def write_adapters(
+    model: Path, count: int, *, hidden: int, layers: int, heads: int, head_dim: int, rank: int = 8
+) -> None:
+    """Write random LoRA adapters ``a1``, ``a2``, … of the query projections below `model`."""
+    import torch  # type: ignore[import-not-found]  # only beside vLLM
+    from safetensors.torch import save_file  # type: ignore[import-not-found]  # only beside vLLM
+
+    for number in range(1, count + 1):
+        out = model / "adapters" / f"a{number}"
+        out.mkdir(parents=True, exist_ok=True)
+        weights = {}
+        for layer in range(layers):
+            head = f"base_model.model.model.layers.{layer}.self_attn.q_proj"
+            weights[f"{head}.lora_A.weight"] = torch.randn(rank, hidden, dtype=torch.bfloat16)
+            weights[f"{head}.lora_B.weight"] = torch.randn(
+                heads * head_dim, rank, dtype=torch.bfloat16
+            )
+        save_file(weights, str(out / "adapter_model.safetensors"))
+        config = {
+            "peft_type": "LORA",
+            "base_model_name_or_path": "tiny",
+            "r": rank,
+            "lora_alpha": rank,
+            "target_modules": ["q_proj"],
+            "bias": "none",
+            "task_type": "CAUSAL_LM",
+        }
+        (out / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
 def main() -> None:
     """Read the command line and write the model."""
     parser = argparse.ArgumentParser(description="Write a random Llama for a real vLLM.")
@@ -102,6 +132,7 @@ def main() -> None:
     parser.add_argument("--kv-heads", type=int, default=2)
     parser.add_argument("--head-dim", type=int, default=32)
     parser.add_argument("--max-positions", type=int, default=8192)
+    parser.add_argument("--adapters", type=int, default=0, help="random LoRA adapters to add")
     options = parser.parse_args()
     write_model(
         options.out,
@@ -112,6 +143,15 @@ def main() -> None:
         head_dim=options.head_dim,
         max_positions=options.max_positions,
     )
+    if options.adapters:
+        write_adapters(
+            options.out,
+            options.adapters,
+            hidden=options.hidden,
+            layers=options.layers,
+            heads=options.heads,
+            head_dim=options.head_dim,
+        )
 
 
 if __name__ == "__main__":
