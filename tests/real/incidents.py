@@ -10,27 +10,6 @@ from typing import Literal
 
 from real.phase import Phase
 
-Size = tuple[int, int]
-"""Hidden size and layers of ``tiny_model``."""
-
-TINY: Size = (64, 2)
-SMALL: Size = (256, 4)
-MIDDLE: Size = (512, 8)
-
-
-@dataclass(frozen=True)
-class Server:
-    """What one start of vLLM is made of."""
-
-    flags: tuple[str, ...]
-    size: Size = MIDDLE
-    env: Mapping[str, str] = field(default_factory=dict)
-    adapters: int = 0
-    """Random LoRA adapters, served as ``a1``, ``a2``, …"""
-    open_files: int | None = None
-    """Limit of open files, soft and hard."""
-
-
 Deed = Literal[
     "freeze", "thaw", "kill-engine", "stop", "start", "post", "hogs", "end-hogs", "connections"
 ]
@@ -76,41 +55,6 @@ class Incident:
     """A second load by the phase with which it begins."""
     note: str = ""
     """What a reader of the recording should know."""
-
-
-def _flags(slots: int, block: int, length: int, budget: int, *more: str) -> tuple[str, ...]:
-    return (
-        *("--max-num-seqs", str(slots), "--block-size", str(block)),
-        *("--max-model-len", str(length), "--max-num-batched-tokens", str(budget)),
-        *more,
-    )
-
-
-DEV_MODE: Mapping[str, str] = {"VLLM_SERVER_DEV_MODE": "1"}
-_NGRAM = (
-    '{"method": "ngram", "num_speculative_tokens": 4, '
-    '"prompt_lookup_max": 4, "prompt_lookup_min": 2}'
-)
-_LORA = ("--enable-lora", "--max-loras", "2", "--max-lora-rank", "8", "--max-cpu-loras", "8")
-
-SERVERS: Mapping[str, Server] = {
-    "chat": Server(_flags(12, 64, 4096, 2048)),
-    "small": Server(_flags(24, 32, 2048, 4096), SMALL),
-    "dev": Server(_flags(6, 32, 2048, 2048), env=DEV_MODE),
-    "limited": Server(_flags(4, 32, 1024, 2048, "--max-num-queued-reqs", "12"), SMALL),
-    "five-slots": Server(_flags(5, 64, 1024, 1024), SMALL),
-    # Block 0 is never used: 96 blocks of 32 tokens.
-    "pool-3072": Server(_flags(16, 32, 2560, 2560, "--num-gpu-blocks-override", "97")),
-    "pool-5120": Server(_flags(24, 64, 1024, 1024, "--num-gpu-blocks-override", "81"), SMALL),
-    "wide": Server(_flags(40, 32, 1024, 2048)),
-    "uncached": Server(_flags(8, 32, 4096, 4096, "--no-enable-prefix-caching")),
-    "speculative": Server(_flags(8, 32, 1024, 1024, "--speculative-config", _NGRAM)),
-    "silent": Server(_flags(16, 32, 1024, 1024, "--disable-log-stats"), SMALL),
-    "long": Server(_flags(16, 128, 8192, 8192)),
-    "tiny": Server(_flags(8, 32, 2048, 2048), TINY),
-    "few-files": Server(_flags(8, 32, 1024, 1024), TINY, open_files=192),
-    "adapters": Server(_flags(8, 32, 1024, 1024, *_LORA), SMALL, adapters=6),
-}
 
 
 def _then(healthy: Phase, seconds: float = 30, **changed: object) -> tuple[Phase, ...]:
@@ -221,7 +165,7 @@ _ALL = (
         "small",
         _back(_then(_healthy(64, 60, 3))),
         ("host-cpu-starvation",),
-        actions=(Action("hogs", "incident", count=14), Action("end-hogs", "recovery")),
+        actions=(Action("hogs", "incident", count=12), Action("end-hogs", "recovery")),
     ),
     # -- dev -------------------------------------------------------------------------------------
     Incident(
@@ -426,9 +370,9 @@ _ALL = (
         _then(replace(_healthy(80, 256, 4), stop_ids=12), output_tokens=16),
         ("output-truncated",),
     ),
-    Incident("healthy-idle", "tiny", (_healthy(64, 32, 0.15, seconds=50),)),
-    Incident("healthy-bursty", "tiny", (replace(_healthy(64, 70, 10, seconds=50), burst=24),)),
-    Incident("healthy-long-outputs", "tiny", (Phase("healthy", 50, 48, 1200, concurrency=5),)),
+    Incident("healthy-idle", "tiny", (_healthy(64, 32, 0.15, seconds=40),)),
+    Incident("healthy-bursty", "tiny", (replace(_healthy(64, 70, 10, seconds=40), burst=24),)),
+    Incident("healthy-long-outputs", "tiny", (Phase("healthy", 40, 48, 1200, concurrency=5),)),
     Incident(
         "engine-hung",
         "tiny",

@@ -27,9 +27,10 @@ import yaml
 
 from real.counts import Summary, Tally, percentile
 from real.engine import RealVllm, find_python
-from real.incidents import INCIDENTS, SERVERS, Action, Incident, Server
+from real.incidents import INCIDENTS, Action, Incident
 from real.load import LoadProcess, start_load
 from real.pages import figures
+from real.servers import SERVERS, Server
 
 TARGET = "chat-0"
 """The target's name in every recording: it must not give the incident away."""
@@ -100,7 +101,10 @@ class Deeds:
                     answer.read()
             case "hogs":
                 loop = [sys.executable, "-c", "while True: pass"]
-                self._hogs += [subprocess.Popen(loop) for _ in range(action.count)]
+                # A session each: the kernel shares the cores among sessions, not among processes.
+                self._hogs += [
+                    subprocess.Popen(loop, start_new_session=True) for _ in range(action.count)
+                ]
             case "end-hogs":
                 self._end_hogs()
             case "connections":
