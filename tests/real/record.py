@@ -9,6 +9,7 @@ that follow each other share a start.
 import argparse
 import contextlib
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -220,6 +221,8 @@ def entry(incident: Incident, main: Summary, beside: Sequence[Summary], path: Pa
             name: client_side(tally) for load in beside for name, tally in load.phases.items()
         },
         "pages": figures(path, starts),
+        # Others use the machine too: well above the cores in a healthy stretch spoils it.
+        "host_load_at_end": round(os.getloadavg()[0], 1),
     }
 
 
@@ -239,7 +242,11 @@ def write_manifest(path: Path, name: str, new: Any) -> None:
 def make_model(server: Server, python: Path, folder: Path) -> Path:
     """Write the server's model below `folder` where it is not there yet; return its folder."""
     hidden, layers = server.size
-    model = folder / f"model-{hidden}x{layers}"
+    model = folder / "-".join(
+        ["model", f"{hidden}x{layers}", *(["adapters"] if server.adapters else [])]
+    )
+    if (model / "config.json").exists():
+        return model
     script = Path(__file__).with_name("tiny_model.py")
     command = [str(python), str(script), str(model), "--hidden", str(hidden)]
     command += ["--layers", str(layers), "--adapters", str(server.adapters)]
