@@ -157,7 +157,7 @@ _ALL = (
     Incident(
         "structured-output-compile",
         "small",
-        _back(_then(_healthy(64, 40, 2), schema_every=2, schema_depth=4)),
+        _back(_then(_healthy(64, 40, 2), schema_every=3, schema_depth=3)),
         ("structured-output-compile",),
     ),
     Incident(
