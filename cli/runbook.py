@@ -46,7 +46,7 @@ def show(id_: str, runbook_dirs: tuple[Path, ...]) -> None:
         "It is this when": [clause.when for clause in mode.signature.require],
         "It is likelier when": [clause.when for clause in mode.signature.support],
         "It is not this when": [clause.when for clause in mode.signature.rule_out],
-        "It looks like": list(mode.look_alikes),
+        "It looks like": list(mode.discriminators),
         "It causes": list(mode.causes),
         "Do": [_action(action) for action in mode.actions],
         "Sources": list(mode.sources),

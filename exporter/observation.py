@@ -12,8 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Kind = Literal["metrics", "health", "probe", "facts", "error", "header"]
-KINDS: tuple[Kind, ...] = ("metrics", "health", "probe", "facts", "error", "header")
+Kind = Literal["metrics", "health", "probe", "facts", "error", "log", "host", "header"]
+KINDS: tuple[Kind, ...] = (
+    *("metrics", "health", "probe", "facts"),
+    *("error", "log", "host", "header"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,10 @@ class Observation:
             ``error`` ``reason`` and ``detail``, why the page could not be had;
             ``health`` ``status`` (None when nothing answered) and ``seconds`` of GET /health;
             ``facts`` ``version`` and ``models`` (the body of GET /v1/models);
-            ``probe`` ``ok``, ``seconds``, ``reason`` of the canary completion;
+            ``probe`` ``name`` of an active check and what it saw; without a name it is the canary
+            completion with ``ok``, ``seconds``, ``reason``;
+            ``log`` ``counts`` and ``examples`` of the lines of a log by kind;
+            ``host`` what the host says of the engine's processes, its kernel log and its GPUs;
             ``header`` ``format`` and ``made_by`` of a recording.
         data: The kind's fields.
     """

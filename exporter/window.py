@@ -184,6 +184,11 @@ def is_reset(old: EngineSample, new: EngineSample) -> bool:
     before, after = _started(old), _started(new)
     if before is not None and after is not None and after > before + _SAME_START_S:
         return True
+    return counters_fell(old, new)
+
+
+def counters_fell(old: EngineSample, new: EngineSample) -> bool:
+    """Whether a counter that only grows in one process is smaller than it was."""
     return any(_fell(old.total(name), new.total(name)) for name in _RESET_WITNESSES)
 
 

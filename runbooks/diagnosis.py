@@ -12,21 +12,20 @@ from dataclasses import replace
 from typing import Any
 
 from vllm_opsctl.exporter.catalogue import parse_version
+from vllm_opsctl.exporter.exposition import read_page
 from vllm_opsctl.exporter.observation import Observation
 from vllm_opsctl.exporter.units import format_duration
 from vllm_opsctl.runbooks.conditions import Condition, activation_of, fill_template
-from vllm_opsctl.runbooks.evidence import Evidence, gather
+from vllm_opsctl.runbooks.evidence import Evidence, PageReader, gather
 from vllm_opsctl.runbooks.features import Value, compute_features
-from vllm_opsctl.runbooks.features_endpoint import (
-    NO_CANARY_REASONS,
-    has_progress,
-    trouble_since,
-)
+from vllm_opsctl.runbooks.features_endpoint import has_progress, trouble_since
+from vllm_opsctl.runbooks.features_probe import NO_CANARY_REASONS, canary_of
 from vllm_opsctl.runbooks.load import Library
 from vllm_opsctl.runbooks.model import Action, Clause, FailureMode
 from vllm_opsctl.runbooks.onset import MIN_SAMPLES
 from vllm_opsctl.runbooks.verdict import (
     WORST_FIRST,
+    Alternative,
     EvidenceLine,
     FoundCause,
     Health,
@@ -113,7 +112,14 @@ class _Judge:
         fitting = [action for action in mode.actions if self._fits(action)]
         fitting.sort(key=lambda action: _ACTION_ORDER.index(action.kind))
         return tuple(
-            PrintedAction(action.kind, self.say(action.text), action.command) for action in fitting
+            PrintedAction(
+                action.kind,
+                self.say(action.text),
+                action.command,
+                self.say(action.helps_when) if action.helps_when else None,
+                self.say(action.seen_by) if action.seen_by else None,
+            )
+            for action in fitting
         )
 
     def _fits(self, action: Action) -> bool:
@@ -137,6 +143,11 @@ class _Judge:
             confidence=self.confidence(mode),
             evidence=self.evidence_lines(mode),
             actions=self.actions(mode),
+            alternatives=tuple(
+                Alternative(twin.id, twin.apart_by)
+                for twin in mode.twins
+                if self.is_active(self.library.modes[twin.id]) is not True
+            ),
             runbook=f"{base.rstrip('/')}/{mode.id}" if base else f"opsctl runbook show {mode.id}",
         )
 
@@ -150,6 +161,7 @@ def diagnose_target(
     at: float | None = None,
     window_s: float = 60.0,
     runbook_url: str | None = None,
+    read: PageReader = read_page,
 ) -> TargetVerdict:
     """
     Diagnose one target from what was observed of it.
@@ -162,6 +174,7 @@ def diagnose_target(
         at: End of the window (unix seconds); None for the newest observation.
         window_s: Length of the window in seconds.
         runbook_url: Base of the links to runbook pages.
+        read: Reads a page; whoever diagnoses many moments of one recording keeps what was read.
     """
     if not observations:
         return TargetVerdict(
@@ -173,7 +186,7 @@ def diagnose_target(
             samples=0,
             summary="nothing was observed of this target",
         )
-    pieces, recent = gather(target, observations, at=at, window_s=window_s)
+    pieces, recent = gather(target, observations, at=at, window_s=window_s, read=read)
     judges = [_Judge(library, evidence, runbook_url) for evidence in pieces]
     active: dict[str, FoundCause] = {}
     owner: dict[str, _Judge] = {}
@@ -323,7 +336,7 @@ def _look_alikes(
     found: dict[str, _Judge] = {}
     for cause in causes:
         if cause.role == "root":
-            for id_ in library.modes[cause.id].look_alikes:
+            for id_ in library.modes[cause.id].discriminators:
                 found.setdefault(id_, owner[cause.id])
     return found
 
@@ -369,7 +382,7 @@ def _without_cause(
     if features.get("engine.awake") is False:
         return "unknown", "the engine is asleep (sleep mode); it serves nothing until woken"
     if features.get("probe.ok") is False:
-        probe = evidence.last("probe")
+        probe = canary_of(evidence)
         assert probe is not None
         return "degraded", f"the canary completion failed: {probe.data.get('detail')}"
     if features.get("progress.stall_ongoing") and features.get("traffic.started", 0) == 0:
@@ -398,7 +411,7 @@ def _blind_spots(
         spots.append(f"{len(failed)} of {len(attempts)} reads failed ({reasons})")
     if judge.evidence.key is not None and judge.evidence.reference is None and not is_healthy:
         spots.append("nothing is known of before, so comparisons with before are missing")
-    probe = judge.evidence.last("probe")
+    probe = canary_of(judge.evidence)
     if probe is not None and probe.data.get("reason") in NO_CANARY_REASONS:
         spots.append(f"the canary completion could not be sent ({probe.data.get('detail')})")
     spots += [f"engine {key.model}/{key.engine} vanished" for key in judge.evidence.vanished]

@@ -9,10 +9,10 @@ there are too few, everything the process counted before the first sample.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 from vllm_opsctl.errors import BadPage
 from vllm_opsctl.exporter.engine import EngineKey, EngineSample, Histogram, PageSample
@@ -21,6 +21,7 @@ from vllm_opsctl.exporter.observation import Observation, error, thinned
 from vllm_opsctl.exporter.window import (
     Window,
     comparable,
+    counters_fell,
     is_other_server,
     is_reset,
     windows_by_engine,
@@ -41,6 +42,9 @@ MIN_REFERENCE_REQUESTS = 10
 
 MIN_EARLIER_REQUESTS = 5
 """An earlier window of the same traffic says something sooner."""
+
+PageReader = Callable[..., PageSample]
+"""Called as :func:`read_page`."""
 
 Source = Literal["earlier window", "process lifetime"]
 
@@ -95,6 +99,12 @@ class Evidence:
         restarts: Times of the last page before and the first page after each restart.
         several_servers: Pages of several processes alternate behind the URL.
         vanished: Engines that earlier pages showed and the newest does not.
+        known_restarts: Restarts in all pages that are known, also before the window.
+        predecessor: The last sample of the process before the newest restart.
+        counter_flips: Falls of a counter without a restart of the process.
+        page_problems: Series of the newest page that could not be used.
+        own: Features of this engine, for comparisons with peers; empty in the first pass.
+        peers: Features of the other replicas that were diagnosed together with this one.
         earlier_answer: The target answered at some time before the end of the window.
         api_facts: Version and model facts from /version and /v1/models.
     """
@@ -112,7 +122,13 @@ class Evidence:
     restarts: Sequence[tuple[float, float]] = ()
     several_servers: bool = False
     vanished: Sequence[EngineKey] = ()
+    known_restarts: int = 0
+    predecessor: EngineSample | None = None
+    counter_flips: int = 0
+    page_problems: int = 0
     api_facts: dict[str, object] = field(default_factory=dict)
+    own: Mapping[str, Any] = field(default_factory=dict)
+    peers: Sequence[Mapping[str, Any]] = ()
 
     def last(self, *kinds: str) -> Observation | None:
         """The newest observation of some kinds."""
@@ -125,7 +141,12 @@ class Evidence:
 
 
 def gather(
-    target: str, observations: Sequence[Observation], *, at: float | None, window_s: float
+    target: str,
+    observations: Sequence[Observation],
+    *,
+    at: float | None,
+    window_s: float,
+    read: PageReader = read_page,
 ) -> tuple[list[Evidence], list[Observation]]:
     """
     Cut one target's observations into evidence, one per engine.
@@ -135,6 +156,7 @@ def gather(
         observations: All of the target's observations, in the order in which they were made.
         at: End of the window (unix seconds); None for the newest observation.
         window_s: Length of the window in seconds.
+        read: Reads a page; whoever diagnoses many moments of one recording keeps what was read.
 
     Returns:
         The evidence (one with ``key`` None when no page was readable), and the observations of
@@ -151,15 +173,14 @@ def gather(
             readable.append(observation)
             continue
         try:
-            pages.append(read_page(observation.text, t=observation.t, target=target))
+            pages.append(read(observation.text, t=observation.t, target=target))
             readable.append(observation)
         except BadPage as problem:
             readable.append(error(observation.t, target, problem.reason, problem.detail))
     recent = [o for o in readable if o.t >= start]
     asked_pages = [page for page in pages if page.t >= start]
-    compared = [
-        pair for old, new in pairwise(asked_pages) if (pair := comparable(old, new)) is not None
-    ]
+    compared = _compared(asked_pages)
+    restarted = [(old, new) for old, new in _compared(pages) if is_reset(old, new)]
     api_facts: dict[str, object] = {}
     for observation in readable:
         if observation.kind == "facts":
@@ -174,6 +195,12 @@ def gather(
         restarts=tuple((old.t, new.t) for old, new in compared if is_reset(old, new)),
         several_servers=any(is_other_server(old, new) for old, new in compared),
         vanished=tuple(key for key in windows if key not in present) if present else (),
+        known_restarts=len(restarted),
+        predecessor=restarted[-1][0] if restarted else None,
+        counter_flips=sum(
+            counters_fell(old, new) and not is_reset(old, new) for old, new in compared
+        ),
+        page_problems=len(asked_pages[-1].problems) if asked_pages else 0,
     )
     evidence = [
         _of_engine(
@@ -200,6 +227,11 @@ def gather(
             )
         ]
     return evidence, recent
+
+
+def _compared(pages: Sequence[PageSample]) -> list[tuple[EngineSample, EngineSample]]:
+    """One engine on each two neighbouring pages."""
+    return [pair for old, new in pairwise(pages) if (pair := comparable(old, new)) is not None]
 
 
 class History(TypedDict):
@@ -229,6 +261,10 @@ class _Common(TypedDict):
     restarts: tuple[tuple[float, float], ...]
     several_servers: bool
     vanished: tuple[EngineKey, ...]
+    known_restarts: int
+    predecessor: EngineSample | None
+    counter_flips: int
+    page_problems: int
 
 
 def _of_engine(

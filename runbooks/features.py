@@ -7,6 +7,8 @@ that cannot be computed is missing, which is a value of its own and never 0.
 
 from __future__ import annotations
 
+import functools
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -42,6 +44,18 @@ class Feature:
 
 REGISTRY: dict[str, Feature] = {}
 
+_MODULES = (
+    "features_endpoint",
+    "features_process",
+    "features_frontend",
+    "features_latency",
+    "features_traffic",
+    "features_load",
+    "features_probe",
+    "features_outside",
+    "features_fleet",
+)
+
 
 _Compute = TypeVar("_Compute", bound=Callable[[Evidence], Value | None])
 
@@ -49,22 +63,29 @@ _Compute = TypeVar("_Compute", bound=Callable[[Evidence], Value | None])
 def feature(name: str, unit: Unit, meaning: str) -> Callable[[_Compute], _Compute]:
     """Register the decorated function as a feature."""
 
-    def register(compute: _Compute) -> _Compute:
-        assert name not in REGISTRY, f"feature {name} stands twice"
-        REGISTRY[name] = Feature(name, unit, meaning, compute)
+    def decorate(compute: _Compute) -> _Compute:
+        register(Feature(name, unit, meaning, compute))
         return compute
 
-    return register
+    return decorate
+
+
+def register(entry: Feature) -> None:
+    """Add a feature to the registry."""
+    assert entry.name not in REGISTRY, f"feature {entry.name} stands twice"
+    REGISTRY[entry.name] = entry
 
 
 def registry() -> dict[str, Feature]:
     """All features by name; loads the definitions."""
-    from vllm_opsctl.runbooks import features_endpoint, features_latency, features_load
-
-    assert features_endpoint
-    assert features_latency
-    assert features_load
+    _load_definitions()
     return REGISTRY
+
+
+@functools.cache
+def _load_definitions() -> None:
+    for module in _MODULES:
+        importlib.import_module(f"vllm_opsctl.runbooks.{module}")
 
 
 def compute_features(evidence: Evidence) -> dict[str, Value]:
@@ -107,3 +128,15 @@ def number_of(text: str | None) -> float | None:
         return float(text) if text is not None else None
     except ValueError:
         return None
+
+
+def median_of(e: Evidence, concept: str) -> float | None:
+    """Median of a histogram within the window, interpolated within vLLM's bucket."""
+    return quantile_of(e, concept, 0.5)
+
+
+def quantile_of(e: Evidence, concept: str, q: float) -> float | None:
+    """A quantile of a histogram within the window, interpolated within vLLM's bucket."""
+    histogram = e.window.histogram(concept)
+    quantile = histogram.quantile(q) if histogram else None
+    return quantile.value if quantile else None

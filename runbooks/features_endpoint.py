@@ -1,4 +1,4 @@
-"""Features of the endpoint and of progress: answers, health, canary, restarts, stalls, HTTP errors."""
+"""Features of the endpoint and of progress: answers, health, stalls, HTTP errors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from vllm_opsctl.exporter.engine import EngineSample
 from vllm_opsctl.exporter.window import Window, longest_flat
 from vllm_opsctl.runbooks.evidence import MIN_REFERENCE_REQUESTS, Evidence
-from vllm_opsctl.runbooks.features import feature, number_of, quotient
+from vllm_opsctl.runbooks.features import feature, quotient
 
 # -- the window itself ---------------------------------------------------------------------------
 
@@ -16,6 +16,11 @@ from vllm_opsctl.runbooks.features import feature, number_of, quotient
 @feature("window.seconds", "seconds", "Length of the window under test, since the onset.")
 def _(e: Evidence) -> float | None:
     return e.window.seconds
+
+
+@feature("window.asked_seconds", "seconds", "Length of the window that was asked for.")
+def _(e: Evidence) -> float | None:
+    return e.asked.seconds if e.asked.samples else None
 
 
 @feature("window.samples", "count", "Pages read in the window under test.")
@@ -61,52 +66,40 @@ def _(e: Evidence) -> float | None:
     return attempts[-1].t - (good[-1] if good else attempts[0].t)
 
 
+@feature("endpoint.failed_share", "ratio", "Share of the attempts to read the page that failed.")
+def _(e: Evidence) -> float | None:
+    attempts = [o for o in e.observations if o.kind in ("metrics", "error")]
+    return sum(o.kind == "error" for o in attempts) / len(attempts) if attempts else None
+
+
+@feature("endpoint.read_seconds", "seconds", "Slowest read of the metrics page.")
+def _(e: Evidence) -> float | None:
+    return max(
+        (
+            float(o.data["seconds"])
+            for o in e.observations
+            if o.kind == "metrics" and "seconds" in o.data
+        ),
+        default=None,
+    )
+
+
+@feature("health.seconds", "seconds", "Slowest GET /health.")
+def _(e: Evidence) -> float | None:
+    return max(
+        (
+            float(o.data["seconds"])
+            for o in e.observations
+            if o.kind == "health" and o.data.get("seconds")
+        ),
+        default=None,
+    )
+
+
 @feature("health.status", "count", "HTTP status of the newest GET /health that was answered.")
 def _(e: Evidence) -> float | None:
     answered = [o for o in e.observations if o.kind == "health" and o.data.get("status")]
     return float(answered[-1].data["status"]) if answered else None
-
-
-NO_CANARY_REASONS = frozenset(f"http-{status}" for status in (401, 403, 404, 405, 501))
-"""Answers that say nothing of the engine: no such route or model here, or no permission."""
-
-
-@feature("probe.ok", "bool", "The canary completion produced its token.")
-def _(e: Evidence) -> bool | None:
-    probe = e.last("probe")
-    if probe is None or probe.data.get("reason") in NO_CANARY_REASONS:
-        return None
-    return bool(probe.data.get("ok"))
-
-
-@feature("probe.timed_out", "bool", "The canary completion got no answer in time.")
-def _(e: Evidence) -> bool | None:
-    probe = e.last("probe")
-    return probe.data.get("reason") == "timeout" if probe else None
-
-
-@feature("probe.seconds", "seconds", "How long the canary completion took.")
-def _(e: Evidence) -> float | None:
-    probe = e.last("probe")
-    return float(probe.data["seconds"]) if probe and "seconds" in probe.data else None
-
-
-# -- restarts ------------------------------------------------------------------------------------
-
-
-@feature("restart.count", "count", "Restarts of the server process: its counters started again.")
-def _(e: Evidence) -> float | None:
-    return float(len(e.restarts)) if len(e.asked.samples) >= 2 or e.restarts else None
-
-
-@feature("restart.gap_seconds", "seconds", "Time without a page around the last restart.")
-def _(e: Evidence) -> float | None:
-    return e.restarts[-1][1] - e.restarts[-1][0] if e.restarts else None
-
-
-@feature("restart.age_seconds", "seconds", "Time since the last restart's first page.")
-def _(e: Evidence) -> float | None:
-    return e.asked.samples[-1].t - e.restarts[-1][1] if e.restarts and e.asked.samples else None
 
 
 # -- progress ------------------------------------------------------------------------------------
@@ -223,11 +216,20 @@ def _(e: Evidence) -> float | None:
 @feature(
     "engine.awake",
     "bool",
-    "The engine says that it is awake (it is not while RL tooling pauses it).",
+    "The engine says that it is awake (it says so too while RL tooling pauses it).",
 )
 def _(e: Evidence) -> bool | None:
     awake = e.asked.gauge_last("awake")
     return awake >= 1 if awake is not None else None
+
+
+@feature("progress.stall_asleep", "bool", "The engine said that it slept while nothing was done.")
+def _(e: Evidence) -> bool | None:
+    stall = _stall(e)
+    if stall is None:
+        return None
+    awake = Window(stall.samples).gauge("awake")
+    return min(awake) < 1 if awake else None
 
 
 # -- HTTP ----------------------------------------------------------------------------------------
@@ -251,6 +253,11 @@ def _(e: Evidence) -> float | None:
 @feature("http.server_errors", "count", "Requests that were answered with a 5xx status.")
 def _(e: Evidence) -> float | None:
     return _of_status(e.window, "5xx")
+
+
+@feature("http.server_error_ratio", "ratio", "Share of the requests answered with a 5xx status.")
+def _(e: Evidence) -> float | None:
+    return quotient(_of_status(e.window, "5xx"), _http(e))
 
 
 @feature(
@@ -297,38 +304,6 @@ def _(e: Evidence) -> float | None:
         return float(facts["kv_cache_size_tokens"]) / float(facts["kv_cache_max_concurrency"])
     except (KeyError, ValueError, ZeroDivisionError):
         return None
-
-
-# -- configuration that advice depends on --------------------------------------------------------
-
-
-def _fact(e: Evidence, name: str) -> str | None:
-    text = e.newest.facts.get(name) if e.newest else None
-    return None if text in (None, "None") else text
-
-
-@feature("config.version", "text", "The engine's vLLM version, as GET /version says.")
-def _(e: Evidence) -> str | None:
-    version = e.api_facts.get("version")
-    # a source build calls itself 0.1.dev1234: that says nothing of its flags
-    return version if isinstance(version, str) and ".dev" not in version else None
-
-
-@feature("config.kv_blocks_overridden", "bool", "The number of KV blocks was set by hand.")
-def _(e: Evidence) -> bool | None:
-    if e.newest is None or "num_gpu_blocks_override" not in e.newest.facts:
-        return None
-    return _fact(e, "num_gpu_blocks_override") is not None
-
-
-@feature("config.kv_dtype", "text", "Data type of the KV cache; auto means the model's own.")
-def _(e: Evidence) -> str | None:
-    return _fact(e, "cache_dtype")
-
-
-@feature("config.gpu_memory_utilization", "ratio", "Share of GPU memory that vLLM may use.")
-def _(e: Evidence) -> float | None:
-    return number_of(_fact(e, "gpu_memory_utilization"))
 
 
 def _of_status(window: Window, status: str) -> float | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import statistics
+
+from vllm_opsctl.exporter.window import Window
 from vllm_opsctl.runbooks.evidence import Evidence
-from vllm_opsctl.runbooks.features import feature, quotient
+from vllm_opsctl.runbooks.features import feature, median_of, quantile_of, quotient
 
 STALL_S = 0.1
 """A gap between two tokens that a reader notices; the floor of a stall (FAILURE_MODES, stall_share)."""
@@ -18,12 +21,6 @@ def _vs_before(e: Evidence, concept: str) -> float | None:
     if e.reference is None or now is None or now.count < MIN_EVENTS:
         return None
     return quotient(e.window.mean(concept), e.reference.mean(concept))
-
-
-def _quantile(e: Evidence, concept: str, q: float) -> float | None:
-    histogram = e.window.histogram(concept)
-    quantile = histogram.quantile(q) if histogram else None
-    return quantile.value if quantile else None
 
 
 # -- TTFT, queue time, end to end ----------------------------------------------------------------
@@ -41,7 +38,7 @@ def _(e: Evidence) -> float | None:
 
 @feature("ttft.p95", "seconds", "95th percentile of TTFT, interpolated within vLLM's bucket.")
 def _(e: Evidence) -> float | None:
-    return _quantile(e, "time_to_first_token_seconds", 0.95)
+    return quantile_of(e, "time_to_first_token_seconds", 0.95)
 
 
 @feature("ttft.vs_before", "factor", "Mean TTFT against before.")
@@ -84,7 +81,7 @@ def _(e: Evidence) -> float | None:
 
 @feature("itl.p50", "seconds", "Median inter-token latency, interpolated within vLLM's bucket.")
 def _itl_p50(e: Evidence) -> float | None:
-    return _quantile(e, "inter_token_latency_seconds", 0.5)
+    return quantile_of(e, "inter_token_latency_seconds", 0.5)
 
 
 @feature(
@@ -104,6 +101,93 @@ def _(e: Evidence) -> float | None:
     return min(1.0, stalled / histogram.sum)
 
 
+@feature("itl.p50_vs_before", "factor", "Median inter-token latency against before.")
+def _(e: Evidence) -> float | None:
+    now = e.window.histogram("inter_token_latency_seconds")
+    if e.reference is None or now is None or now.count < MIN_EVENTS:
+        return None
+    before = e.reference.histogram("inter_token_latency_seconds")
+    median = before.quantile(0.5) if before else None
+    return quotient(_itl_p50(e), median.value) if median else None
+
+
+@feature(
+    "itl.running_correlation",
+    "ratio",
+    "Correlation of the inter-token latency with the size of the batch, interval by interval.",
+)
+def _(e: Evidence) -> float | None:
+    rows = []
+    for index in range(1, len(e.history.samples)):
+        pair = e.history.slice(index - 1, index + 1)
+        histogram = pair.histogram("inter_token_latency_seconds")
+        running = pair.gauge_mean("requests_running")
+        if histogram is not None and histogram.mean is not None and running is not None:
+            rows.append((running, histogram.mean))
+    if len(rows) < 10 or len({row[0] for row in rows}) < 3 or len({row[1] for row in rows}) < 3:
+        return None
+    running_values, latencies = zip(*rows, strict=True)
+    return statistics.correlation(running_values, latencies)
+
+
+@feature("decode.time_mean", "seconds", "Mean decode time of the requests that finished.")
+def _(e: Evidence) -> float | None:
+    return e.window.mean("request_decode_seconds")
+
+
+@feature("tpot.mean", "seconds", "Mean time per output token of the requests that finished.")
+def _(e: Evidence) -> float | None:
+    return _tpot(e.window)
+
+
+@feature("tpot.vs_before", "factor", "Time per output token of finished requests against before.")
+def _(e: Evidence) -> float | None:
+    if e.reference is None or e.reference.window is None:
+        return None
+    return quotient(_tpot(e.window), _tpot(e.reference.window))
+
+
+def _tpot(window: Window) -> float | None:
+    """Decode time over tokens: speculation counts, where inter-token latency counts steps."""
+    decode, output = (
+        window.histogram("request_decode_seconds"),
+        window.histogram("request_generation_tokens"),
+    )
+    if decode is None or output is None or decode.count < MIN_EVENTS:
+        return None
+    return quotient(decode.sum, output.sum)
+
+
+# -- speculative decoding ------------------------------------------------------------------------
+
+
+@feature("spec.draft_tokens", "count", "Tokens that speculative decoding proposed.")
+def _(e: Evidence) -> float | None:
+    return e.window.delta("spec_decode_draft_tokens")
+
+
+@feature("spec.acceptance", "ratio", "Share of the proposed tokens that were accepted.")
+def _acceptance(e: Evidence) -> float | None:
+    return quotient(
+        e.window.delta("spec_decode_accepted_tokens"), e.window.delta("spec_decode_draft_tokens")
+    )
+
+
+@feature("spec.acceptance_before", "ratio", "Share of the proposed tokens accepted before.")
+def _acceptance_before(e: Evidence) -> float | None:
+    if e.reference is None:
+        return None
+    return quotient(
+        e.reference.total("spec_decode_accepted_tokens"),
+        e.reference.total("spec_decode_draft_tokens"),
+    )
+
+
+@feature("spec.acceptance_vs_before", "factor", "Acceptance against before.")
+def _(e: Evidence) -> float | None:
+    return quotient(_acceptance(e), _acceptance_before(e))
+
+
 # -- lengths -------------------------------------------------------------------------------------
 
 
@@ -119,7 +203,48 @@ def _(e: Evidence) -> float | None:
 
 @feature("prompt.tail_tokens", "count", "99th percentile of the prompt length.")
 def _(e: Evidence) -> float | None:
-    return _quantile(e, "request_prompt_tokens", 0.99)
+    return quantile_of(e, "request_prompt_tokens", 0.99)
+
+
+@feature("prompt.p50_tokens", "count", "Median prompt length, interpolated within vLLM's bucket.")
+def _(e: Evidence) -> float | None:
+    return median_of(e, "request_prompt_tokens")
+
+
+@feature("prompt.p50_vs_before", "factor", "Median prompt length against before.")
+def _(e: Evidence) -> float | None:
+    before = e.reference.histogram("request_prompt_tokens") if e.reference else None
+    median = before.quantile(0.5) if before else None
+    return quotient(median_of(e, "request_prompt_tokens"), median.value if median else None)
+
+
+@feature("prompt.tail_ratio", "factor", "99th percentile of the prompt length against the median.")
+def _(e: Evidence) -> float | None:
+    return quotient(
+        quantile_of(e, "request_prompt_tokens", 0.99), median_of(e, "request_prompt_tokens")
+    )
+
+
+@feature("output.tail_ratio", "factor", "99th percentile of the output length against the median.")
+def _(e: Evidence) -> float | None:
+    return quotient(
+        quantile_of(e, "request_generation_tokens", 0.99), median_of(e, "request_generation_tokens")
+    )
+
+
+@feature("output.limit_p50", "count", "Median of the max_tokens that finished requests asked for.")
+def _(e: Evidence) -> float | None:
+    return median_of(e, "request_max_tokens")
+
+
+@feature("output.limit_vs_before", "factor", "Mean max_tokens asked for against before.")
+def _(e: Evidence) -> float | None:
+    return _vs_before(e, "request_max_tokens")
+
+
+@feature("output.of_limit", "ratio", "Mean output length against the mean max_tokens asked for.")
+def _(e: Evidence) -> float | None:
+    return quotient(e.window.mean("request_generation_tokens"), e.window.mean("request_max_tokens"))
 
 
 @feature(
@@ -174,8 +299,50 @@ def _(e: Evidence) -> float | None:
 
 @feature("step.rate", "per_second", "Engine steps with output per second.")
 def _(e: Evidence) -> float | None:
-    histogram = e.window.histogram("step_tokens")
-    return quotient(histogram.count, e.window.seconds) if histogram else None
+    return _step_rate(e.window)
+
+
+@feature("step.rate_vs_before", "factor", "Engine steps per second against before.")
+def _(e: Evidence) -> float | None:
+    if e.reference is None or e.reference.window is None:
+        return None
+    return quotient(_step_rate(e.window), _step_rate(e.reference.window))
+
+
+def _step_rate(window: Window) -> float | None:
+    histogram = window.histogram("step_tokens")
+    return quotient(histogram.count, window.seconds) if histogram else None
+
+
+@feature("step.tokens_vs_before", "factor", "Tokens per engine step against before.")
+def _(e: Evidence) -> float | None:
+    return _vs_before(e, "step_tokens")
+
+
+@feature("prefill.per_token_vs_before", "factor", "Prefill time per computed token against before.")
+def _(e: Evidence) -> float | None:
+    if e.reference is None or e.reference.window is None:
+        return None
+    return quotient(_prefill_per_token(e.window), _prefill_per_token(e.reference.window))
+
+
+def _prefill_per_token(window: Window) -> float | None:
+    prefill, computed = (
+        window.histogram("request_prefill_seconds"),
+        window.histogram("request_computed_tokens"),
+    )
+    if prefill is None or computed is None or prefill.count < MIN_EVENTS:
+        return None
+    return quotient(prefill.sum, computed.sum)
+
+
+@feature("prefill.share", "ratio", "Share of the time in the batch that requests spend in prefill.")
+def _(e: Evidence) -> float | None:
+    prefill, inference = (
+        e.window.histogram("request_prefill_seconds"),
+        e.window.histogram("request_inference_seconds"),
+    )
+    return quotient(prefill.sum, inference.sum) if prefill and inference else None
 
 
 @feature("step.tokens_mean", "count", "Mean tokens computed per engine step.")

@@ -1,12 +1,25 @@
-"""Features of load: queue, running batch, KV cache, preemptions, prefix cache, traffic."""
+"""Features of the scheduler: queue, running batch, KV cache, preemptions, prefix cache."""
 
 from __future__ import annotations
 
 import statistics
 
+from vllm_opsctl.exporter.engine import EngineSample
 from vllm_opsctl.exporter.window import Window
 from vllm_opsctl.runbooks.evidence import Evidence
-from vllm_opsctl.runbooks.features import feature, number_of, quotient
+from vllm_opsctl.runbooks.features import feature, median_of, number_of, quotient
+from vllm_opsctl.runbooks.features_traffic import started_requests
+
+_FETCH_STAGES = ("waiting_to_start", "in_progress")
+"""vllm/v1/metrics/loggers.py, 0.32: stages of num_requests_kv_fetch_by_stage."""
+
+TREND_S = 15.0
+"""Long enough for ten samples a second apart, short enough to see a backlog turn."""
+
+MIN_TREND_SAMPLES = 5
+
+MIN_SLOTS_TO_BLOCK = 4
+"""Half of fewer slots is one or two requests: a batch between two steps looks like that."""
 
 
 def _waiting(window: Window) -> list[tuple[float, float, float, float | None]]:
@@ -71,6 +84,69 @@ def _(e: Evidence) -> float | None:
     return quotient(rows[-1][1] - rows[0][1], e.window.seconds) if len(rows) >= 2 else None
 
 
+@feature(
+    "queue.wait_seconds",
+    "seconds",
+    "Queue time of a request that arrives now, by Little's law: waiting over starts per second.",
+)
+def _(e: Evidence) -> float | None:
+    rows = _waiting(e.window)
+    started = started_requests(e)
+    if not rows or started is None or e.window.seconds <= 0:
+        return None
+    waiting = statistics.fmean(row[1] for row in rows)
+    # nothing started: whoever waits has waited since the window began
+    return waiting * e.window.seconds / max(started, 1.0)
+
+
+@feature(
+    "queue.trend",
+    "per_second",
+    "Slope of the queue over the last seconds of the window, by least squares.",
+)
+def _trend(e: Evidence) -> float | None:
+    rows = _waiting(e.window)
+    if not rows:
+        return None
+    recent = [(row[0], row[1]) for row in rows if row[0] >= rows[-1][0] - TREND_S]
+    if len(recent) < MIN_TREND_SAMPLES or recent[-1][0] <= recent[0][0]:
+        return None
+    times, values = zip(*recent, strict=True)
+    if len(set(times)) < len(times):
+        return None
+    return statistics.linear_regression(times, values).slope
+
+
+@feature(
+    "queue.drain_seconds", "seconds", "Time until the queue is empty if it goes on to shrink so."
+)
+def _(e: Evidence) -> float | None:
+    rows, trend = _waiting(e.window), _trend(e)
+    return rows[-1][1] / -trend if rows and trend is not None and trend < 0 else None
+
+
+@feature("queue.fallen_ratio", "ratio", "How far the queue has fallen from its highest sample.")
+def _(e: Evidence) -> float | None:
+    rows = _waiting(e.window)
+    most = max((row[1] for row in rows), default=0.0)
+    return 1 - rows[-1][1] / most if most else None
+
+
+@feature(
+    "queue.blocked_share",
+    "ratio",
+    "Share of the samples in which requests wait although slots and KV blocks are free.",
+)
+def _(e: Evidence) -> float | None:
+    rows = [row for row in _waiting(e.window) if row[3] is not None]
+    slots = max((row[2] for row in _waiting(e.history) if row[1] >= 1), default=0.0)
+    if not rows or slots < MIN_SLOTS_TO_BLOCK:
+        return None
+    return sum(row[1] >= 2 and row[2] <= 0.5 * slots and 0.3 < row[3] < 0.9 for row in rows) / len(  # type: ignore[operator]
+        rows
+    )
+
+
 # -- running batch -----------------------------------------------------------------------------
 
 
@@ -109,6 +185,12 @@ def _(e: Evidence) -> float | None:
     return quotient(e.window.gauge_mean("requests_running"), before)
 
 
+@feature("running.little", "count", "Requests in the batch by Little's law, where gauges read 0.")
+def _(e: Evidence) -> float | None:
+    histogram = e.window.histogram("request_inference_seconds")
+    return quotient(histogram.sum, e.window.seconds) if histogram else None
+
+
 # -- KV cache ----------------------------------------------------------------------------------
 
 
@@ -130,7 +212,12 @@ def _(e: Evidence) -> float | None:
 
 @feature("kv.capacity_tokens", "count", "Tokens that the KV cache holds.")
 def _capacity(e: Evidence) -> float | None:
-    facts = e.newest.facts if e.newest else {}
+    return capacity_tokens(e.newest)
+
+
+def capacity_tokens(sample: EngineSample | None) -> float | None:
+    """Tokens that the KV cache of an engine holds, from its configuration labels."""
+    facts = sample.facts if sample else {}
     tokens = number_of(facts.get("kv_cache_size_tokens"))
     if tokens is not None:
         return tokens
@@ -138,10 +225,81 @@ def _capacity(e: Evidence) -> float | None:
     return blocks * size if blocks and size else None
 
 
+@feature(
+    "kv.capacity_vs_before", "factor", "Size of the KV cache against the process before this one."
+)
+def _(e: Evidence) -> float | None:
+    return quotient(capacity_tokens(e.newest), capacity_tokens(e.predecessor))
+
+
+@feature(
+    "kv.max_concurrency", "factor", "How many requests of full context length the KV cache holds."
+)
+def _(e: Evidence) -> float | None:
+    return number_of(e.newest.facts.get("kv_cache_max_concurrency")) if e.newest else None
+
+
+@feature("kv.block_tokens", "count", "Tokens of one prefix-cache block: nothing shorter can hit.")
+def _(e: Evidence) -> float | None:
+    facts = e.newest.facts if e.newest else {}
+    for name in ("cache_hit_alignment_tokens", "hash_block_size", "block_size"):
+        tokens = number_of(facts.get(name))
+        if tokens is not None:
+            return tokens
+    return None
+
+
+@feature(
+    "kv.tokens_per_request", "count", "KV tokens held per running request, mean of the samples."
+)
+def _held(e: Evidence) -> float | None:
+    capacity = _capacity(e)
+    if capacity is None:
+        return None
+    held = [
+        row[3] * capacity / row[2]
+        for row in _waiting(e.window)
+        if row[2] >= 1 and row[3] is not None
+    ]
+    return statistics.fmean(held) if held else None
+
+
+@feature(
+    "kv.tokens_vs_typical",
+    "factor",
+    "KV tokens held per running request against the length of the median request.",
+)
+def _(e: Evidence) -> float | None:
+    prompt = median_of(e, "request_prompt_tokens")
+    output = median_of(e, "request_generation_tokens")
+    return (
+        quotient(_held(e), prompt + output) if prompt is not None and output is not None else None
+    )
+
+
+@feature("kv.offload_bytes_per_second", "per_second", "Bytes per second of loads from the KV tier.")
+def _(e: Evidence) -> float | None:
+    return quotient(
+        e.window.delta("kv_offload_loaded_bytes"), e.window.delta("kv_offload_load_seconds")
+    )
+
+
+@feature("kv.fetching_avg", "count", "Requests that wait for their KV from another engine, mean.")
+def _(e: Evidence) -> float | None:
+    stages = [e.window.gauge_mean(f"requests_kv_fetch{{{stage}}}") for stage in _FETCH_STAGES]
+    known = [stage for stage in stages if stage is not None]
+    return sum(known) if known else None
+
+
+@feature("kv.transfer_failures", "count", "KV transfers between engines that failed.")
+def _(e: Evidence) -> float | None:
+    return e.window.delta("kv_transfer_failures")
+
+
 @feature("kv.turnover_seconds", "seconds", "Time in which new tokens fill the whole KV cache once.")
 def _turnover(e: Evidence) -> float | None:
     computed = e.window.mean("request_computed_tokens")
-    started = _started(e)
+    started = started_requests(e)
     generated = e.window.delta("generation_tokens")
     if computed is None or started is None or generated is None:
         return None
@@ -166,7 +324,7 @@ def _(e: Evidence) -> float | None:
 
 @feature("preempt.per_request", "count", "Preemptions per request that got its first token.")
 def _(e: Evidence) -> float | None:
-    return quotient(e.window.delta("preemptions"), _started(e))
+    return quotient(e.window.delta("preemptions"), started_requests(e))
 
 
 # -- prefix cache ------------------------------------------------------------------------------
@@ -205,92 +363,32 @@ def _(e: Evidence) -> float | None:
     return quotient(_hit_ratio(e), _hit_ratio_before(e))
 
 
-# -- traffic -----------------------------------------------------------------------------------
-
-
-@feature("traffic.started", "count", "Requests that got their first token in the window.")
-def _started(e: Evidence) -> float | None:
-    histogram = e.window.histogram("time_to_first_token_seconds")
-    return histogram.count if histogram else None
-
-
-@feature("traffic.finished", "count", "Requests that finished in the window, for whatever reason.")
-def _finished(e: Evidence) -> float | None:
-    return e.window.delta("requests_finished")
-
-
-@feature("traffic.finished_per_second", "per_second", "Requests finished per second.")
-def _(e: Evidence) -> float | None:
-    return e.window.rate("requests_finished")
+@feature(
+    "prefix.lookups_missing", "bool", "Prompts are served, and none is looked up in the cache."
+)
+def _(e: Evidence) -> bool | None:
+    queried, prompts = (
+        e.window.delta("prefix_cache_queried_tokens"),
+        e.window.delta("prompt_tokens"),
+    )
+    if queried is None or prompts is None:
+        return None
+    return prompts > 0 and queried == 0
 
 
 @feature(
-    "traffic.arrived_per_second",
-    "per_second",
-    "Requests arriving per second: first tokens plus queue growth.",
+    "prefix.never_hit", "bool", "Not one token has hit the prefix cache since the process began."
 )
-def _arrived(e: Evidence) -> float | None:
-    return _arrivals(e.window)
-
-
-@feature("traffic.arrived_per_second_before", "per_second", "Requests arriving per second before.")
-def _arrived_before(e: Evidence) -> float | None:
-    return _arrivals(e.reference.window) if e.reference and e.reference.window else None
-
-
-@feature("traffic.arrived_vs_before", "factor", "Arrival rate against before.")
-def _(e: Evidence) -> float | None:
-    return quotient(_arrived(e), _arrived_before(e))
-
-
-@feature(
-    "traffic.lost",
-    "count",
-    "Requests with a first token that neither finished nor still run: hung up.",
-)
-def _lost(e: Evidence) -> float | None:
-    started, finished = _started(e), _finished(e)
-    running, waiting = e.window.gauge("requests_running"), e.window.gauge("requests_waiting")
-    if started is None or finished is None or not running or not waiting:
+def _(e: Evidence) -> bool | None:
+    if e.newest is None:
         return None
-    # a preempted request waits again although it has had its first token
-    preempted = max(0.0, waiting[-1] - waiting[0]) if e.window.delta("preemptions") else 0.0
-    return max(0.0, started - finished - (running[-1] - running[0]) - preempted)
+    hits, queried = (
+        e.newest.total("prefix_cache_hit_tokens"),
+        e.newest.total("prefix_cache_queried_tokens"),
+    )
+    return None if hits is None or not queried else hits == 0
 
 
-@feature(
-    "traffic.lost_ratio", "ratio", "Share of the requests with a first token whose client hung up."
-)
+@feature("prefix.idle_before_evict", "seconds", "Median idle time of a block before its eviction.")
 def _(e: Evidence) -> float | None:
-    started, running = _started(e), e.window.gauge("requests_running")
-    if started is None or not running:
-        return None
-    return quotient(_lost(e), started + running[0])
-
-
-def _arrivals(window: Window) -> float | None:
-    started = window.histogram("time_to_first_token_seconds")
-    waiting = window.gauge("requests_waiting")
-    if started is None or not waiting:
-        return None
-    return quotient(max(0.0, started.count + waiting[-1] - waiting[0]), window.seconds)
-
-
-# -- LoRA --------------------------------------------------------------------------------------
-
-
-@feature("lora.limit", "count", "Adapters that may run in one batch (max_loras).")
-def _(e: Evidence) -> float | None:
-    return number_of(e.newest.facts.get("lora.max_lora")) if e.newest else None
-
-
-@feature("lora.adapters", "count", "Different adapters seen running in the window.")
-def _(e: Evidence) -> float | None:
-    names = [
-        name
-        for sample in e.window.samples
-        for name in sample.facts.get("lora.running_lora_adapters", "").split(",")
-        if name
-    ]
-    known = any("lora.max_lora" in sample.facts for sample in e.window.samples)
-    return float(len(set(names))) if known else None
+    return median_of(e, "kv_block_idle_before_evict_seconds")

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from vllm_opsctl.errors import RunbookError
 from vllm_opsctl.exporter.catalogue import Version, parse_version
 from vllm_opsctl.runbooks.conditions import Condition, check_template, compile_condition
-from vllm_opsctl.runbooks.model import Action, FailureMode, Flag, Symptom
+from vllm_opsctl.runbooks.model import Action, FailureMode, Flag, Mechanism, Symptom
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -34,12 +34,14 @@ class Library:
         symptoms: Symptoms by id.
         conditions: Compiled conditions by their CEL source.
         flags: Releases (first, last) of every vLLM flag that advice names.
+        mechanisms: How the parts of vLLM work that failure modes refer to.
     """
 
     modes: Mapping[str, FailureMode]
     symptoms: Mapping[str, Symptom]
     conditions: Mapping[str, Condition]
     flags: Mapping[str, tuple[Version, Version | None]]
+    mechanisms: Mapping[str, Mechanism]
 
     def flags_of(self, action: Action) -> tuple[str, ...]:
         """The vLLM flags that an action names, without the leading dashes."""
@@ -67,6 +69,12 @@ def load_library(directories: Iterable[Path]) -> Library:
     }
     symptoms = _mapping(root.joinpath("symptoms.yaml").read_text("utf-8"), "symptoms.yaml")
     flag_data = _mapping(root.joinpath("flags.yaml").read_text("utf-8"), "flags.yaml")
+    mechanisms = {
+        id_: _validated(Mechanism, data, f"mechanisms.yaml: {id_}")
+        for id_, data in _mapping(
+            root.joinpath("mechanisms.yaml").read_text("utf-8"), "mechanisms.yaml"
+        ).items()
+    }
     modes: dict[str, FailureMode] = {}
     origin: dict[str, str] = {}
     for name, text in shipped.items():
@@ -87,11 +95,14 @@ def load_library(directories: Iterable[Path]) -> Library:
     conditions: dict[str, Condition] = {}
     for mode in modes.values():
         _check_mode(mode, origin[mode.id], modes, symptom_models, flags, conditions)
+        for id_ in mode.mechanisms:
+            if id_ not in mechanisms:
+                raise RunbookError(f"{origin[mode.id]}: mechanisms: no {id_!r} in mechanisms.yaml")
     for symptom in symptom_models.values():
         where = f"symptoms.yaml: {symptom.id}"
         conditions[symptom.when] = compile_condition(symptom.when, where=where)
         check_template(symptom.say, where=where)
-    return Library(modes, symptom_models, conditions, flags)
+    return Library(modes, symptom_models, conditions, flags, mechanisms)
 
 
 def _add_mode(text: str, name: str, modes: dict[str, FailureMode], origin: dict[str, str]) -> None:
@@ -142,6 +153,8 @@ def _check_mode(
     sentences += [clause.otherwise for clause in signature.require if clause.otherwise]
     sentences += [exclusion.because for exclusion in signature.rule_out]
     sentences += [action.text for action in mode.actions]
+    sentences += [action.helps_when for action in mode.actions if action.helps_when]
+    sentences += [action.seen_by for action in mode.actions if action.seen_by]
     for expression in expressions:
         conditions[expression] = compile_condition(expression, where=where)
     for sentence in sentences:
@@ -149,9 +162,12 @@ def _check_mode(
     for effect in mode.causes:
         if effect not in modes and effect not in symptoms:
             raise RunbookError(f"{where}: causes: no failure mode or symptom {effect!r}")
-    for look_alike in mode.look_alikes:
-        if look_alike not in modes:
-            raise RunbookError(f"{where}: look_alikes: no failure mode {look_alike!r}")
+    for other in mode.discriminators:
+        if other not in modes:
+            raise RunbookError(f"{where}: discriminators: no failure mode {other!r}")
+    for twin in mode.twins:
+        if twin.id not in modes:
+            raise RunbookError(f"{where}: twins: no failure mode {twin.id!r}")
     for action in mode.actions:
         for flag in _vllm_flags(action):
             if flag not in flags:

@@ -1,17 +1,30 @@
 """
 A failure mode as data: the schema of the files in ``library/`` and of a user's ``--runbooks``.
 
-Pydantic holds the shape; conditions and sentences are compiled and checked by :mod:`.load`.
+Pydantic holds the shape, `opsctl runbook schema` publishes it; conditions and sentences are compiled
+and checked by :mod:`.load`.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Severity = Literal["critical", "high", "medium", "low"]
 ActionKind = Literal["check", "mitigate", "fix"]
+NeedKind = Literal["probe", "log", "fleet", "history", "config", "host"]
+Area = Literal[
+    "capacity",
+    "kv-cache",
+    "prefix-cache",
+    "step-time",
+    "front-end",
+    "liveness",
+    "api",
+    "distributed",
+    "observability",
+]
 Id = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
 Sentence = Annotated[str, Field(min_length=1)]
 
@@ -57,9 +70,42 @@ class Action(_Strict):
 
     kind: ActionKind
     text: Sentence
+    helps_when: str | None = None
+    """The condition under which a mitigation helps; every mitigation has one."""
+    seen_by: str | None = None
+    """How to see that a mitigation helped; every mitigation has one."""
     command: str | None = None
     only_if: str | None = None
     """CEL over features; the action is not printed where it is false or cannot be told."""
+
+    @model_validator(mode="after")
+    def _mitigation_is_complete(self) -> Action:
+        if self.kind == "mitigate" and (self.helps_when is None or self.seen_by is None):
+            raise ValueError("a mitigation needs helps_when and seen_by")
+        return self
+
+
+class Need(_Strict):
+    """What metrics alone cannot show of a failure mode."""
+
+    kind: NeedKind
+    what: Sentence
+
+
+class Twin(_Strict):
+    """A failure mode with the same face in the metrics."""
+
+    id: Id
+    apart_by: Sentence
+    """What would tell the two apart."""
+
+
+class Mechanism(_Strict):
+    """How a part of vLLM works, in a few plain sentences."""
+
+    title: Sentence
+    text: Sentence
+    link: Sentence
 
 
 class FailureMode(_Strict):
@@ -73,8 +119,15 @@ class FailureMode(_Strict):
     liveness: bool = False
     """It pre-empts failure modes of performance: nothing performs on an engine that is not alive."""
     signature: Signature
-    look_alikes: tuple[Id, ...] = ()
-    """Failure modes that are easily taken for this one, reported when ruled out."""
+    area: Area
+    mechanisms: tuple[Id, ...] = ()
+    """What of vLLM one has to know to understand it: keys of ``mechanisms.yaml``."""
+    needs: tuple[Need, ...] = ()
+    """What one page of metrics cannot show."""
+    discriminators: Annotated[dict[Id, Sentence], Field(min_length=1)]
+    """Failure modes that are easily taken for this one, and the difference."""
+    twins: tuple[Twin, ...] = ()
+    """Failure modes that metrics cannot tell from this one."""
     causes: tuple[Id, ...] = ()
     """Failure modes and symptoms that this one causes: edges of the causal graph."""
     actions: Annotated[tuple[Action, ...], Field(min_length=1)]

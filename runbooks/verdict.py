@@ -37,6 +37,25 @@ class PrintedAction:
     kind: str
     text: str
     command: str | None = None
+    helps_when: str | None = None
+    seen_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """A failure mode that metrics cannot tell from the one that was found."""
+
+    id: str
+    apart_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something that is other since the onset than it was before."""
+
+    what: str
+    before: str
+    now: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +70,7 @@ class FoundCause:
     evidence: tuple[EvidenceLine, ...]
     explains: tuple[str, ...] = ()
     actions: tuple[PrintedAction, ...] = ()
+    alternatives: tuple[Alternative, ...] = ()
     runbook: str | None = None
     engine: str | None = None
 
@@ -75,6 +95,8 @@ class TargetVerdict:
     end: float
     samples: int
     onset: float | None = None
+    changes: tuple[Change, ...] = ()
+    """What changed at the onset."""
     vllm_version: str | None = None
     model: str | None = None
     causes: tuple[FoundCause, ...] = ()
@@ -103,6 +125,10 @@ class TargetVerdict:
                 "source": self.source,
                 "onset": None if self.onset is None else round(self.onset, 3),
             },
+            "changes": [
+                {"what": change.what, "before": change.before, "now": change.now}
+                for change in self.changes
+            ],
             "causes": [_cause_json(cause) for cause in self.causes],
             "ruled_out": [{"id": entry.id, "because": entry.because} for entry in self.ruled_out],
             "blind_spots": list(self.blind_spots),
@@ -158,8 +184,15 @@ def _cause_json(cause: FoundCause) -> dict[str, Any]:
         "explains": list(cause.explains),
         "actions": [
             {"kind": action.kind, "text": action.text}
-            | ({"command": action.command} if action.command else {})
+            | {
+                name: value
+                for name in ("helps_when", "seen_by", "command")
+                if (value := getattr(action, name)) is not None
+            }
             for action in cause.actions
+        ],
+        "alternatives": [
+            {"id": other.id, "apart_by": other.apart_by} for other in cause.alternatives
         ],
         "runbook": cause.runbook,
     }

@@ -123,4 +123,10 @@ def test_every_name_in_the_catalogue_stands_on_some_page() -> None:
 
     assert unseen == {
         "vllm:corrupted_requests_total",  # only with VLLM_COMPUTE_NANS_IN_LOGITS=1
+        # only with a KV connector and the hardware it moves KV between
+        "vllm:kv_offload_load_bytes_total",
+        "vllm:kv_offload_load_time_total",
+        "vllm:nixl_num_failed_transfers_total",
+        "vllm:nixl_xfer_time_seconds",
+        "vllm:num_requests_kv_fetch_by_stage",
     }
