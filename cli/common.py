@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from vllm_opsctl.errors import ConfigError, UsageError
 from vllm_opsctl.exporter.config import Target, clean_url, name_of
@@ -123,14 +127,39 @@ def require_targets(loaded: LoadedConfig) -> None:
         )
 
 
-def emit(text: str) -> None:
-    """Print the answer; a reader that has gone (head, less) changes nothing of the exit code."""
+def emit(text: str) -> bool:
+    """
+    Print the answer; a reader that has gone (head, less) changes nothing of the exit code.
+
+    Returns:
+        Whether somebody still reads.
+    """
     try:
         click.echo(text)
         sys.stdout.flush()
     except BrokenPipeError:
         # nothing more can be written, not even what Python flushes at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
+
+
+def is_given(ctx: click.Context, name: str) -> bool:
+    """Whether an option was given, rather than left at its default."""
+    return ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set, instead of ending the process."""
+    stop = threading.Event()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    previous = [signal.signal(number, lambda *_: stop.set()) for number in numbers]
+    try:
+        yield stop
+    finally:
+        for number, handler in zip(numbers, previous, strict=True):
+            signal.signal(number, handler)
 
 
 class Progress:
@@ -141,13 +170,14 @@ class Progress:
         text: What is going on.
         total: How much there is to do.
         unit: Of what.
+        quiet: Show nothing at all.
     """
 
-    def __init__(self, text: str, total: float, unit: str = "s") -> None:
+    def __init__(self, text: str, total: float, unit: str = "s", *, quiet: bool = False) -> None:
         self._text = text
         self._total = total
         self._unit = unit
-        self._shown = sys.stderr.isatty()
+        self._shown = sys.stderr.isatty() and not quiet
 
     def update(self, done: float, pages: int) -> None:
         """Show how much is done, and the pages read."""

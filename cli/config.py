@@ -12,7 +12,7 @@ import yaml
 from vllm_opsctl.cli.common import load
 from vllm_opsctl.errors import UsageError
 from vllm_opsctl.exporter.config import Config
-from vllm_opsctl.exporter.config_load import DEFAULT_FILE, threshold_warnings
+from vllm_opsctl.exporter.config_load import DEFAULT_FILE, LoadedConfig, threshold_warnings
 
 
 @click.group()
@@ -55,12 +55,15 @@ def check(ctx: click.Context) -> None:
 @click.pass_context
 def show(ctx: click.Context) -> None:
     """Print what is in force, and which keys the environment set."""
-    loaded = load(ctx)
-    click.echo(f"# file: {loaded.path or 'none, defaults'}")
-    for key, origin in loaded.origins.items():
-        click.echo(f"# {key}: from {origin}")
+    click.echo(in_force(load(ctx)), nl=False)
+
+
+def in_force(loaded: LoadedConfig) -> str:
+    """A configuration as YAML, and where its keys came from; secrets are only named in it."""
+    lines = [f"# file: {loaded.path or 'none, defaults'}"]
+    lines += [f"# {key}: from {origin}" for key, origin in loaded.origins.items()]
     data = loaded.config.model_dump(mode="json", exclude_none=True)
-    click.echo(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), nl=False)
+    return "\n".join([*lines, yaml.safe_dump(data, sort_keys=False, allow_unicode=True)])
 
 
 @config.command()

@@ -5,41 +5,43 @@ from __future__ import annotations
 import json
 import os
 import re
-import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import click
 
 from vllm_opsctl.cli.common import (
-    Progress,
     duration_option,
     emit,
+    is_given,
     load,
     output_option,
     resolve_targets,
     runbooks_option,
 )
+from vllm_opsctl.cli.observing import Sidecar, observe_live
 from vllm_opsctl.cli.text import render_markdown, render_text
 from vllm_opsctl.errors import UsageError
-from vllm_opsctl.exporter.config import Target, clean_url
-from vllm_opsctl.exporter.config_load import LoadedConfig, api_key
+from vllm_opsctl.exporter.bundle import (
+    Asked,
+    Scrubber,
+    as_packed,
+    read_observations,
+    refuse_to_overwrite,
+)
+from vllm_opsctl.exporter.config_load import LoadedConfig, known_secrets
 from vllm_opsctl.exporter.observation import Observation
-from vllm_opsctl.exporter.recording import LATEST_T, read_recording
+from vllm_opsctl.exporter.recording import LATEST_T
 from vllm_opsctl.exporter.units import parse_duration
 from vllm_opsctl.runbooks.diagnosis import diagnose_target
-from vllm_opsctl.runbooks.evidence import history_of
-from vllm_opsctl.runbooks.load import load_library, shipped_library
-from vllm_opsctl.runbooks.observe import observe, probe_once
-from vllm_opsctl.runbooks.verdict import Verdict
+from vllm_opsctl.runbooks.load import Library, load_library, shipped_library
+from vllm_opsctl.runbooks.verdict import TargetVerdict, Verdict
 
-LIVE_INTERVAL_S = 0.5
-
-_CLOCK_SLACK_S = 30.0
-"""The sidecar's clock may run ahead of this machine's."""
+SHORTEST_EVERY_S = 1.0
+"""Each round sends a canary and may take a second of one core."""
 
 
 @click.command(
@@ -48,7 +50,10 @@ _CLOCK_SLACK_S = 30.0
 @click.argument("targets", nargs=-1, metavar="[TARGET]...")
 @click.option("--sidecar", metavar="URL", help="Use a sidecar's flight recorder.")
 @click.option(
-    "--recording", metavar="FILE", type=click.Path(path_type=Path), help="Use a recording."
+    "--recording",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Use a recording or a bundle.",
 )
 @duration_option("--for", "for_s", default="10s", help_text="How long to watch live targets.")
 @click.option(
@@ -56,6 +61,14 @@ _CLOCK_SLACK_S = 30.0
 )
 @duration_option("--window", default="60s", help_text="Length of the window.")
 @click.option("--no-probe", is_flag=True, help="Send no canary completion.")
+@click.option("--watch", "is_watch", is_flag=True, help="Diagnose again and again until Ctrl-C.")
+@duration_option("--every", default="15s", help_text="With --watch: time between two verdicts.")
+@click.option(
+    "--bundle",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also pack it for the ticket (.tar.gz).",
+)
 @runbooks_option
 @click.option("--show-features", is_flag=True, help="Print every number the verdict rests on.")
 @output_option
@@ -69,6 +82,9 @@ def diagnose(
     at: str | None,
     window: float,
     no_probe: bool,
+    is_watch: bool,
+    every: float,
+    bundle: Path | None,
     runbook_dirs: tuple[Path, ...],
     show_features: bool,
     output: str,
@@ -81,141 +97,137 @@ def diagnose(
     """
     if sidecar is not None and recording is not None:
         raise UsageError("--sidecar and --recording are both given; choose one")
+    if at is not None and sidecar is None and recording is None:
+        raise UsageError("a live target has no past; --at wants --sidecar URL or --recording FILE")
+    if is_watch:
+        _check_watch(every, at, recording, bundle, output)
+    elif is_given(ctx, "every"):
+        raise UsageError("--every is the pace of --watch; give both")
+    if bundle is not None:
+        refuse_to_overwrite(bundle)
     loaded = load(ctx)
     library = load_library(runbook_dirs) if runbook_dirs else shipped_library()
+    if sidecar is None and recording is None:
+        window = max(window, for_s * 3)
+    doctor = Doctor(library, loaded, window)
+
+    if is_watch:
+        from vllm_opsctl.cli.watch import follow, live_rounds, sidecar_rounds
+
+        if sidecar is not None:
+            source = Sidecar(sidecar, targets, loaded)
+            rounds = sidecar_rounds(source, doctor, every_s=every, probe=not no_probe)
+        else:
+            chosen = resolve_targets(targets, loaded)
+            rounds = live_rounds(chosen, doctor, for_s=for_s, every_s=every, probe=not no_probe)
+        return follow(rounds, output=output, show_features=show_features)
+
+    end: float | None = None
+    asked_before: Asked | None = None
     if recording is not None:
-        source = "recording"
-        observations = read_recording(recording)
+        observations, asked_before = read_observations(recording)
         newest = max(observation.t for observation in observations)
         end = parse_time(at, newest) if at else None
     elif sidecar is not None:
-        source = "sidecar"
         end = parse_time(at, time.time()) if at else None
         observations = _from_sidecar(
-            sidecar, targets, loaded, end=end, window_s=window, probe=not no_probe and at is None
+            Sidecar(sidecar, targets, loaded), end, window, probe=not no_probe
         )
     else:
-        if at is not None:
-            raise UsageError(
-                "a live target has no past; --at wants --sidecar URL or --recording FILE"
-            )
-        source = "scrape"
-        end = None
-        observations = _live(resolve_targets(targets, loaded), for_s, probe=not no_probe)
-        window = max(window, for_s * 3)
-    names = _names(observations, targets if source != "scrape" else ())
-    verdict = Verdict(
-        tuple(
-            diagnose_target(
-                name,
-                [o for o in observations if o.target == name],
-                library,
-                source=source,
-                at=end,
-                window_s=window,
-                runbook_url=loaded.config.alarms.runbook_url,
-            )
-            for name in names
-        )
+        chosen = resolve_targets(targets, loaded)
+        observations = observe_live(chosen, for_s, probe=not no_probe)
+        targets = ()
+    asked = Asked(
+        source="recording" if recording else "sidecar" if sidecar else "scrape",
+        at=end,
+        window_s=window,
+        targets=_names(observations, targets),
     )
-    if output == "json":
-        emit(json.dumps(verdict.to_json(), indent=2, ensure_ascii=False))
-    elif output == "markdown":
-        emit(render_markdown(verdict, show_features=show_features))
-    else:
-        emit(render_text(verdict, show_features=show_features))
+    if asked_before is not None:
+        # a bundle is asked again what it was asked, but for what is asked anew
+        asked = Asked(
+            source=asked_before.source,
+            at=end if at else asked_before.at,
+            window_s=window if is_given(ctx, "window") else asked_before.window_s,
+            targets=asked.targets if targets else _names(observations, asked_before.targets),
+        )
+    if bundle is not None:
+        scrubber = Scrubber(known_secrets(loaded.config, os.environ))
+        observations = as_packed((o for o in observations if o.target in asked.targets), scrubber)
+    verdict = doctor.verdict(observations, asked)
+    if bundle is not None:
+        from vllm_opsctl.cli.packing import pack
+
+        pack(bundle, observations, asked, verdict, loaded, scrubber)
+        click.echo(f"{bundle} packed; opsctl diagnose --recording {bundle}", err=True)
+    emit(rendered(verdict, output, show_features=show_features))
     return verdict.exit_code
 
 
-def _names(observations: Sequence[Observation], asked: tuple[str, ...]) -> list[str]:
+def _check_watch(
+    every: float, at: str | None, recording: Path | None, bundle: Path | None, output: str
+) -> None:
+    if recording is not None or at is not None:
+        what = "--recording" if recording is not None else "--at"
+        raise UsageError(f"--watch follows what happens now; {what} is the past")
+    if bundle is not None:
+        raise UsageError("--watch packs no bundle; run opsctl diagnose --bundle beside it")
+    if output == "markdown":
+        raise UsageError("--watch prints text or json, no markdown")
+    if every < SHORTEST_EVERY_S:
+        raise UsageError(f"--every {every:g}s is too often; {SHORTEST_EVERY_S:g}s is the least")
+
+
+@dataclass(frozen=True, slots=True)
+class Doctor:
+    """What every verdict of one command shares."""
+
+    library: Library
+    loaded: LoadedConfig
+    window_s: float
+
+    def verdict(self, observations: Sequence[Observation], asked: Asked) -> Verdict:
+        """The verdict on all targets that were asked about."""
+        return Verdict(tuple(self.target(name, observations, asked) for name in asked.targets))
+
+    def target(self, name: str, observations: Sequence[Observation], asked: Asked) -> TargetVerdict:
+        """The verdict on one target."""
+        return diagnose_target(
+            name,
+            [o for o in observations if o.target == name],
+            self.library,
+            source=asked.source,
+            at=asked.at,
+            window_s=asked.window_s,
+            runbook_url=self.loaded.config.alarms.runbook_url,
+        )
+
+
+def rendered(verdict: Verdict, output: str, *, show_features: bool) -> str:
+    """A verdict as text, json or markdown."""
+    if output == "json":
+        return json.dumps(verdict.to_json(), indent=2, ensure_ascii=False)
+    render = render_markdown if output == "markdown" else render_text
+    return render(verdict, show_features=show_features)
+
+
+def _names(observations: Sequence[Observation], asked: Sequence[str]) -> tuple[str, ...]:
     """The targets to judge: those that were asked for, or all that were observed."""
-    seen = list(dict.fromkeys(observation.target for observation in observations))
-    if not asked:
-        return seen
+    seen = dict.fromkeys(observation.target for observation in observations)
     missing = [name for name in asked if name not in seen]
     if missing:
         raise UsageError(f"no observations of {', '.join(missing)}; there are {', '.join(seen)}")
-    return list(asked)
-
-
-def _live(targets: list[Target], for_s: float, *, probe: bool) -> list[Observation]:
-    observations: list[Observation] = []
-    what = targets[0].name if len(targets) == 1 else f"{len(targets)} targets"
-    progress = Progress(f"watching {what}", for_s)
-    started = time.monotonic()
-
-    def keep(observation: Observation) -> None:
-        observations.append(observation)
-        pages = sum(o.kind == "metrics" for o in observations)
-        progress.update(time.monotonic() - started, pages)
-
-    observe(
-        targets,
-        for_s=for_s,
-        interval_s=LIVE_INTERVAL_S,
-        probe=probe,
-        environment=os.environ,
-        on_observation=keep,
-        stop=threading.Event(),
-    )
-    progress.done()
-    return sorted(observations, key=lambda observation: observation.t)
+    return tuple(asked or seen)
 
 
 def _from_sidecar(
-    url: str,
-    asked: tuple[str, ...],
-    loaded: LoadedConfig,
-    *,
-    end: float | None,
-    window_s: float,
-    probe: bool,
+    source: Sidecar, end: float | None, window_s: float, *, probe: bool
 ) -> list[Observation]:
-    from vllm_opsctl.exporter.sources.sidecar import SidecarSource
-
-    try:
-        base = clean_url(url)
-    except ValueError as problem:
-        raise UsageError(f"--sidecar: {problem}") from None
-    sidecar = SidecarSource(base)
-    known = {target.name: target for target in sidecar.targets()}
-    unknown = [name for name in asked if name not in known]
-    if unknown:
-        raise UsageError(f"--sidecar {base}: no {', '.join(unknown)}; it has {', '.join(known)}")
-    wanted = [target for name, target in known.items() if not asked or name in asked]
-    configured = {target.name: target for target in loaded.config.targets}
-    observations: list[Observation] = []
-    probes = []
-    if probe:
-        # canaries wait up to ten seconds; the recordings are fetched meanwhile
-        for target in wanted:
-            if is_local(target.url) and not is_local(base):
-                continue
-            key = api_key(configured.get(target.name, target), os.environ)
-            thread = threading.Thread(
-                target=probe_once, args=(target, key, observations.append), daemon=True
-            )
-            thread.start()
-            probes.append(thread)
-    progress = Progress("reading the sidecar", len(wanted), unit="targets")
-    newest = end if end is not None else time.time() + _CLOCK_SLACK_S
-    for index, target in enumerate(wanted):
-        progress.update(index, len(observations))
-        history = history_of(newest - _CLOCK_SLACK_S - window_s)
-        observations += sidecar.observations(target.name, end=newest, **history)
-    for thread in probes:
-        thread.join()
-    progress.done()
+    observations = source.observations(end=end, window_s=window_s, probe=probe and end is None)
     if not any(observation.kind in ("metrics", "error") for observation in observations):
         when = "at that time" if end is not None else "yet"
-        raise UsageError(f"--sidecar {base}: nothing recorded {when}")
-    return sorted(observations, key=lambda observation: observation.t)
-
-
-def is_local(url: str) -> bool:
-    """Whether a URL means the machine that uses it."""
-    host = urlsplit(url).hostname or ""
-    return host in ("localhost", "::1", "0.0.0.0") or host.startswith("127.")  # noqa: S104
+        raise UsageError(f"--sidecar {source.url}: nothing recorded {when}")
+    return observations
 
 
 def parse_time(text: str, now: float) -> float:

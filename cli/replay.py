@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from vllm_opsctl.errors import UsageError
-from vllm_opsctl.exporter.recording import read_recording
+from vllm_opsctl.exporter.bundle import read_observations
 from vllm_opsctl.runbooks.replay import Replay
 
 
@@ -21,8 +21,8 @@ from vllm_opsctl.runbooks.replay import Replay
 @click.option("--loop", is_flag=True, help="Start again at the end.")
 @click.option("--target", help="Which target, when the recording holds several.")
 def replay(path: Path, port: int, speed: float, loop: bool, target: str | None) -> None:
-    """Serve a recording on 127.0.0.1 as if the vLLM of then were running now."""
-    observations = read_recording(path)
+    """Serve a recording or a bundle on 127.0.0.1 as if the vLLM of then were running now."""
+    observations, _ = read_observations(path)
     names = list(dict.fromkeys(observation.target for observation in observations))
     if target is None and len(names) > 1:
         raise UsageError(f"{path} holds {', '.join(names)}; choose one with --target")

@@ -238,6 +238,17 @@ def api_key(target: Target, environment: Mapping[str, str]) -> str | None:
     return None
 
 
+def known_secrets(config: Config, environment: Mapping[str, str]) -> list[str]:
+    """The API keys of all targets, as far as they can be read."""
+    found = []
+    for target in config.targets:
+        try:
+            found.append(api_key(target, environment))
+        except ConfigError:
+            continue
+    return [key for key in found if key]
+
+
 def threshold_warnings(config: Config, version: Version | None = None) -> list[str]:
     """
     Objectives whose threshold is none of vLLM's default bucket bounds, and the error that causes.

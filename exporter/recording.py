@@ -71,8 +71,22 @@ def read_recording(path: Path) -> list[Observation]:
     Raises:
         InputFileError: Not there, not readable, or malformed; names the line.
     """
-    lines = _lines(path)
     stem = path.name.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".json")
+    return parse_recording(_lines(path), where=str(path), stem=stem)
+
+
+def parse_recording(lines: Iterable[str], *, where: str, stem: str) -> list[Observation]:
+    """
+    Read the lines of a recording, headers left out.
+
+    Args:
+        lines: JSON texts.
+        where: The file, for messages.
+        stem: The target's name where a line has none.
+
+    Raises:
+        InputFileError: Malformed, or empty; names the line.
+    """
     found: list[Observation] = []
     pending: InputFileError | None = None
     for number, line in enumerate(lines, start=1):
@@ -81,7 +95,7 @@ def read_recording(path: Path) -> list[Observation]:
         if pending is not None:
             raise pending
         try:
-            observation = parse_line(line, where=f"{path}:{number}", stem=stem)
+            observation = parse_line(line, where=f"{where}:{number}", stem=stem)
         except CutOffError as problem:
             pending = problem
             continue
@@ -90,13 +104,13 @@ def read_recording(path: Path) -> list[Observation]:
     if pending is not None:
         if not found:
             raise pending
-        log.warning("%s: the last line is cut off; dropped", path)
+        log.warning("%s: the last line is cut off; dropped", where)
     if not found:
-        raise InputFileError(f"{path}: no observations in it; record one with opsctl record")
-    return _ordered(found, path)
+        raise InputFileError(f"{where}: no observations in it; record one with opsctl record")
+    return _ordered(found, where)
 
 
-def _ordered(found: list[Observation], path: Path) -> list[Observation]:
+def _ordered(found: list[Observation], where: str) -> list[Observation]:
     """
     Bring a shuffled file into the order of its times.
 
@@ -104,7 +118,7 @@ def _ordered(found: list[Observation], path: Path) -> list[Observation]:
     """
     back = sum(later.t < earlier.t for earlier, later in pairwise(found))
     if back > MAX_CLOCK_STEPS:
-        log.warning("%s: lines are out of order; sorted by time", path)
+        log.warning("%s: lines are out of order; sorted by time", where)
         return sorted(found, key=lambda observation: observation.t)
     return found
 

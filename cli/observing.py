@@ -1,0 +1,135 @@
+"""How the commands get observations: from live targets, and from a sidecar's flight recorder."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from vllm_opsctl.cli.common import Progress
+from vllm_opsctl.errors import UsageError
+from vllm_opsctl.exporter.config import Target, clean_url
+from vllm_opsctl.exporter.config_load import LoadedConfig, api_key
+from vllm_opsctl.exporter.observation import Observation
+from vllm_opsctl.exporter.sources.sidecar import SidecarSource
+from vllm_opsctl.runbooks.evidence import history_of
+from vllm_opsctl.runbooks.observe import observe, probe_once
+
+LIVE_INTERVAL_S = 0.5
+
+_CLOCK_SLACK_S = 30.0
+"""The sidecar's clock may run ahead of this machine's."""
+
+
+def observe_live(targets: list[Target], for_s: float, *, probe: bool) -> list[Observation]:
+    """Watch live targets for a while."""
+    observations: list[Observation] = []
+    what = targets[0].name if len(targets) == 1 else f"{len(targets)} targets"
+    progress = Progress(f"watching {what}", for_s)
+    started = time.monotonic()
+
+    def keep(observation: Observation) -> None:
+        observations.append(observation)
+        pages = sum(o.kind == "metrics" for o in observations)
+        progress.update(time.monotonic() - started, pages)
+
+    observe(
+        targets,
+        for_s=for_s,
+        interval_s=LIVE_INTERVAL_S,
+        probe=probe,
+        environment=os.environ,
+        on_observation=keep,
+        stop=threading.Event(),
+    )
+    progress.done()
+    return sorted(observations, key=lambda observation: observation.t)
+
+
+class Sidecar:
+    """
+    A sidecar, and which of its targets are wanted.
+
+    Args:
+        url: Its base URL, as given.
+        asked: Names of targets; all of them when empty.
+        loaded: For the API keys of canaries.
+
+    Raises:
+        UsageError: No URL, or a target that it does not watch.
+        SourceError: It does not answer, or is no sidecar.
+    """
+
+    def __init__(self, url: str, asked: Sequence[str], loaded: LoadedConfig) -> None:
+        try:
+            self.url = clean_url(url)
+        except ValueError as problem:
+            raise UsageError(f"--sidecar: {problem}") from None
+        self._source = SidecarSource(self.url)
+        known = {target.name: target for target in self._source.targets()}
+        unknown = [name for name in asked if name not in known]
+        if unknown:
+            has = ", ".join(known)
+            raise UsageError(f"--sidecar {self.url}: no {', '.join(unknown)}; it has {has}")
+        self.targets = [target for name, target in known.items() if not asked or name in asked]
+        self._configured = {target.name: target for target in loaded.config.targets}
+
+    def observations(
+        self, *, end: float | None, window_s: float, probe: bool, quiet: bool = False
+    ) -> list[Observation]:
+        """
+        What it recorded, and a canary of each target that can be reached from here.
+
+        Args:
+            end: Unix seconds; None for now.
+            window_s: Length of the window that will be diagnosed.
+            probe: Send canaries.
+            quiet: Show no progress.
+
+        Raises:
+            SourceError: It does not answer, or is no sidecar.
+        """
+        observations: list[Observation] = []
+        # canaries wait up to ten seconds; the recordings are fetched meanwhile
+        probes = self._start_probes(observations) if probe else []
+        progress = Progress("reading the sidecar", len(self.targets), unit="targets", quiet=quiet)
+        newest = end if end is not None else time.time() + _CLOCK_SLACK_S
+        for index, target in enumerate(self.targets):
+            progress.update(index, len(observations))
+            history = history_of(newest - _CLOCK_SLACK_S - window_s)
+            observations += self._source.observations(target.name, end=newest, **history)
+        for thread in probes:
+            thread.join()
+        progress.done()
+        return sorted(observations, key=lambda observation: observation.t)
+
+    def since(self, target: str, start: float) -> list[Observation]:
+        """
+        Everything that it recorded of a target since a time (unix seconds).
+
+        Raises:
+            SourceError: It does not answer, or is no sidecar.
+        """
+        end = time.time() + _CLOCK_SLACK_S
+        return self._source.observations(target, end=end, start=start, full_from=start, step_s=1.0)
+
+    def _start_probes(self, observations: list[Observation]) -> list[threading.Thread]:
+        probes = []
+        for target in self.targets:
+            if is_local(target.url) and not is_local(self.url):
+                continue
+            key = api_key(self._configured.get(target.name, target), os.environ)
+            thread = threading.Thread(
+                target=probe_once, args=(target, key, observations.append), daemon=True
+            )
+            thread.start()
+            probes.append(thread)
+        return probes
+
+
+def is_local(url: str) -> bool:
+    """Whether a URL means the machine that uses it."""
+    host = urlsplit(url).hostname or ""
+    return host in ("localhost", "::1", "0.0.0.0") or host.startswith("127.")  # noqa: S104
