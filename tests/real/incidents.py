@@ -33,6 +33,11 @@ class Action:
     count: int = 0
 
 
+def _then_backlog(root: str) -> Mapping[str, tuple[str, ...]]:
+    """The truth of an incident that leaves a queue behind."""
+    return {"incident": (root,), "recovery": ("backlog-draining",)}
+
+
 @dataclass(frozen=True)
 class Incident:
     """One recording: what is sent, what is done, and what is true of it.
@@ -119,6 +124,7 @@ _ALL = (
         "chat",
         _back(_then(_CHAT, prompt_tokens=1400, arrivals_per_s=2.8)),
         ("prompt-length-shift",),
+        truth_by_phase=_then_backlog("prompt-length-shift"),
     ),
     Incident("n-fanout", "chat", _back(_then(_healthy(80, 40, 2.5), n=6)), ("n-fanout",)),
     Incident(
@@ -173,6 +179,7 @@ _ALL = (
         "dev",
         _back(_then(_healthy(64, 48, 2.5), 28)),
         ("engine-asleep-or-paused",),
+        truth_by_phase=_then_backlog("engine-asleep-or-paused"),
         actions=(
             Action("post", "incident", path="/sleep?level=1"),
             Action("post", "recovery", path="/wake_up"),
@@ -184,6 +191,7 @@ _ALL = (
         _back(_then(_healthy(96, 120, 2), 28)),
         ("engine-asleep-or-paused",),
         ("engine-hung",),
+        truth_by_phase=_then_backlog("engine-asleep-or-paused"),
         actions=(
             Action("post", "incident", path="/pause?mode=keep"),
             Action("post", "recovery", path="/resume"),
@@ -298,7 +306,7 @@ _ALL = (
             replace(_healthy(128, 60, 4), name="recovery", duration_s=32),
         ),
         ("queue-overload",),
-        truth_by_phase={"incident": ("queue-overload",), "recovery": ("backlog-draining",)},
+        truth_by_phase=_then_backlog("queue-overload"),
     ),
     # -- five-slots ------------------------------------------------------------------------------
     Incident(
