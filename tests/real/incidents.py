@@ -167,6 +167,18 @@ _ALL = (
         ("structured-output-compile",),
     ),
     Incident(
+        "structured-output-compile-heavy",
+        "small",
+        _then(_healthy(48, 60, 2.5), schema_every=1, schema_depth=3, arrivals_per_s=3),
+        ("structured-output-compile",),
+    ),
+    Incident(
+        "n-fanout-heavy",
+        "small",
+        _then(_healthy(100, 60, 5), n=8),
+        ("n-fanout",),
+    ),
+    Incident(
         "host-cpu-starvation",
         "small",
         _back(_then(_healthy(64, 60, 3))),
