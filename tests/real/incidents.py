@@ -321,6 +321,7 @@ _ALL = (
         truth_by_phase=_then_backlog("queue-overload"),
     ),
     # -- five-slots ------------------------------------------------------------------------------
+    Incident("healthy-long-outputs", "five-slots", (Phase("healthy", 35, 48, 800, concurrency=3),)),
     Incident(
         "concurrency-cap",
         "five-slots",
@@ -392,7 +393,6 @@ _ALL = (
     ),
     Incident("healthy-idle", "tiny", (_healthy(64, 32, 0.15, seconds=40),)),
     Incident("healthy-bursty", "tiny", (replace(_healthy(64, 70, 10, seconds=40), burst=24),)),
-    Incident("healthy-long-outputs", "tiny", (Phase("healthy", 40, 48, 1200, concurrency=5),)),
     Incident(
         "engine-hung",
         "tiny",
