@@ -6,7 +6,7 @@ ENGINE ?= replay
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test real-parts lint types check bench docs golden dist clean
+.PHONY: help demo test real-parts lint types check bench compare-peers docs golden dist clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ bench: $(VENV)/installed-dev ## The benchmarks; prints tables, writes build/benc
 	$(BIN)/python tests/bench/start_up.py
 	$(BIN)/python tests/bench/page_cost.py
 	$(BIN)/python tests/bench/sidecar_cost.py
+
+compare-peers: $(VENV)/installed-dev ## The recordings, diagnosed by opsctl and by two peers (downloads them)
+	$(BIN)/python tests/bench/compare_peers.py
 
 docs: $(VENV)/installed-dev ## Write the generated reference pages
 	$(BIN)/python docs/generate.py

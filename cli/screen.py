@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import select
+import sys
+import termios
+import tty
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -19,6 +24,39 @@ def full_screen(console: Console | None = None) -> Iterator[Callable[[Renderable
             live.update(content, refresh=True)
 
         yield draw
+
+
+_KEYS = {
+    b"\x1b[A": "up",
+    b"\x1bOA": "up",
+    b"k": "up",
+    b"\x1b[B": "down",
+    b"\x1bOB": "down",
+    b"j": "down",
+}
+
+
+@contextmanager
+def pressed_keys() -> Iterator[Callable[[float], str | None]]:
+    """Gives a function that waits some seconds for a key of stdin, a terminal: its name or None."""
+    stdin = sys.stdin.fileno()
+    before = termios.tcgetattr(stdin)
+
+    def next_key(seconds: float) -> str | None:
+        try:
+            if not select.select([stdin], [], [], seconds)[0]:
+                return None
+            pressed = os.read(stdin, 8)
+        except InterruptedError:
+            return None
+        # a terminal that has gone reads as nothing at all
+        return _KEYS.get(pressed, pressed[:1].decode(errors="replace").lower() if pressed else "q")
+
+    tty.setcbreak(stdin)
+    try:
+        yield next_key
+    finally:
+        termios.tcsetattr(stdin, termios.TCSADRAIN, before)
 
 
 class Page:
