@@ -367,6 +367,10 @@ _ALL = (
             Action("connections", "incident", count=60),
             Action("connections", "incident", 10, count=200),
         ),
+        note=(
+            "from 10 s into the incident the page has no process_ series: reading them wants a file; "
+            "clients with open connections are served on, new ones wait for ever"
+        ),
     ),
     Incident(
         "lora-adapter-thrash",
