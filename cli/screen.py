@@ -46,11 +46,13 @@ def pressed_keys() -> Iterator[Callable[[float], str | None]]:
         try:
             if not select.select([stdin], [], [], seconds)[0]:
                 return None
-            pressed = os.read(stdin, 8)
-        except InterruptedError:
-            return None
-        # a terminal that has gone reads as nothing at all
-        return _KEYS.get(pressed, pressed[:1].decode(errors="replace").lower() if pressed else "q")
+            pressed = os.read(stdin, 1)
+            if pressed == b"\x1b" and select.select([stdin], [], [], 0)[0]:
+                pressed += os.read(stdin, 2)
+        except OSError:
+            pressed = b""
+        # a terminal that has gone reads as nothing, or not at all
+        return _KEYS.get(pressed, pressed[:1].decode(errors="replace").lower()) or "q"
 
     tty.setcbreak(stdin)
     try:

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from conftest import RECORDINGS, Opsctl, free_port, http_get
 
+from vllm_opsctl.errors import InputFileError
 from vllm_opsctl.exporter import bundle
 from vllm_opsctl.exporter.bundle import MANIFEST, RECORDING, Scrubber
 from vllm_opsctl.exporter.observation import Observation
@@ -227,13 +228,13 @@ def test_reading_is_bounded_however_well_it_was_compressed(
     opsctl: Opsctl, tmp_path: Path, thrash: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bundle, "MAX_PLAIN_BYTES", 2**20)
-    with pytest.raises(bundle.InputFileError, match="more than 1 MiB"):
+    with pytest.raises(InputFileError, match="more than 1 MiB"):
         bundle.read_bundle(thrash)
     monkeypatch.setattr(bundle, "MAX_PACKED_BYTES", 2**17)
-    with pytest.raises(bundle.InputFileError, match="is larger than 0 MiB"):
+    with pytest.raises(InputFileError, match="is larger than 0 MiB"):
         bundle.read_bundle(thrash)
     zeros = packed(tmp_path / "zeros.tar.gz", {f"{n}": b"\0" * 2**16 for n in range(8)})
-    with pytest.raises(bundle.InputFileError, match="no bundle is so large"):
+    with pytest.raises(InputFileError, match="no bundle is so large"):
         bundle.read_bundle(zeros)
 
 

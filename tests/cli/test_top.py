@@ -131,9 +131,8 @@ def test_keys_select_sort_open_the_verdict_and_quit(terminal: Terminal) -> None:
     terminal.wait_for("unknown")
     terminal.press("s")
     terminal.wait_for("by target")
-    for key in ("k", "j", "\033[A", "\033[B"):
-        terminal.press(key)
-        terminal.wait_for("by target")
+    terminal.press("kj\033[A\033[Bs")
+    terminal.wait_for("by waiting")
     terminal.press("d")
     terminal.wait_for("d back")
     terminal.press("d")
