@@ -71,6 +71,13 @@ def _target_text(target: TargetVerdict, show_features: bool) -> Iterator[str]:
         yield from _bullets([line.statement for line in root.evidence])
         if root.explains:
             yield wrapped(f"explains: {', '.join(root.explains)}", indent="  ")
+        for other in root.alternatives:
+            text = f"may as well be {other.id}; what tells them apart: {other.apart_by}"
+            yield wrapped(text, indent="    ", first="  ")
+    if target.changes:
+        yield ""
+        yield click.style("Changed", bold=True)
+        yield from _bullets([f"{c.what}: {c.before} -> {c.now}" for c in target.changes])
     symptoms = [cause for cause in target.causes if cause.role == "symptom"]
     if symptoms:
         yield ""
@@ -87,6 +94,9 @@ def _target_text(target: TargetVerdict, show_features: bool) -> Iterator[str]:
             yield click.style(title, bold=True)
             for action in actions:
                 yield wrapped(action.text, indent="    ", first="  - ")
+                if action.helps_when and action.seen_by:
+                    text = f"helps when {action.helps_when}; look for: {action.seen_by}"
+                    yield click.style(wrapped(text, indent="    "), dim=True)
                 if action.command:
                     yield f"      $ {action.command}"
     if target.blind_spots:
@@ -157,6 +167,11 @@ def _target_markdown(target: TargetVerdict, show_features: bool) -> Iterator[str
         yield from (f"- {line.statement}" for line in root.evidence)
         if root.explains:
             yield f"\nExplains: {', '.join(f'`{id_}`' for id_ in root.explains)}"
+        for other in root.alternatives:
+            yield f"\nMay as well be `{other.id}`; what tells them apart: {other.apart_by}."
+    if target.changes:
+        yield "\n### Changed\n"
+        yield from (f"- {c.what}: {c.before} → {c.now}" for c in target.changes)
     symptoms = [cause for cause in target.causes if cause.role == "symptom"]
     if symptoms:
         yield "\n### Symptoms\n"
@@ -171,6 +186,8 @@ def _target_markdown(target: TargetVerdict, show_features: bool) -> Iterator[str
             for action in actions:
                 command = f" `{action.command}`" if action.command else ""
                 yield f"- [ ] {action.text}{command}"
+                if action.helps_when and action.seen_by:
+                    yield f"      Helps when {action.helps_when}; look for: {action.seen_by}."
     if target.blind_spots:
         yield "\n### Not seen\n"
         yield from (f"- {spot}" for spot in target.blind_spots)

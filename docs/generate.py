@@ -1,8 +1,8 @@
 """
 Writes the reference pages from the data they describe; `make docs` runs it, a test compares.
 
-docs/metrics.md from the catalogue, docs/features.md from the feature registry, and
-docs/failure-modes.md from the failure modes.
+docs/metrics.md from the catalogue, docs/features.md from the feature registry, and docs/runbooks from
+the failure modes (as `opsctl runbook build` does).
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from vllm_opsctl.exporter.catalogue import Concept, Version, catalogue
-from vllm_opsctl.runbooks.features import registry
+from vllm_opsctl.runbooks.features import feature_groups, registry
 from vllm_opsctl.runbooks.load import shipped_library
+from vllm_opsctl.runbooks.pages import build_pages
 
 HERE = Path(__file__).resolve().parent
 HEAD = "<!-- written by docs/generate.py; change the data, then: make docs -->\n"
@@ -22,7 +23,7 @@ def pages() -> dict[str, str]:
     return {
         "metrics.md": _metrics(),
         "features.md": _features(),
-        "failure-modes.md": _failure_modes(),
+        **{f"runbooks/{name}": text for name, text in build_pages(shipped_library()).items()},
     }
 
 
@@ -62,37 +63,22 @@ def _features() -> str:
         HEAD,
         "# Features\n",
         "The numbers and facts that failure modes are judged by; `opsctl diagnose --show-features`",
-        "prints them. A feature that cannot be computed is missing, never 0.\n",
-        "| feature | unit | meaning |",
-        "|---|---|---|",
+        "prints them, `opsctl explain NAME` explains one. A feature that cannot be computed is",
+        "missing, never 0.\n",
     ]
-    lines += [f"| `{f.name}` | {f.unit} | {f.meaning} |" for f in registry().values()]
-    return "\n".join(lines) + "\n"
-
-
-def _failure_modes() -> str:
-    lines = [
-        HEAD,
-        "# Failure modes\n",
-        "What `opsctl diagnose` knows; the files are in `runbooks/library/`.\n",
-    ]
-    for mode in shipped_library().modes.values():
-        signature = mode.signature
+    for group, about in feature_groups().items():
         lines += [
-            f"## {mode.id}\n",
-            f"**{mode.title}** ({mode.severity}). Users say: {mode.users}\n",
+            f"## {group}: {about.title}\n",
+            f"From: {about.source}. Missing when: {about.missing}.\n",
+            "| feature | unit | meaning |",
+            "|---|---|---|",
+            *(
+                f"| `{f.name}` | {f.unit} | {f.meaning} |"
+                for f in registry().values()
+                if f.name.startswith(f"{group}.")
+            ),
+            "",
         ]
-        lines += ["Required:\n", *(f"- `{clause.when}`" for clause in signature.require)]
-        if signature.support:
-            lines += ["\nLikelier with:\n", *(f"- `{clause.when}`" for clause in signature.support)]
-        if signature.rule_out:
-            lines += ["\nRuled out by:\n", *(f"- `{clause.when}`" for clause in signature.rule_out)]
-        if mode.causes:
-            lines.append("\nCauses: " + ", ".join(f"`{id_}`" for id_ in mode.causes))
-        if mode.look_alikes:
-            lines.append("\nLooks like: " + ", ".join(f"`{id_}`" for id_ in mode.look_alikes))
-        lines += ["\nDo:\n", *(f"- {action.kind}: {action.text}" for action in mode.actions)]
-        lines += ["\nSources: " + "; ".join(mode.sources) + "\n"]
     return "\n".join(lines)
 
 

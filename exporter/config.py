@@ -88,6 +88,14 @@ class Target(_Strict):
     )
     api_key_file: str | None = Field(None, description="File that holds the API key.")
 
+    models: tuple[str, ...] = Field(
+        (),
+        description="Models and adapters that it should serve; diagnosis tells which are missing.",
+    )
+    max_model_len: Annotated[int, Field(gt=0)] | None = Field(
+        None, description="Longest context that it should accept, tokens."
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _from_url(cls, data: Any) -> Any:

@@ -7,7 +7,6 @@ CEL (cel-spec) already knows the third value: an operand that is missing is an e
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from celpy.evaluation import CELEvalError
 
 from vllm_opsctl.errors import RunbookError
 from vllm_opsctl.runbooks.features import REGISTRY, Feature, Value, format_value, registry
+from vllm_opsctl.runbooks.names import nearest
 
 _PLACEHOLDER = re.compile(r"\{([a-z_0-9.]+)\}")
 
@@ -103,9 +103,8 @@ def check_feature(name: str, *, where: str) -> Feature:
     known = registry()
     if name in known:
         return known[name]
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]}?" if near else "; see opsctl diagnose --show-features"
-    raise RunbookError(f"{where}: unknown feature {name!r}{hint}")
+    hint = nearest(name, known) or "see opsctl diagnose --show-features"
+    raise RunbookError(f"{where}: unknown feature {name!r}; {hint}")
 
 
 def _feature_names(tree: lark.Tree[lark.Token]) -> list[str]:

@@ -15,6 +15,7 @@ from vllm_opsctl.exporter.catalogue import parse_version
 from vllm_opsctl.exporter.exposition import read_page
 from vllm_opsctl.exporter.observation import Observation
 from vllm_opsctl.exporter.units import format_duration
+from vllm_opsctl.runbooks.changes import changes
 from vllm_opsctl.runbooks.conditions import Condition, activation_of, fill_template
 from vllm_opsctl.runbooks.evidence import Evidence, PageReader, gather
 from vllm_opsctl.runbooks.features import Value, compute_features
@@ -221,6 +222,7 @@ def diagnose_target(
         end=end,
         samples=sum(o.kind == "metrics" for o in recent),
         onset=_onset(causes, main, library),
+        changes=changes(main.evidence, main.features) if causes else (),
         vllm_version=version if isinstance(version, str) else None,
         model=newest.key.model if newest else None,
         causes=causes,
@@ -238,7 +240,8 @@ def _onset(causes: Sequence[FoundCause], judge: _Judge, library: Library) -> flo
     if not causes:
         return None
     if causes[0].role == "root" and library.modes[causes[0].id].liveness:
-        return trouble_since(judge.evidence)
+        since = trouble_since(judge.evidence)
+        return judge.evidence.onset if since is None else since
     return judge.evidence.onset
 
 
@@ -295,7 +298,14 @@ def _explain_away(
                 ),
             )
         )
-    found.sort(key=lambda c: (c.role != "root", -c.confidence, _SEVERITY_ORDER.index(c.severity)))
+    found.sort(
+        key=lambda c: (
+            c.role != "root",
+            c.severity == "low",
+            -c.confidence,
+            _SEVERITY_ORDER.index(c.severity),
+        )
+    )
     return tuple(found)
 
 
@@ -348,16 +358,21 @@ def _health(
     recent: Sequence[Observation],
 ) -> tuple[Health, str, _Judge]:
     """The verdict, its sentence, and the engine it is about."""
-    roots = [cause for cause in causes if cause.role == "root"]
+    roots = [cause for cause in causes if cause.role == "root" and cause.severity != "low"]
     if roots:
         critical = any(cause.severity == "critical" for cause in roots)
         titles = "; ".join(cause.title for cause in roots)
         return "critical" if critical else "degraded", titles, owner[roots[0].id]
-    if causes:
-        titles = "; ".join(cause.title for cause in causes)
+    felt = [cause for cause in causes if cause.role == "symptom"]
+    if felt:
+        titles = "; ".join(cause.title for cause in felt)
         return "degraded", f"{titles}; no known failure mode fits", judges[0]
     found = [(*_without_cause(judge.evidence, judge.features, recent), judge) for judge in judges]
-    return min(found, key=lambda entry: WORST_FIRST.index(entry[0]))
+    health, summary, main = min(found, key=lambda entry: WORST_FIRST.index(entry[0]))
+    if causes:
+        # what harms nobody is told, and wakes nobody
+        summary = "; ".join([summary, *(f"note: {cause.title}" for cause in causes)])
+    return health, summary, main
 
 
 def _without_cause(

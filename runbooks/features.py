@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import Literal, TypeVar
+
+import yaml
 
 from vllm_opsctl.exporter.units import format_duration, format_number, format_percent
 from vllm_opsctl.runbooks.evidence import Evidence
@@ -40,6 +43,39 @@ class Feature:
     def format(self, value: Value) -> str:
         """Print a value with its unit."""
         return format_value(value, self.unit)
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureGroup:
+    """
+    What the features of one group (``group.name``) share.
+
+    Args:
+        title: What they are about.
+        source: vLLM's metrics or routes behind them.
+        missing: When they cannot be computed.
+        mechanisms: Keys of ``mechanisms.yaml``.
+    """
+
+    title: str
+    source: str
+    missing: str
+    mechanisms: tuple[str, ...] = ()
+
+
+@functools.cache
+def feature_groups() -> Mapping[str, FeatureGroup]:
+    """All groups by name; the data of ``feature_groups.yaml``."""
+    text = files("vllm_opsctl.runbooks").joinpath("feature_groups.yaml").read_text(encoding="utf-8")
+    return {
+        name: FeatureGroup(
+            title=entry["title"],
+            source=entry["source"],
+            missing=entry["missing"],
+            mechanisms=tuple(entry.get("mechanisms", ())),
+        )
+        for name, entry in yaml.safe_load(text).items()
+    }
 
 
 REGISTRY: dict[str, Feature] = {}

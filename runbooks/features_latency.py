@@ -232,6 +232,15 @@ def _(e: Evidence) -> float | None:
     )
 
 
+@feature("output.rate_vs_before", "factor", "Tokens generated per second against before.")
+def _(e: Evidence) -> float | None:
+    return (
+        quotient(e.window.rate("generation_tokens"), e.reference.rate("generation_tokens"))
+        if e.reference
+        else None
+    )
+
+
 @feature("output.limit_p50", "count", "Median of the max_tokens that finished requests asked for.")
 def _(e: Evidence) -> float | None:
     return median_of(e, "request_max_tokens")

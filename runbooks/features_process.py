@@ -141,3 +141,9 @@ def _(e: Evidence) -> str | None:
 @feature("config.gpu_memory_utilization", "ratio", "Share of GPU memory that vLLM may use.")
 def _(e: Evidence) -> float | None:
     return number_of(_fact(e, "gpu_memory_utilization"))
+
+
+@feature("config.expected_max_length", "count", "Longest context that the configuration expects.")
+def _(e: Evidence) -> float | None:
+    value = e.api_facts.get("expected_max_model_len")
+    return float(value) if isinstance(value, int | float) else None

@@ -1,4 +1,4 @@
-"""Observes live targets for a while: pages at a steady pace, facts, health and one canary."""
+"""Observes live targets for a while: pages at a steady pace, and the active checks once."""
 
 from __future__ import annotations
 
@@ -10,8 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from vllm_opsctl.exporter.config import Target
 from vllm_opsctl.exporter.config_load import api_key
 from vllm_opsctl.exporter.observation import Observation
-from vllm_opsctl.exporter.sources.probe import CANARY_TIMEOUT_S, Prober, first_model
+from vllm_opsctl.exporter.sources.probe import (
+    CANARY_TIMEOUT_S,
+    QUICK_CANARY_S,
+    Prober,
+    first_model,
+)
 from vllm_opsctl.exporter.sources.scrape import Scraper
+from vllm_opsctl.runbooks.host import is_local, look_at_host
 
 log = logging.getLogger(__name__)
 
@@ -113,11 +119,14 @@ def _observe_one(
 
 def probe_once(target: Target, key: str | None, deliver: OnObservation) -> None:
     """
-    Health and facts, then the canary; it is only sent where /health answers.
+    Health and facts, then what is sent: the canary, one word to tokenise, one prompt twice.
 
     A canary that times out speaks against the engine only when the same server answers something
-    else from the same place.
+    else from the same place, so it is only sent where /health answers. The prompt is only sent
+    where the canary came back quickly.
     """
+    if is_local(target.url):
+        deliver(look_at_host(target.name))
     prober = Prober(target, api_key=key)
     health = prober.health()
     deliver(health)
@@ -126,5 +135,9 @@ def probe_once(target: Target, key: str | None, deliver: OnObservation) -> None:
         deliver(facts)
         model = first_model(facts)
         if model is not None and health.data["status"] == 200:
-            deliver(prober.canary(model))
+            canary = prober.canary(model)
+            deliver(canary)
+            deliver(prober.tokenize(model))
+            if canary.data["ok"] and canary.data["seconds"] < QUICK_CANARY_S:
+                deliver(prober.repeat(model))
     prober.close()

@@ -86,6 +86,9 @@ def _series(window: Window) -> list[list[float | None]]:
             ratios.append(up / down if up is not None and down else None)
         return ratios
 
+    def mean(concept: str) -> list[float | None]:
+        return ratio(lambda s: _sum(s, concept), lambda s: _count(s, concept))
+
     return [
         gauge("requests_waiting", math.log1p),
         gauge("kv_cache_usage_ratio", float),
@@ -96,13 +99,21 @@ def _series(window: Window) -> list[list[float | None]]:
             lambda s: s.total("prefix_cache_hit_tokens"),
             lambda s: s.total("prefix_cache_queried_tokens"),
         ),
-        ratio(
-            lambda s: _sum(s, "inter_token_latency_seconds"),
-            lambda s: _count(s, "inter_token_latency_seconds"),
-        ),
+        mean("inter_token_latency_seconds"),
         ratio(
             lambda s: s.total("requests_finished"),
             lambda s: _count(s, "time_to_first_token_seconds"),
+        ),
+        gauge("requests_waiting_by_reason{deferred}", math.log1p),
+        ratio(
+            lambda s: s.counters.get("requests_finished{length}"),
+            lambda s: s.total("requests_finished"),
+        ),
+        mean("request_prompt_tokens"),
+        mean("request_generation_tokens"),
+        ratio(
+            lambda s: s.total("spec_decode_accepted_tokens"),
+            lambda s: s.total("spec_decode_draft_tokens"),
         ),
     ]
 

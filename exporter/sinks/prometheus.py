@@ -246,3 +246,8 @@ def _own(snapshots: Sequence[Snapshot]) -> Iterator[Metric]:
         for reason, count in snapshot.failures.items():
             failures.add_metric([snapshot.target.name, reason], count)
     yield from (restarts, reads, failures)
+
+
+def own_metrics() -> dict[str, str]:
+    """Name (without ``_total``) and meaning of what the sidecar exposes beside engine statistics."""
+    return {family.name: family.documentation for family in (*_sli((), ()), *_own(()))}

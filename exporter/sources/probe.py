@@ -1,7 +1,7 @@
 """
-Active checks of one endpoint: health, version, models, and one small generated token as a canary.
+Active checks of one endpoint: health, facts, a canary token, one word tokenised, one prompt twice.
 
-All of them are bounded and never repeated. /health says little (a frozen engine's server answers it
+All of them are bounded and never retried. /health says little (a frozen engine's server answers it
 in a millisecond); the canary is the only proof that the engine generates.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,14 @@ from vllm_opsctl.exporter.sources.http import Answer, get, new_session
 
 CANARY_TIMEOUT_S = 10.0
 """FAILURE_MODES, engine-hung: a canary with 1 token and a timeout of 5 to 10 s is decisive."""
+
+REPEAT_TIMEOUT_S = 10.0
+
+QUICK_CANARY_S = 2.0
+"""An engine whose canary took longer is busy or broken; nothing bigger is sent to it."""
+
+REPEAT_WORDS = 200
+"""About 4 blocks of 64 to 128 tokens (CAUSAL_GRAPH, P4): long enough to hit, short enough to be cheap."""
 
 _FACTS_TIMEOUT_S = 3.0
 _MAX_BYTES = 2**20
@@ -51,8 +60,17 @@ class Prober:
         return self._observation("health", status=answer.status, seconds=round(answer.seconds, 4))
 
     def facts(self) -> Observation:
-        """GET /version and GET /v1/models; what does not answer is left out."""
+        """
+        GET what the server says of itself; what does not answer is left out.
+
+        /version and /v1/models always, /load, and in development mode /is_sleeping, /is_paused and
+        /server_info; beside them what the configuration expects.
+        """
         facts: dict[str, Any] = {}
+        if self.target.models:
+            facts["expected_models"] = list(self.target.models)
+        if self.target.max_model_len is not None:
+            facts["expected_max_model_len"] = self.target.max_model_len
         version = self._json("/version")
         if isinstance(version, dict) and isinstance(version.get("version"), str):
             facts["version"] = version["version"]
@@ -61,7 +79,64 @@ class Prober:
             facts["models"] = {
                 "data": [_model_facts(m) for m in models["data"] if isinstance(m, dict)]
             }
+        load = self._json("/load")
+        if isinstance(load, dict) and isinstance(load.get("server_load"), int | float):
+            facts["server_load"] = load["server_load"]
+        for name in ("is_sleeping", "is_paused"):
+            state = self._json(f"/{name}")
+            if isinstance(state, dict) and isinstance(state.get(name), bool):
+                facts[name] = state[name]
+        limit = _max_num_seqs(self._json("/server_info?config_format=json"))
+        if limit is not None:
+            facts["max_num_seqs"] = limit
         return self._observation("facts", **facts)
+
+    def tokenize(self, model: str) -> Observation:
+        """POST /tokenize of one word: the front end without the engine."""
+        started = time.monotonic()
+        body = {"model": model, "prompt": "canary"}
+        try:
+            answer = self._ask("/tokenize", _FACTS_TIMEOUT_S, method="POST", json=body)
+        except SourceError as problem:
+            seconds = round(time.monotonic() - started, 4)
+            return self._observation(
+                "probe", name="tokenize", ok=False, seconds=seconds, reason=problem.reason
+            )
+        ok = answer.status == 200
+        return self._observation(
+            "probe",
+            name="tokenize",
+            ok=ok,
+            reason=None if ok else f"http-{answer.status}",
+            # how long a missing route took to say so says nothing
+            **({"seconds": round(answer.seconds, 4)} if ok else {}),
+        )
+
+    def repeat(self, model: str) -> Observation:
+        """POST one new prompt of some hundred tokens twice: does the second one hit the cache?"""
+        words = " ".join(str(number) for number in range(REPEAT_WORDS))
+        body = {
+            "model": model,
+            "prompt": f"opsctl {uuid.uuid4().hex} {words}",
+            "max_tokens": 1,
+            "temperature": 0,
+        }
+        seconds: list[float] = []
+        hit: bool | None = None
+        for _ in range(2):
+            try:
+                answer = self._ask("/v1/completions", REPEAT_TIMEOUT_S, method="POST", json=body)
+            except SourceError as problem:
+                return self._observation("probe", name="repeat", ok=False, reason=problem.reason)
+            if answer.status != 200:
+                reason = f"http-{answer.status}"
+                return self._observation("probe", name="repeat", ok=False, reason=reason)
+            seconds.append(round(answer.seconds, 4))
+            hit = _cache_hit(answer.body)
+        cold, repeated = seconds
+        return self._observation(
+            "probe", name="repeat", ok=True, cold_seconds=cold, repeat_seconds=repeated, hit=hit
+        )
 
     def canary(self, model: str) -> Observation:
         """POST /v1/completions for one token of a fixed prompt."""
@@ -72,13 +147,19 @@ class Prober:
         except SourceError as problem:
             seconds = round(time.monotonic() - started, 4)
             return self._observation(
-                "probe", ok=False, seconds=seconds, reason=problem.reason, detail=problem.detail
+                "probe",
+                name="canary",
+                ok=False,
+                seconds=seconds,
+                reason=problem.reason,
+                detail=problem.detail,
             )
         ok = answer.status == 200
         body_text = " ".join(answer.body[:200].decode(errors="replace").split())
         detail = None if ok else f"HTTP {answer.status}: {body_text}"
         return self._observation(
             "probe",
+            name="canary",
             ok=ok,
             seconds=round(answer.seconds, 4),
             reason=None if ok else f"http-{answer.status}",
@@ -103,6 +184,22 @@ class Prober:
 def _model_facts(model: dict[str, Any]) -> dict[str, Any]:
     """What is kept of one entry of /v1/models; no permissions, no paths of weights."""
     return {key: model[key] for key in ("id", "max_model_len", "parent") if key in model}
+
+
+def _max_num_seqs(info: object) -> int | None:
+    """From /server_info (0.32: vllm_config.scheduler_config.max_num_seqs); nothing else is kept."""
+    for name in ("vllm_config", "scheduler_config", "max_num_seqs"):
+        info = info.get(name) if isinstance(info, dict) else None
+    return info if isinstance(info, int) else None
+
+
+def _cache_hit(body: bytes) -> bool | None:
+    """Whether a completion's usage tells of cached tokens (--enable-prompt-tokens-details)."""
+    try:
+        details = json.loads(body)["usage"]["prompt_tokens_details"]
+        return bool(details["cached_tokens"]) if details else None
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def first_model(facts: Observation) -> str | None:

@@ -4,51 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import cache
 
 import pytest
 from conftest import RECORDINGS
+from truth import Case, cases
 
 from vllm_opsctl.exporter.observation import Observation, metrics
-from vllm_opsctl.exporter.recording import read_recording
 from vllm_opsctl.runbooks.diagnosis import diagnose_target
 from vllm_opsctl.runbooks.load import shipped_library
 from vllm_opsctl.runbooks.verdict import TargetVerdict, Verdict
 
-TRUTH: dict[str, tuple[str, list[str]]] = {
-    "baseline": ("healthy", []),
-    "client-abort-storm": ("degraded", ["client-abort-storm"]),
-    "concurrency-cap": ("degraded", ["concurrency-cap"]),
-    "context-length-rejections": ("degraded", ["context-length-rejections"]),
-    "engine-dead": ("critical", ["engine-dead"]),
-    "engine-hung": ("critical", ["engine-hung"]),
-    "kv-preemption-thrash": ("critical", ["kv-preemption-thrash"]),
-    "long-prefill-interference": ("degraded", ["long-prefill-interference"]),
-    "lora-adapter-thrash": ("degraded", ["lora-adapter-thrash"]),
-    "output-length-shift": ("degraded", ["output-length-shift"]),
-    "prefix-cache-eviction": ("degraded", ["prefix-cache-eviction"]),
-    "prefix-cache-nonce": ("degraded", ["prefix-cache-nonce"]),
-    "process-restart": ("degraded", ["process-restart"]),
-    "queue-overload": ("critical", ["queue-overload"]),
-    # made on other days with other loads, after the signatures were written
-    "second/client-abort-storm": ("degraded", ["client-abort-storm"]),
-    "second/concurrency-cap": ("degraded", ["concurrency-cap"]),
-    "second/context-length-rejections": ("degraded", ["context-length-rejections"]),
-    "second/engine-hung-busy": ("critical", ["engine-hung"]),
-    "second/engine-hung-idle": ("critical", ["engine-hung"]),
-    "second/healthy": ("healthy", []),
-    "second/kv-preemption-thrash": ("critical", ["kv-preemption-thrash"]),
-    "second/prefix-cache-nonce": ("degraded", ["prefix-cache-nonce"]),
-    "second/queue-overload": ("critical", ["queue-overload"]),
-}
+FIRST_LOOK_S = 12.0
+LOOK_EVERY_S = 5.0
 
-HEALTHY_FOR_S = 12.0
-"""Every incident recording starts with healthy load of at least so long."""
+INCIDENTS = [name for name, case in cases().items() if case.truth]
 
 
-@cache
 def recording(name: str) -> tuple[Observation, ...]:
-    return tuple(read_recording(RECORDINGS / f"{name}.jsonl.gz"))
+    return cases()[name].observations
 
 
 def verdict_on(observations: Sequence[Observation], at: float | None = None) -> TargetVerdict:
@@ -61,39 +34,51 @@ def roots(verdict: TargetVerdict) -> list[str]:
     return [cause.id for cause in verdict.roots]
 
 
+def looks(case: Case, start: float, end: float) -> list[float]:
+    """Moments at which somebody may ask."""
+    return [start + LOOK_EVERY_S * step for step in range(int((end - start) // LOOK_EVERY_S) + 1)]
+
+
 def test_every_recording_has_its_truth() -> None:
     found = {str(p.relative_to(RECORDINGS)) for p in RECORDINGS.rglob("*.jsonl.gz")}
 
-    assert found == {f"{name}.jsonl.gz" for name in TRUTH}
+    assert found == {f"{name}.jsonl.gz" for name in cases()}
 
 
-@pytest.mark.parametrize(("name", "truth"), TRUTH.items())
-def test_the_root_cause_of_a_real_incident_is_named(
-    name: str, truth: tuple[str, list[str]]
-) -> None:
-    verdict = verdict_on(recording(name))
+@pytest.mark.parametrize("name", INCIDENTS)
+def test_the_root_cause_of_a_real_incident_is_named(name: str) -> None:
+    case = cases()[name]
+    assert case.incident is not None
+    verdict = case.diagnose(case.incident[1])
+    named = roots(verdict)
+    severe = any(shipped_library().modes[id_].severity == "critical" for id_ in named)
 
-    assert (verdict.verdict, roots(verdict)) == truth
-
-
-@pytest.mark.parametrize("name", TRUTH)
-def test_before_the_incident_nothing_is_found(name: str) -> None:
-    observed = recording(name)
-    verdict = verdict_on(observed, at=observed[0].t + HEALTHY_FOR_S)
-
-    assert (verdict.verdict, verdict.causes) == ("healthy", ())
+    assert named
+    assert set(named) <= case.accepted
+    assert verdict.verdict == ("critical" if severe else "degraded")
 
 
-@pytest.mark.parametrize("name", [name for name, truth in TRUTH.items() if truth[1]])
+@pytest.mark.parametrize("name", cases())
+def test_while_nothing_is_wrong_nothing_is_found(name: str) -> None:
+    case = cases()[name]
+    first = case.observations[0].t + FIRST_LOOK_S
+    end = case.incident[0] if case.incident else case.observations[-1].t
+
+    for moment in looks(case, first, end):
+        verdict = case.diagnose(moment)
+        assert (verdict.verdict, verdict.causes) == ("healthy", ()), f"{moment - first:.0f} s"
+
+
+@pytest.mark.parametrize("name", INCIDENTS)
 def test_at_no_moment_of_an_incident_is_another_one_named(name: str) -> None:
     """Early it may be unknown or unexplained, never wrong; a restart is first seen as a death."""
-    observed = recording(name)
-    allowed = {*TRUTH[name][1], *(["engine-dead"] if name == "process-restart" else [])}
-    first, last = observed[0].t, observed[-1].t
+    case = cases()[name]
+    assert case.incident is not None
+    start = case.incident[0]
 
-    for moment in range(int(first + HEALTHY_FOR_S), int(last), 5):
-        verdict = verdict_on(observed, at=float(moment))
-        assert set(roots(verdict)) <= allowed, f"{moment - first:.0f} s into {name}"
+    for moment in looks(case, start, case.observations[-1].t):
+        named = set(roots(case.diagnose(moment)))
+        assert named <= case.tolerated, f"{moment - start:.0f} s into {name}"
 
 
 def test_symptoms_stand_below_the_root_that_explains_them() -> None:

@@ -9,14 +9,16 @@ import yaml
 
 from vllm_opsctl.errors import RunbookError
 from vllm_opsctl.runbooks.conditions import activation_of, compile_condition, fill_template
-from vllm_opsctl.runbooks.features import registry
+from vllm_opsctl.runbooks.features import feature_groups, registry
 from vllm_opsctl.runbooks.load import load_library, shipped_library
 
 MINIMAL = {
     "id": "mine",
     "title": "Mine",
     "severity": "high",
+    "area": "capacity",
     "users": "It is slow.",
+    "discriminators": {"queue-overload": "there it is faster"},
     "signature": {
         "require": [{"when": "queue.waiting_avg >= 1.0", "say": "{queue.waiting_avg} wait"}]
     },
@@ -66,7 +68,12 @@ def test_a_users_failure_mode_replaces_a_shipped_one_of_the_same_id(tmp_path: Pa
             "did you mean kv.usage_max?",
         ),
         ({"causes": ["ttft-brun"]}, "no failure mode or symptom 'ttft-brun'"),
-        ({"look_alikes": ["nobody"]}, "no failure mode 'nobody'"),
+        ({"discriminators": {"nobody": "it is not"}}, "no failure mode 'nobody'"),
+        ({"mechanisms": ["magic"]}, "no 'magic' in mechanisms.yaml"),
+        (
+            {"actions": [{"kind": "mitigate", "text": "Restart."}]},
+            "a mitigation needs helps_when and seen_by",
+        ),
         ({"severty": "high"}, "did you mean severity?"),
         ({"actions": [{"kind": "fix", "text": "Set --no-such-flag."}]}, "not in flags.yaml"),
     ],
@@ -107,6 +114,28 @@ def test_every_feature_is_documented() -> None:
     for name, feature in registry().items():
         assert feature.meaning.endswith("."), name
         assert name.count(".") == 1
+        assert name.partition(".")[0] in feature_groups(), name
+
+
+def test_every_feature_group_has_features() -> None:
+    assert feature_groups().keys() == {name.partition(".")[0] for name in registry()}
+
+
+def test_all_failure_modes_of_the_field_guide_are_there() -> None:
+    """54 ids that alarms, boards and drills refer to: none may vanish."""
+    assert len(shipped_library().modes) == 54
+
+
+def test_what_metrics_cannot_show_is_said() -> None:
+    """A failure mode that asks for a log or for peers says that it needs them."""
+    library = shipped_library()
+    for mode in library.modes.values():
+        required = " ".join(clause.when for clause in mode.signature.require)
+        kinds = {need.kind for need in mode.needs}
+        if "fleet." in required and "||" not in required:
+            assert "fleet" in kinds, mode.id
+        if "log." in required and "||" not in required:
+            assert "log" in kinds, mode.id
 
 
 def test_every_failure_mode_says_what_to_check_do_and_fix() -> None:

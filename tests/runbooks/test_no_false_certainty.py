@@ -212,5 +212,5 @@ def test_a_clock_that_is_set_back_in_an_incident_hides_nothing() -> None:
     ]
     verdict = judged(pages)
 
-    assert [cause.id for cause in verdict.roots] == ["concurrency-cap"]
+    assert [cause.id for cause in verdict.roots] == ["concurrency-cap", "clock-skew"]
     assert any("clock" in spot for spot in verdict.blind_spots)
