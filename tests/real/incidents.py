@@ -343,7 +343,7 @@ _ALL = (
         _then(_UNCACHED, arrivals_per_s=3.5),
         ("prefix-cache-disabled",),
         ("queue-overload",),
-        note="arrivals rise to what a cache would carry with ease",
+        note="slow from its first page on; then arrivals rise to what a cache would carry with ease",
     ),
     Incident(
         "spec-decode-low-acceptance",
