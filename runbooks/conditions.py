@@ -7,27 +7,36 @@ CEL (cel-spec) already knows the third value: an operand that is missing is an e
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import celpy
-import lark
-from celpy.adapter import json_to_cel
-from celpy.celparser import CELParseError
-from celpy.evaluation import CELEvalError
+import cel
 
 from vllm_opsctl.errors import RunbookError
-from vllm_opsctl.runbooks.features import REGISTRY, Feature, Value, format_value, registry
+from vllm_opsctl.runbooks.features import (
+    REGISTRY,
+    Feature,
+    Value,
+    feature_groups,
+    format_value,
+    registry,
+)
 from vllm_opsctl.runbooks.names import nearest
 
 _PLACEHOLDER = re.compile(r"\{([a-z_0-9.]+)\}")
 
 _UNKNOWN_ASIDE = re.compile(r" ?\([^()]*\bunknown\b[^()]*\)")
 
-_SAMPLE_VALUES: dict[str, Value] = {"bool": True, "text": "text"}
+_STRING = re.compile(r"\"[^\"]*\"|'[^']*'")
+_DOTTED = re.compile(r"(?<![\w.])([a-z_]\w*)\.([a-z_]\w*)")
+
+_SAMPLES: tuple[dict[str, Value], ...] = tuple(
+    {"bool": is_true, "text": "text", "number": number}
+    for is_true in (True, False)
+    for number in (0.0, 1.0, 1e9)
+)
+"""Values that lead an expression through most of its branches, so that each is type-checked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +47,14 @@ class Condition:
     Args:
         source: The CEL expression.
         features: Names of the features it reads.
+        program: The compiled expression.
     """
 
     source: str
     features: tuple[str, ...]
-    program: Any
+    program: cel.Program
 
-    def holds(self, activation: Any) -> bool | None:
+    def holds(self, activation: cel.Context) -> bool | None:
         """
         Evaluate over an :func:`activation_of` features.
 
@@ -52,14 +62,9 @@ class Condition:
             None when a feature that decides is missing.
         """
         try:
-            return bool(self.program.evaluate(activation))
-        except CELEvalError:
+            return bool(self.program.execute(activation))
+        except KeyError:
             return None
-
-
-@functools.cache
-def _environment() -> Any:
-    return celpy.Environment()
 
 
 def compile_condition(source: str, *, where: str) -> Condition:
@@ -75,21 +80,22 @@ def compile_condition(source: str, *, where: str) -> Condition:
             compared, or is no yes-or-no question.
     """
     try:
-        tree = _environment().compile(source)
-    except CELParseError as problem:
-        hint = str(problem).strip().splitlines()[-1].strip()
-        raise RunbookError(f"{where}: {source!r} is not CEL (at {hint!r})") from None
-    names = tuple(dict.fromkeys(_feature_names(tree)))
+        program = cel.compile(source)
+    except ValueError as problem:
+        hint = str(problem).splitlines()[0].partition("ERROR: <input>:")[2]
+        raise RunbookError(f"{where}: {source!r} is not CEL (at {hint or problem})") from None
+    names = tuple(dict.fromkeys(_feature_names(source, program)))
     for name in names:
         check_feature(name, where=where)
-    program = _environment().program(tree)
-    samples = {name: _SAMPLE_VALUES.get(REGISTRY[name].unit, 1.0) for name in names}
-    try:
-        result = program.evaluate(activation_of(samples))
-    except CELEvalError as problem:
-        raise RunbookError(f"{where}: {source!r} cannot be evaluated: {problem.args[0]}") from None
-    if not isinstance(result, bool | celpy.celtypes.BoolType):
-        raise RunbookError(f"{where}: {source!r} is not a yes-or-no question")
+    for samples in _SAMPLES:
+        sample = {name: samples.get(REGISTRY[name].unit, samples["number"]) for name in names}
+        try:
+            result = program.execute(_by_group(sample))
+        except (TypeError, RuntimeError, KeyError) as problem:
+            reason = str(problem).split(": the operation")[0].split(". ")[0]
+            raise RunbookError(f"{where}: {source!r} cannot be evaluated: {reason}") from None
+        if not isinstance(result, bool):
+            raise RunbookError(f"{where}: {source!r} is not a yes-or-no question")
     return Condition(source, names, program)
 
 
@@ -107,35 +113,25 @@ def check_feature(name: str, *, where: str) -> Feature:
     raise RunbookError(f"{where}: unknown feature {name!r}; {hint}")
 
 
-def _feature_names(tree: lark.Tree[lark.Token]) -> list[str]:
-    """Dotted names that the expression reads, e.g. ``kv.usage_max``."""
-    found = []
-    for dotted in tree.find_data("member_dot"):
-        group, field = _name_under(dotted.children[0]), dotted.children[1]
-        if group is not None:
-            found.append(f"{group}.{field}")
-    lonely = {str(node.children[0]) for node in tree.find_data("ident")}
-    groups = {name.partition(".")[0] for name in found}
-    return found + sorted(lonely - groups)
+def _feature_names(source: str, program: cel.Program) -> list[str]:
+    """Dotted names that the expression reads, e.g. ``kv.usage_max``, and bare ones, which are wrong."""
+    found = _DOTTED.findall(_STRING.sub('""', source))
+    bare = set(program.variables()) - {group for group, _ in found}
+    return [f"{group}.{field}" for group, field in found] + sorted(bare)
 
 
-def _name_under(node: lark.Tree[lark.Token] | lark.Token) -> str | None:
-    while isinstance(node, lark.Tree):
-        if node.data == "ident":
-            return str(node.children[0])
-        if len(node.children) != 1:
-            return None
-        node = node.children[0]
-    return None
+def activation_of(features: Mapping[str, Value]) -> cel.Context:
+    """What conditions are evaluated over: one map per group of features, every number a double."""
+    return cel.Context({group: {} for group in feature_groups()} | _by_group(features))
 
 
-def activation_of(features: Mapping[str, Value]) -> Any:
-    """What CEL evaluates over: one map per group of features; every number is a double."""
-    groups: dict[str, dict[str, Value]] = {name.partition(".")[0]: {} for name in registry()}
+def _by_group(features: Mapping[str, Value]) -> dict[str, dict[str, Value]]:
+    groups: dict[str, dict[str, Value]] = {}
     for name, value in features.items():
         group, _, field = name.partition(".")
-        groups[group][field] = value if isinstance(value, bool | str) else float(value)
-    return json_to_cel(groups)
+        number = value if isinstance(value, bool | str) else float(value)
+        groups.setdefault(group, {})[field] = number
+    return groups
 
 
 def check_template(template: str, *, where: str) -> None:

@@ -50,23 +50,29 @@ class _Judge:
         self.runbook_url = runbook_url
         self.features = compute_features(evidence)
         self._activation: Any = activation_of(self.features)
+        self._held: dict[str, bool | None] = {}
 
     def _condition(self, source: str) -> Condition:
         return self.library.conditions[source]
 
     def holds(self, source: str) -> bool | None:
-        return self._condition(source).holds(self._activation)
+        if source not in self._held:
+            self._held[source] = self._condition(source).holds(self._activation)
+        return self._held[source]
 
     def is_active(self, mode: FailureMode) -> bool | None:
         """Whether a failure mode's signature holds; None when a missing feature decides."""
         if not mode.liveness and len(self.evidence.window.samples) < MIN_SAMPLES:
             return None
+        known = True
+        for clause in mode.signature.require:
+            holds = self.holds(clause.when)
+            if holds is False:
+                return False
+            known = known and holds is not None
         if any(self.holds(exclusion.when) for exclusion in mode.signature.rule_out):
             return False
-        results = [self.holds(clause.when) for clause in mode.signature.require]
-        if False in results:
-            return False
-        return None if None in results else True
+        return True if known else None
 
     def confidence(self, mode: FailureMode) -> float:
         """0.6 for the required facts, the rest by weight of the supporting ones that hold."""

@@ -27,6 +27,8 @@ TRANSIENT: Mapping[str, frozenset[str]] = {
     # an overload is over before its backlog is
     "queue-overload": frozenset({"backlog-draining"}),
     "concurrency-cap": frozenset({"backlog-draining"}),
+    # the big prompts that block the queue also stall the streams while they are computed
+    "kv-head-of-line-block": frozenset({"long-prefill-interference"}),
 }
 """What may be named at some moment of an incident although it is another one in the end."""
 
