@@ -22,7 +22,7 @@ from vllm_opsctl.cli.common import (
     resolve_targets,
     runbooks_option,
 )
-from vllm_opsctl.cli.observing import Sidecar, observe_live
+from vllm_opsctl.cli.observing import Sidecar, from_prometheus, observe_live, read_log
 from vllm_opsctl.cli.text import render_markdown, render_text
 from vllm_opsctl.errors import UsageError
 from vllm_opsctl.exporter.bundle import (
@@ -37,6 +37,7 @@ from vllm_opsctl.exporter.observation import Observation
 from vllm_opsctl.exporter.recording import LATEST_T
 from vllm_opsctl.exporter.units import parse_duration
 from vllm_opsctl.runbooks.diagnosis import diagnose_target
+from vllm_opsctl.runbooks.fleet import Question, diagnose_fleet
 from vllm_opsctl.runbooks.load import Library, load_library, shipped_library
 from vllm_opsctl.runbooks.verdict import TargetVerdict, Verdict
 
@@ -55,6 +56,18 @@ SHORTEST_EVERY_S = 1.0
     type=click.Path(path_type=Path),
     help="Use a recording or a bundle.",
 )
+@click.option("--prometheus", metavar="URL", help="Use what a Prometheus has scraped.")
+@click.option(
+    "--match",
+    metavar="LABELS",
+    default="",
+    help="With --prometheus: which targets, e.g. '{job=\"vllm\"}' [default: every vLLM].",
+)
+@click.option(
+    "--prometheus-token-env",
+    metavar="NAME",
+    help="With --prometheus: environment variable that holds a bearer token.",
+)
 @duration_option("--for", "for_s", default="10s", help_text="How long to watch live targets.")
 @click.option(
     "--at", metavar="TIME", help="End of the window: ISO time (UTC), unix seconds, or -5m."
@@ -69,6 +82,13 @@ SHORTEST_EVERY_S = 1.0
     type=click.Path(path_type=Path, dir_okay=False),
     help="Also pack it for the ticket (.tar.gz).",
 )
+@click.option(
+    "--log",
+    "log_file",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also look for known lines at the end of a server's or gateway's log.",
+)
 @runbooks_option
 @click.option("--show-features", is_flag=True, help="Print every number the verdict rests on.")
 @output_option
@@ -78,6 +98,9 @@ def diagnose(
     targets: tuple[str, ...],
     sidecar: str | None,
     recording: Path | None,
+    prometheus: str | None,
+    match: str,
+    prometheus_token_env: str | None,
     for_s: float,
     at: str | None,
     window: float,
@@ -85,6 +108,7 @@ def diagnose(
     is_watch: bool,
     every: float,
     bundle: Path | None,
+    log_file: Path | None,
     runbook_dirs: tuple[Path, ...],
     show_features: bool,
     output: str,
@@ -95,11 +119,21 @@ def diagnose(
     TARGET is a URL (http://HOST:8000) or a name of the configuration; all configured ones when none
     is named. Live targets are watched for a few seconds and sent one canary completion.
     """
-    if sidecar is not None and recording is not None:
-        raise UsageError("--sidecar and --recording are both given; choose one")
-    if at is not None and sidecar is None and recording is None:
-        raise UsageError("a live target has no past; --at wants --sidecar URL or --recording FILE")
+    given = {"--sidecar": sidecar, "--recording": recording, "--prometheus": prometheus}
+    chosen_sources = [name for name, value in given.items() if value is not None]
+    if len(chosen_sources) > 1:
+        raise UsageError(f"{' and '.join(chosen_sources)} are both given; choose one")
+    if at is not None and not chosen_sources:
+        raise UsageError(
+            "a live target has no past; --at wants --sidecar URL, --prometheus URL or --recording FILE"
+        )
+    if prometheus is None and (match or prometheus_token_env):
+        raise UsageError(
+            "--match and --prometheus-token-env belong to --prometheus URL; give it too"
+        )
     if is_watch:
+        if prometheus is not None:
+            raise UsageError("--watch follows what happens now; --prometheus is the past")
         _check_watch(every, at, recording, bundle, output)
     elif is_given(ctx, "every"):
         raise UsageError("--every is the pace of --watch; give both")
@@ -107,7 +141,7 @@ def diagnose(
         refuse_to_overwrite(bundle)
     loaded = load(ctx)
     library = load_library(runbook_dirs) if runbook_dirs else shipped_library()
-    if sidecar is None and recording is None:
+    if not chosen_sources:
         window = max(window, for_s * 3)
     doctor = Doctor(library, loaded, window)
 
@@ -133,10 +167,17 @@ def diagnose(
         observations = _from_sidecar(
             Sidecar(sidecar, targets, loaded), end, window, probe=not no_probe
         )
+    elif prometheus is not None:
+        end = parse_time(at, time.time()) if at else None
+        observations = from_prometheus(
+            prometheus, match, prometheus_token_env, end=end, window_s=window
+        )
     else:
         chosen = resolve_targets(targets, loaded)
         observations = observe_live(chosen, for_s, probe=not no_probe)
         targets = ()
+    if log_file is not None:
+        observations = [*observations, *read_log(log_file, observations, targets)]
     asked = Asked(
         source="recording" if recording else "sidecar" if sidecar else "scrape",
         at=end,
@@ -187,8 +228,14 @@ class Doctor:
     window_s: float
 
     def verdict(self, observations: Sequence[Observation], asked: Asked) -> Verdict:
-        """The verdict on all targets that were asked about."""
-        return Verdict(tuple(self.target(name, observations, asked) for name in asked.targets))
+        """The verdict on all targets that were asked about, each compared with its peers."""
+        by_target: dict[str, list[Observation]] = {name: [] for name in asked.targets}
+        for observation in observations:
+            if observation.target in by_target:
+                by_target[observation.target].append(observation)
+        question = Question(source=asked.source, at=asked.at, window_s=asked.window_s)
+        url = self.loaded.config.alarms.runbook_url
+        return diagnose_fleet(by_target, self.library, question, runbook_url=url)
 
     def target(self, name: str, observations: Sequence[Observation], asked: Asked) -> TargetVerdict:
         """The verdict on one target."""

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from urllib.parse import urlsplit
+from pathlib import Path
 
 from vllm_opsctl.cli.common import Progress
 from vllm_opsctl.errors import UsageError
@@ -15,6 +15,7 @@ from vllm_opsctl.exporter.config_load import LoadedConfig, api_key
 from vllm_opsctl.exporter.observation import Observation
 from vllm_opsctl.exporter.sources.sidecar import SidecarSource
 from vllm_opsctl.runbooks.evidence import history_of
+from vllm_opsctl.runbooks.host import is_local
 from vllm_opsctl.runbooks.observe import observe, probe_once
 
 LIVE_INTERVAL_S = 0.5
@@ -129,7 +130,52 @@ class Sidecar:
         return probes
 
 
-def is_local(url: str) -> bool:
-    """Whether a URL means the machine that uses it."""
-    host = urlsplit(url).hostname or ""
-    return host in ("localhost", "::1", "0.0.0.0") or host.startswith("127.")  # noqa: S104
+def from_prometheus(
+    url: str, match: str, token_env: str | None, *, end: float | None, window_s: float
+) -> list[Observation]:
+    """
+    What a Prometheus scraped of every matching target, the window and what came before it.
+
+    Raises:
+        UsageError: The URL or the variable is wrong, or nothing matches.
+    """
+    from vllm_opsctl.exporter.sources.prometheus import PrometheusSource
+
+    try:
+        base = clean_url(url)
+    except ValueError as problem:
+        raise UsageError(f"--prometheus: {problem}") from None
+    token = os.environ.get(token_env) if token_env else None
+    if token_env and not token:
+        raise UsageError(f"--prometheus-token-env {token_env}: no such environment variable")
+    until = end if end is not None else time.time()
+    start = history_of(until - window_s)["start"]
+    source = PrometheusSource(base, match, token=token)
+    observations = source.observations(start=start, end=until)
+    if not any(o.t >= until - window_s for o in observations):
+        what = f"matching {match}" if match else "at all"
+        raise UsageError(
+            f"--prometheus {base}: no vLLM target {what} in the window; "
+            "try a wider --window, or --match '{job=\"...\"}'"
+        )
+    return observations
+
+
+def read_log(
+    path: Path, observations: Sequence[Observation], asked: Sequence[str]
+) -> list[Observation]:
+    """
+    The known lines at the end of a log, as an observation of the one target that it belongs to.
+
+    Raises:
+        UsageError: There are several targets.
+        InputFileError: It cannot be read.
+    """
+    from vllm_opsctl.runbooks.log_patterns import count_lines, read_tail
+
+    targets = list(asked) or list(dict.fromkeys(o.target for o in observations))
+    if len(targets) != 1:
+        raise UsageError(f"--log {path}: of which target? name one of {', '.join(targets)}")
+    counts, examples = count_lines(read_tail(path))
+    newest = max(o.t for o in observations)
+    return [Observation(newest, targets[0], "log", {"counts": counts, "examples": examples})]

@@ -9,154 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
-from vllm_opsctl.exporter.catalogue import parse_version
 from vllm_opsctl.exporter.exposition import read_page
 from vllm_opsctl.exporter.observation import Observation
-from vllm_opsctl.exporter.units import format_duration
-from vllm_opsctl.runbooks.changes import changes
-from vllm_opsctl.runbooks.conditions import Condition, activation_of, fill_template
-from vllm_opsctl.runbooks.evidence import Evidence, PageReader, gather
-from vllm_opsctl.runbooks.features import Value, compute_features
-from vllm_opsctl.runbooks.features_endpoint import has_progress, trouble_since
-from vllm_opsctl.runbooks.features_probe import NO_CANARY_REASONS, canary_of
+from vllm_opsctl.runbooks.evidence import PageReader
+from vllm_opsctl.runbooks.examine import Examined, examine
+from vllm_opsctl.runbooks.judge import Judge
 from vllm_opsctl.runbooks.load import Library
-from vllm_opsctl.runbooks.model import Action, Clause, FailureMode
-from vllm_opsctl.runbooks.onset import MIN_SAMPLES
 from vllm_opsctl.runbooks.verdict import (
     WORST_FIRST,
-    Alternative,
     EvidenceLine,
     FoundCause,
     Health,
-    PrintedAction,
     RuledOut,
     TargetVerdict,
 )
 
 _SEVERITY_ORDER = ("critical", "high", "medium", "low")
-_ACTION_ORDER = ("check", "mitigate", "fix")
-_FAILED_SHARE = 0.2
-"""Above this share of failed reads the verdict says so."""
-
-
-class _Judge:
-    """One engine's features against the library."""
-
-    def __init__(self, library: Library, evidence: Evidence, runbook_url: str | None) -> None:
-        self.library = library
-        self.evidence = evidence
-        self.runbook_url = runbook_url
-        self.features = compute_features(evidence)
-        self._activation: Any = activation_of(self.features)
-        self._held: dict[str, bool | None] = {}
-
-    def _condition(self, source: str) -> Condition:
-        return self.library.conditions[source]
-
-    def holds(self, source: str) -> bool | None:
-        if source not in self._held:
-            self._held[source] = self._condition(source).holds(self._activation)
-        return self._held[source]
-
-    def is_active(self, mode: FailureMode) -> bool | None:
-        """Whether a failure mode's signature holds; None when a missing feature decides."""
-        if not mode.liveness and len(self.evidence.window.samples) < MIN_SAMPLES:
-            return None
-        known = True
-        for clause in mode.signature.require:
-            holds = self.holds(clause.when)
-            if holds is False:
-                return False
-            known = known and holds is not None
-        if any(self.holds(exclusion.when) for exclusion in mode.signature.rule_out):
-            return False
-        return True if known else None
-
-    def confidence(self, mode: FailureMode) -> float:
-        """0.6 for the required facts, the rest by weight of the supporting ones that hold."""
-        weights = [(clause.weight, self.holds(clause.when)) for clause in mode.signature.support]
-        if not weights:
-            return 0.9
-        held = sum(weight * {True: 1.0, None: 0.3, False: 0.0}[holds] for weight, holds in weights)
-        return 0.6 + 0.39 * held / sum(weight for weight, _ in weights)
-
-    def evidence_lines(self, mode: FailureMode) -> tuple[EvidenceLine, ...]:
-        clauses: list[Clause] = [*mode.signature.require]
-        clauses += [c for c in mode.signature.support if self.holds(c.when)]
-        lines = []
-        for clause in clauses:
-            names = self._condition(clause.when).features
-            name = next((n for n in names if n in self.features), names[0])
-            lines.append(
-                EvidenceLine(self.say(clause.say), name, self.features.get(name), clause.when)
-            )
-        return tuple(lines)
-
-    def say(self, template: str) -> str:
-        return fill_template(template, self.features)
-
-    def why_not(self, mode: FailureMode) -> str:
-        """The fact that rules a failure mode out, or what is missing to judge it."""
-        for exclusion in mode.signature.rule_out:
-            if self.holds(exclusion.when):
-                return self.say(exclusion.because)
-        for clause in mode.signature.require:
-            if self.holds(clause.when) is False:
-                return self.say(clause.otherwise or f"{clause.when} does not hold")
-        missing = [
-            name
-            for clause in mode.signature.require
-            if self.holds(clause.when) is None
-            for name in self._condition(clause.when).features
-            if name not in self.features
-        ]
-        return f"cannot be judged without {', '.join(dict.fromkeys(missing))}"
-
-    def actions(self, mode: FailureMode) -> tuple[PrintedAction, ...]:
-        """The mode's actions that this engine's version and facts do not contradict."""
-        fitting = [action for action in mode.actions if self._fits(action)]
-        fitting.sort(key=lambda action: _ACTION_ORDER.index(action.kind))
-        return tuple(
-            PrintedAction(
-                action.kind,
-                self.say(action.text),
-                action.command,
-                self.say(action.helps_when) if action.helps_when else None,
-                self.say(action.seen_by) if action.seen_by else None,
-            )
-            for action in fitting
-        )
-
-    def _fits(self, action: Action) -> bool:
-        if action.only_if is not None and self.holds(action.only_if) is not True:
-            return False
-        text = self.features.get("config.version")
-        version = parse_version(str(text)) if text is not None else ()
-        for flag in self.library.flags_of(action):
-            since, until = self.library.flags[flag]
-            if version and (version < since or (until is not None and version > until)):
-                return False
-        return True
-
-    def cause(self, mode: FailureMode) -> FoundCause:
-        base = self.runbook_url
-        return FoundCause(
-            id=mode.id,
-            title=mode.title,
-            role="root",
-            severity=mode.severity,
-            confidence=self.confidence(mode),
-            evidence=self.evidence_lines(mode),
-            actions=self.actions(mode),
-            alternatives=tuple(
-                Alternative(twin.id, twin.apart_by)
-                for twin in mode.twins
-                if self.is_active(self.library.modes[twin.id]) is not True
-            ),
-            runbook=f"{base.rstrip('/')}/{mode.id}" if base else f"opsctl runbook show {mode.id}",
-        )
 
 
 def diagnose_target(
@@ -171,38 +40,50 @@ def diagnose_target(
     read: PageReader = read_page,
 ) -> TargetVerdict:
     """
-    Diagnose one target from what was observed of it.
+    Diagnose one target from what was observed of it; :func:`examine` explains the arguments.
 
     Args:
         target: The target's name.
         observations: Its observations, in order; also those before the window, as reference.
         library: Failure modes.
-        source: How the observations were had (``scrape``, ``sidecar``, ``recording``).
+        source: How the observations were had (``scrape``, ``sidecar``, ``recording``, …).
         at: End of the window (unix seconds); None for the newest observation.
         window_s: Length of the window in seconds.
         runbook_url: Base of the links to runbook pages.
-        read: Reads a page; whoever diagnoses many moments of one recording keeps what was read.
+        read: Reads a page.
     """
-    if not observations:
+    examined = examine(target, observations, source=source, at=at, window_s=window_s, read=read)
+    return conclude(examined, library, runbook_url=runbook_url)
+
+
+def conclude(
+    examined: Examined, library: Library, *, runbook_url: str | None = None
+) -> TargetVerdict:
+    """
+    Judge what was examined.
+
+    Args:
+        examined: One target.
+        library: Failure modes.
+        runbook_url: Base of the links to runbook pages.
+    """
+    if not examined.engines:
         return TargetVerdict(
-            target=target,
+            target=examined.target,
             verdict="unknown",
-            source=source,
-            start=0.0,
-            end=0.0,
+            source=examined.source,
+            start=examined.start,
+            end=examined.end,
             samples=0,
             summary="nothing was observed of this target",
         )
-    pieces, recent = gather(target, observations, at=at, window_s=window_s, read=read)
-    judges = [_Judge(library, evidence, runbook_url) for evidence in pieces]
+    judges = [Judge(library, findings, runbook_url) for findings in examined.engines]
     active: dict[str, FoundCause] = {}
-    owner: dict[str, _Judge] = {}
+    owner: dict[str, Judge] = {}
     for judge in judges:
-        key = judge.evidence.key
-        label = f"{key.model}/{key.engine}" if key is not None and len(judges) > 1 else None
         for mode in library.modes.values():
             if judge.is_active(mode) is True:
-                found = replace(judge.cause(mode), engine=label)
+                found = replace(judge.cause(mode), engine=judge.findings.label)
                 if mode.id not in active or found.confidence > active[mode.id].confidence:
                     active[mode.id] = found
                     owner[mode.id] = judge
@@ -213,46 +94,44 @@ def diagnose_target(
         if judge.holds(symptom.when)
     }
     causes = _explain_away(active, symptoms, library)
-    if any(judge.evidence.several_servers for judge in judges):
+    if any(judge.findings.several_servers for judge in judges):
         causes = ()
-    health, summary, main = _health(causes, judges, owner, recent)
-    end = at if at is not None else max(o.t for o in observations)
-    newest = main.evidence.newest
-    version = main.evidence.api_facts.get("version")
+    health, summary, main = _health(causes, judges, owner)
+    findings = main.findings
     return TargetVerdict(
-        target=target,
+        target=examined.target,
         verdict=health,
         summary=summary,
-        source=source,
-        start=max(end - window_s, min((o.t for o in recent), default=end)),
-        end=end,
-        samples=sum(o.kind == "metrics" for o in recent),
+        source=examined.source,
+        start=examined.start,
+        end=examined.end,
+        samples=examined.samples,
         onset=_onset(causes, main, library),
-        changes=changes(main.evidence, main.features) if causes else (),
-        vllm_version=version if isinstance(version, str) else None,
-        model=newest.key.model if newest else None,
+        changes=findings.changes if causes else (),
+        vllm_version=examined.vllm_version,
+        model=findings.model,
         causes=causes,
         ruled_out=_ruled_out(causes, active, owner, library),
         blind_spots=(
-            *_blind_spots(main, recent, is_healthy=health == "healthy"),
+            *findings.blind_spots,
+            *(findings.troubled_blind_spots if health != "healthy" else ()),
             *_not_judged(causes, owner, library),
         ),
-        features=main.features,
+        features=findings.features,
     )
 
 
-def _onset(causes: Sequence[FoundCause], judge: _Judge, library: Library) -> float | None:
+def _onset(causes: Sequence[FoundCause], judge: Judge, library: Library) -> float | None:
     """When it began: the last sign of life for what concerns liveness, else the change point."""
     if not causes:
         return None
-    if causes[0].role == "root" and library.modes[causes[0].id].liveness:
-        since = trouble_since(judge.evidence)
-        return judge.evidence.onset if since is None else since
-    return judge.evidence.onset
+    since = judge.findings.trouble_since
+    is_liveness = causes[0].role == "root" and library.modes[causes[0].id].liveness
+    return since if is_liveness and since is not None else judge.findings.onset
 
 
 def _explain_away(
-    active: Mapping[str, FoundCause], symptoms: Mapping[str, _Judge], library: Library
+    active: Mapping[str, FoundCause], symptoms: Mapping[str, Judge], library: Library
 ) -> tuple[FoundCause, ...]:
     """Give every active node its role; roots first, by confidence, then symptoms."""
     parents: dict[str, set[str]] = {id_: set() for id_ in (*active, *symptoms)}
@@ -318,7 +197,7 @@ def _explain_away(
 def _ruled_out(
     causes: Sequence[FoundCause],
     active: Mapping[str, FoundCause],
-    owner: Mapping[str, _Judge],
+    owner: Mapping[str, Judge],
     library: Library,
 ) -> tuple[RuledOut, ...]:
     return tuple(
@@ -329,7 +208,7 @@ def _ruled_out(
 
 
 def _not_judged(
-    causes: Sequence[FoundCause], owner: Mapping[str, _Judge], library: Library
+    causes: Sequence[FoundCause], owner: Mapping[str, Judge], library: Library
 ) -> list[str]:
     """Look-alikes that missing features leave open, and advice that could not be checked."""
     open_ = [
@@ -346,10 +225,10 @@ def _not_judged(
 
 
 def _look_alikes(
-    causes: Sequence[FoundCause], owner: Mapping[str, _Judge], library: Library
-) -> dict[str, _Judge]:
+    causes: Sequence[FoundCause], owner: Mapping[str, Judge], library: Library
+) -> dict[str, Judge]:
     """What the roots are easily taken for, and who judges it."""
-    found: dict[str, _Judge] = {}
+    found: dict[str, Judge] = {}
     for cause in causes:
         if cause.role == "root":
             for id_ in library.modes[cause.id].discriminators:
@@ -359,10 +238,9 @@ def _look_alikes(
 
 def _health(
     causes: Sequence[FoundCause],
-    judges: Sequence[_Judge],
-    owner: Mapping[str, _Judge],
-    recent: Sequence[Observation],
-) -> tuple[Health, str, _Judge]:
+    judges: Sequence[Judge],
+    owner: Mapping[str, Judge],
+) -> tuple[Health, str, Judge]:
     """The verdict, its sentence, and the engine it is about."""
     roots = [cause for cause in causes if cause.role == "root" and cause.severity != "low"]
     if roots:
@@ -373,69 +251,9 @@ def _health(
     if felt:
         titles = "; ".join(cause.title for cause in felt)
         return "degraded", f"{titles}; no known failure mode fits", judges[0]
-    found = [(*_without_cause(judge.evidence, judge.features, recent), judge) for judge in judges]
+    found = [(*judge.findings.fallback, judge) for judge in judges]
     health, summary, main = min(found, key=lambda entry: WORST_FIRST.index(entry[0]))
     if causes:
         # what harms nobody is told, and wakes nobody
         summary = "; ".join([summary, *(f"note: {cause.title}" for cause in causes)])
     return health, summary, main
-
-
-def _without_cause(
-    evidence: Evidence, features: Mapping[str, Value], recent: Sequence[Observation]
-) -> tuple[Health, str]:
-    """Nothing was found: healthy only if enough was seen, else unknown."""
-    attempts = [o for o in recent if o.kind in ("metrics", "error")]
-    if not attempts:
-        return "unknown", "nothing was observed in this window"
-    if evidence.several_servers:
-        return "unknown", "several servers answer behind this URL in turn; name each replica itself"
-    if attempts[-1].kind == "error":
-        data = attempts[-1].data
-        detail = data.get("detail") or data.get("reason") or "no reason recorded"
-        when = "now" if evidence.earlier_answer else "in this observation"
-        return "unknown", f"no metrics {when}: {detail}"
-    if len(evidence.window.samples) < MIN_SAMPLES:
-        return "unknown", (
-            f"only {len(evidence.window.samples)} pages were read since the last change; "
-            f"{MIN_SAMPLES} are needed"
-        )
-    if features.get("engine.awake") is False:
-        return "unknown", "the engine is asleep (sleep mode); it serves nothing until woken"
-    if features.get("probe.ok") is False:
-        probe = canary_of(evidence)
-        assert probe is not None
-        return "degraded", f"the canary completion failed: {probe.data.get('detail')}"
-    if features.get("progress.stall_ongoing") and features.get("traffic.started", 0) == 0:
-        if features.get("probe.ok") is True:
-            return "healthy", "idle; the canary completion answered"
-        if features.get("progress.stall_running"):
-            stalled = format_duration(float(features["progress.stalled_seconds"]))
-            return "unknown", f"no progress for {stalled} with requests in the batch; watch longer"
-        if any(has_progress(sibling) for sibling in evidence.siblings):
-            return "healthy", "no failure mode is active"
-        return "unknown", (
-            "idle, and no canary was sent: an idle engine and a frozen one look the same"
-        )
-    return "healthy", "no failure mode is active"
-
-
-def _blind_spots(
-    judge: _Judge, recent: Sequence[Observation], *, is_healthy: bool
-) -> tuple[str, ...]:
-    """What could not be seen; a healthy engine needs no comparison with its past."""
-    spots = []
-    attempts = [o for o in recent if o.kind in ("metrics", "error")]
-    failed = [o for o in attempts if o.kind == "error"]
-    if failed and len(failed) >= _FAILED_SHARE * len(attempts):
-        reasons = ", ".join(sorted({str(o.data.get("reason")) for o in failed}))
-        spots.append(f"{len(failed)} of {len(attempts)} reads failed ({reasons})")
-    if judge.evidence.key is not None and judge.evidence.reference is None and not is_healthy:
-        spots.append("nothing is known of before, so comparisons with before are missing")
-    probe = canary_of(judge.evidence)
-    if probe is not None and probe.data.get("reason") in NO_CANARY_REASONS:
-        spots.append(f"the canary completion could not be sent ({probe.data.get('detail')})")
-    spots += [f"engine {key.model}/{key.engine} vanished" for key in judge.evidence.vanished]
-    if judge.evidence.asked.clock_steps:
-        spots.append("the clock went back within the window; durations are estimates")
-    return tuple(spots)

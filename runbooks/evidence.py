@@ -9,10 +9,10 @@ there are too few, everything the process counted before the first sample.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Literal, TypedDict
+from typing import Literal, TypedDict
 
 from vllm_opsctl.errors import BadPage
 from vllm_opsctl.exporter.engine import EngineKey, EngineSample, Histogram, PageSample
@@ -103,8 +103,6 @@ class Evidence:
         predecessor: The last sample of the process before the newest restart.
         counter_flips: Falls of a counter without a restart of the process.
         page_problems: Series of the newest page that could not be used.
-        own: Features of this engine, for comparisons with peers; empty in the first pass.
-        peers: Features of the other replicas that were diagnosed together with this one.
         earlier_answer: The target answered at some time before the end of the window.
         api_facts: Version and model facts from /version and /v1/models.
     """
@@ -127,8 +125,6 @@ class Evidence:
     counter_flips: int = 0
     page_problems: int = 0
     api_facts: dict[str, object] = field(default_factory=dict)
-    own: Mapping[str, Any] = field(default_factory=dict)
-    peers: Sequence[Mapping[str, Any]] = ()
 
     def last(self, *kinds: str) -> Observation | None:
         """The newest observation of some kinds."""

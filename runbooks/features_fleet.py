@@ -3,79 +3,108 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable, Mapping, Sequence
 
 from vllm_opsctl.exporter.window import Window
 from vllm_opsctl.runbooks.evidence import Evidence
-from vllm_opsctl.runbooks.features import feature, quotient
+from vllm_opsctl.runbooks.features import Feature, Unit, Value, feature, quotient, register
 
 MIN_PEERS = 2
 """With fewer others nobody can say which one is different."""
 
+Features = Mapping[str, Value]
+_Compare = Callable[[Features, Sequence[Features]], float | None]
 
-def _others(e: Evidence, name: str) -> list[float]:
-    """A number of the other replicas; empty when too few of them have it."""
-    found = [peer[name] for peer in e.peers if isinstance(peer.get(name), int | float)]
-    return [float(value) for value in found] if len(found) >= MIN_PEERS else []
-
-
-@feature("fleet.peers", "count", "Other replicas that were diagnosed together with this one.")
-def _(e: Evidence) -> float | None:
-    return float(len(e.peers)) if e.peers else None
+_COMPARISONS: dict[str, _Compare] = {}
 
 
-@feature("fleet.peers_waiting", "count", "Requests waiting at the other replicas, all together.")
-def _(e: Evidence) -> float | None:
-    others = _others(e, "queue.waiting_avg")
+def compare_with_peers(own: Features, peers: Sequence[Features]) -> dict[str, Value]:
+    """
+    Features that only a fleet has.
+
+    Args:
+        own: Features of one replica.
+        peers: Features of each of the others.
+
+    Returns:
+        Those that could be computed; empty with fewer than two peers.
+    """
+    if len(peers) < MIN_PEERS:
+        return {}
+    found = {name: compare(own, peers) for name, compare in _COMPARISONS.items()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _fleet_feature(name: str, unit: Unit, meaning: str) -> Callable[[_Compare], _Compare]:
+    """Register a feature that :func:`compare_with_peers` computes."""
+
+    def decorate(compare: _Compare) -> _Compare:
+        _COMPARISONS[name] = compare
+        register(Feature(name, unit, meaning, lambda _: None))
+        return compare
+
+    return decorate
+
+
+def _number(features: Features, name: str) -> float | None:
+    value = features.get(name)
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _of_peers(peers: Sequence[Features], name: str) -> list[float]:
+    """A number of the peers; empty when too few of them have it."""
+    found = [value for peer in peers if (value := _number(peer, name)) is not None]
+    return found if len(found) >= MIN_PEERS else []
+
+
+def _vs_peers(own: Features, peers: Sequence[Features], name: str) -> float | None:
+    others = _of_peers(peers, name)
+    return quotient(_number(own, name), statistics.median(others)) if others else None
+
+
+@_fleet_feature(
+    "fleet.peers", "count", "Other replicas that were diagnosed together with this one."
+)
+def _(own: Features, peers: Sequence[Features]) -> float | None:
+    return float(len(peers))
+
+
+@_fleet_feature("fleet.peers_waiting", "count", "Requests waiting at all the other replicas.")
+def _(own: Features, peers: Sequence[Features]) -> float | None:
+    others = _of_peers(peers, "queue.waiting_avg")
     return sum(others) if others else None
 
 
-@feature("fleet.ttft_vs_peers", "factor", "Mean TTFT against the median of the other replicas.")
-def _(e: Evidence) -> float | None:
-    return _own_vs_peers(e, "ttft.mean")
+@_fleet_feature("fleet.ttft_vs_peers", "factor", "Mean TTFT against the median of the others.")
+def _(own: Features, peers: Sequence[Features]) -> float | None:
+    return _vs_peers(own, peers, "ttft.mean")
 
 
-@feature("fleet.arrivals_vs_peers", "factor", "Arrival rate against the median of the others.")
-def _(e: Evidence) -> float | None:
-    return _own_vs_peers(e, "traffic.arrived_per_second")
+@_fleet_feature("fleet.itl_vs_peers", "factor", "Median inter-token latency against the others'.")
+def _(own: Features, peers: Sequence[Features]) -> float | None:
+    return _vs_peers(own, peers, "itl.p50")
 
 
-@feature("fleet.hit_ratio_peers", "ratio", "Median prefix-cache hit ratio of the other replicas.")
-def _(e: Evidence) -> float | None:
-    return _median(_others(e, "prefix.hit_ratio"))
+@_fleet_feature("fleet.arrivals_vs_peers", "factor", "Arrival rate against the others' median.")
+def _(own: Features, peers: Sequence[Features]) -> float | None:
+    return _vs_peers(own, peers, "traffic.arrived_per_second")
 
 
-@feature("fleet.hit_ratio_total", "ratio", "Prefix-cache hit ratio of all replicas together.")
-def _(e: Evidence) -> float | None:
-    value = e.own.get("prefix.hit_ratio")
-    others = _others(e, "prefix.hit_ratio")
-    return statistics.fmean([float(value), *others]) if others and value is not None else None
+@_fleet_feature("fleet.kv_capacity_vs_peers", "factor", "Size of the KV cache against the others'.")
+def _(own: Features, peers: Sequence[Features]) -> float | None:
+    return _vs_peers(own, peers, "kv.capacity_tokens")
 
 
-@feature(
-    "fleet.hit_lost_share", "ratio", "Share of the replicas whose hit ratio fell at the onset."
-)
-def _(e: Evidence) -> float | None:
-    others = _others(e, "prefix.hit_vs_before")
-    return sum(value <= 0.7 for value in others) / len(others) if others else None
+@_fleet_feature("fleet.hit_ratio_peers", "ratio", "Median prefix-cache hit ratio of the others.")
+def _(own: Features, peers: Sequence[Features]) -> float | None:
+    others = _of_peers(peers, "prefix.hit_ratio")
+    return statistics.median(others) if others else None
 
 
-@feature("fleet.kv_capacity_vs_peers", "factor", "Size of the KV cache against the others' median.")
-def _(e: Evidence) -> float | None:
-    return _own_vs_peers(e, "kv.capacity_tokens")
-
-
-@feature("fleet.itl_vs_peers", "factor", "Median inter-token latency against the others' median.")
-def _(e: Evidence) -> float | None:
-    return _own_vs_peers(e, "itl.p50")
-
-
-def _own_vs_peers(e: Evidence, name: str) -> float | None:
-    value = e.own.get(name)
-    return quotient(float(value), _median(_others(e, name))) if value is not None else None
-
-
-def _median(values: list[float]) -> float | None:
-    return statistics.median(values) if values else None
+@_fleet_feature("fleet.hit_lost_share", "ratio", "Share of the others whose hit ratio fell too.")
+def _(own: Features, peers: Sequence[Features]) -> float | None:
+    others = _of_peers(peers, "prefix.hit_vs_before")
+    return sum(value <= 0.8 for value in others) / len(others) if others else None
 
 
 # -- data parallel -------------------------------------------------------------------------------

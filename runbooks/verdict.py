@@ -140,10 +140,64 @@ class TargetVerdict:
 
 
 @dataclass(frozen=True, slots=True)
+class CommonCause:
+    """A root cause and the targets that have it."""
+
+    id: str
+    targets: tuple[str, ...]
+    is_common: bool
+    """On at least half of the fleet: what they share is to blame, not one replica."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outlier:
+    """A replica that is different from the others in one number."""
+
+    target: str
+    feature: str
+    value: str
+    others: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mixed:
+    """A setting that differs within the fleet: value to the targets that have it."""
+
+    what: str
+    values: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class FleetView:
+    """What is to be said of the fleet as a whole."""
+
+    common: tuple[CommonCause, ...]
+    outliers: tuple[Outlier, ...]
+    mixed: tuple[Mixed, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The fleet's part of the JSON output."""
+        return {
+            "causes": [
+                {"id": c.id, "targets": list(c.targets), "common": c.is_common} for c in self.common
+            ],
+            "outliers": [
+                {"target": o.target, "feature": o.feature, "value": o.value, "others": o.others}
+                for o in self.outliers
+            ],
+            "mixed": [
+                {"what": m.what, "values": {v: list(t) for v, t in m.values.items()}}
+                for m in self.mixed
+            ],
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """The verdict on all targets that were asked about."""
 
     targets: tuple[TargetVerdict, ...]
+    fleet: FleetView | None = None
 
     @property
     def health(self) -> Health:
@@ -162,6 +216,7 @@ class Verdict:
             "schema_version": SCHEMA_VERSION,
             "verdict": self.health,
             "targets": [target.to_json() for target in self.targets],
+            **({"fleet": self.fleet.to_json()} if self.fleet else {}),
         }
 
 
