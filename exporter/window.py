@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vllm_opsctl.exporter.engine import EngineKey, EngineSample, Histogram, PageSample
 
@@ -26,6 +26,9 @@ class Window:
     """
 
     samples: tuple[EngineSample, ...]
+    _histograms: dict[str, Histogram | None] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     # -- time --------------------------------------------------------------------------------------
 
@@ -94,10 +97,20 @@ class Window:
 
     def histogram(self, concept: str) -> Histogram | None:
         """What a histogram observed within the window; None when it was never there twice."""
+        if concept not in self._histograms:
+            self._histograms[concept] = self._observed(concept)
+        return self._histograms[concept]
+
+    def _observed(self, concept: str) -> Histogram | None:
         found = [s.histograms[concept] for s in self.samples if concept in s.histograms]
         if len(found) < 2:
             return None
         first = found[0]
+        if all(old.count <= new.count for old, new in itertools.pairwise(found)):
+            # no restart: the ends say it all
+            increase = found[-1].minus(first)
+            if increase is not None:
+                return increase
         total = Histogram(first.bounds, (0.0,) * len(first.bounds), 0.0)
         for old, new in itertools.pairwise(found):
             increase = new.minus(old) or new
