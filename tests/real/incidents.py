@@ -146,6 +146,7 @@ _ALL = (
         "chat",
         _then(_healthy(160, 40, 2), arrivals_per_s=20, models=("", "", "chat-v2")),
         ("queue-overload", "model-not-found"),
+        note="two thirds of the arrivals are right at capacity: the queue comes and goes",
     ),
     # -- small -----------------------------------------------------------------------------------
     Incident(
