@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 import click
@@ -37,10 +37,65 @@ def wrapped(text: str, *, indent: str, first: str | None = None) -> str:
 
 def render_text(verdict: Verdict, *, show_features: bool) -> str:
     """The whole verdict as text; the first line is the answer."""
-    blocks = ["\n".join(_target_text(target, show_features)) for target in verdict.targets]
-    if len(verdict.targets) > 1:
-        blocks.insert(0, f"{_headline(verdict.health)} {_tally(verdict)}")
+    if len(verdict.targets) == 1:
+        return "\n".join(_target_text(verdict.targets[0], show_features))
+    blocks = ["\n".join(_fleet_text(verdict))]
+    for first, *rest in _alike(verdict):
+        if first.verdict == "healthy" and not show_features:
+            continue
+        lines = list(_target_text(first, show_features))
+        if rest:
+            names = ", ".join(target.target for target in rest)
+            lines += ["", wrapped(f"The same on: {names}", indent="  ", first="")]
+        blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
+
+
+def _fleet_text(verdict: Verdict) -> Iterator[str]:
+    """What is to be said of all targets together."""
+    yield f"{_headline(verdict.health)} {_tally(verdict)}"
+    view = verdict.fleet
+    total = len(verdict.targets)
+    for cause in view.common if view else ():
+        where = f"{len(cause.targets)} of {total}"
+        what = "common to" if cause.is_common else "only on"
+        yield wrapped(
+            f"{cause.id}: {what} {where} ({_some(cause.targets)})", indent="    ", first="  "
+        )
+    healthy = [target.target for target in verdict.targets if target.verdict == "healthy"]
+    if healthy:
+        yield wrapped(f"healthy: {_some(healthy)}", indent="    ", first="  ")
+    if view and view.outliers:
+        yield click.style("Different from their peers", bold=True)
+        for outlier in view.outliers[:MOST_OUTLIERS]:
+            meaning = f"{outlier.feature} {outlier.value}, the others {outlier.others}"
+            yield wrapped(f"{outlier.target}: {meaning}", indent="    ", first="  - ")
+    if view and view.mixed:
+        yield click.style("Not the same everywhere", bold=True)
+        for mixed in view.mixed:
+            parts = [f"{value} on {_some(names)}" for value, names in mixed.values.items()]
+            yield wrapped(f"{mixed.what}: {'; '.join(parts)}", indent="    ", first="  - ")
+
+
+MOST_OUTLIERS = 8
+SOME = 4
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first few names, and how many more."""
+    more = len(names) - SOME
+    shown = ", ".join(names[:SOME])
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _alike(verdict: Verdict) -> list[list[TargetVerdict]]:
+    """Targets with the same answer together, the worst first."""
+    groups: dict[tuple[str, tuple[str, ...], str], list[TargetVerdict]] = {}
+    for target in verdict.targets:
+        ids = tuple(cause.id for cause in target.roots)
+        key = (target.verdict, ids, "" if ids else target.summary)
+        groups.setdefault(key, []).append(target)
+    return sorted(groups.values(), key=lambda group: WORST_FIRST.index(group[0].verdict))
 
 
 def _tally(verdict: Verdict) -> str:
@@ -143,17 +198,33 @@ def _bullets(lines: list[str]) -> Iterator[str]:
 
 def render_markdown(verdict: Verdict, *, show_features: bool) -> str:
     """The whole verdict as Markdown, for a ticket."""
-    head = [f"# {verdict.health.upper()} {_tally(verdict)}\n"] if len(verdict.targets) > 1 else []
-    return "\n".join(
-        [
-            *head,
-            *(
-                line
-                for target in verdict.targets
-                for line in _target_markdown(target, show_features)
-            ),
-        ]
-    )
+    if len(verdict.targets) == 1:
+        return "\n".join(_target_markdown(verdict.targets[0], show_features))
+    lines = list(_fleet_markdown(verdict))
+    for first, *rest in _alike(verdict):
+        lines += _target_markdown(first, show_features)
+        if rest:
+            lines.append(f"The same on: {', '.join(target.target for target in rest)}\n")
+    return "\n".join(lines)
+
+
+def _fleet_markdown(verdict: Verdict) -> Iterator[str]:
+    yield f"# {verdict.health.upper()} {_tally(verdict)}\n"
+    view = verdict.fleet
+    for cause in view.common if view else ():
+        what = "common to" if cause.is_common else "only on"
+        count = f"{len(cause.targets)} of {len(verdict.targets)}"
+        yield f"- `{cause.id}`: {what} {count} ({_some(cause.targets)})"
+    if view and view.outliers:
+        yield "\n| different | in | it | the others |\n|---|---|---|---|"
+        for o in view.outliers[:MOST_OUTLIERS]:
+            yield f"| {o.target} | `{o.feature}` | {o.value} | {o.others} |"
+    if view and view.mixed:
+        yield "\n| not the same everywhere | |\n|---|---|"
+        for mixed in view.mixed:
+            parts = [f"{value} on {_some(names)}" for value, names in mixed.values.items()]
+            yield f"| {mixed.what} | {'; '.join(parts)} |"
+    yield ""
 
 
 def _target_markdown(target: TargetVerdict, show_features: bool) -> Iterator[str]:

@@ -268,11 +268,15 @@ def _(e: Evidence) -> float | None:
     errors = _client_errors(e)
     bodies = e.window.histogram("http_request_bytes")
     accepted_tokens = e.window.delta("prompt_tokens")
-    bytes_per_token = _bytes_per_token(e.history)
-    if not errors or bodies is None or accepted_tokens is None or not bytes_per_token:
+    bytes_per_token = _bytes_per_token(e.history) or USUAL_BYTES_PER_TOKEN
+    if not errors or bodies is None or accepted_tokens is None:
         return None
     rejected_bytes = bodies.sum - accepted_tokens * bytes_per_token
     return max(0.0, rejected_bytes / errors / bytes_per_token)
+
+
+USUAL_BYTES_PER_TOKEN = 4.0
+"""English text, where no stretch without rejections tells; it is off by half at most."""
 
 
 def _bytes_per_token(history: Window) -> float | None:

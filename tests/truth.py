@@ -68,7 +68,8 @@ class Case:
         """When the incident began and ended (unix seconds); None when nothing was wrong."""
         if not self.truth:
             return None
-        start = self.phases["incident"]
+        # some were there from the start
+        start = self.phases.get("incident", min(self.phases.values()))
         later = [t for name, t in self.phases.items() if t > start and name != "incident"]
         return start, min(later)
 
