@@ -60,6 +60,9 @@ bench: $(VENV)/installed-dev ## The benchmarks; prints tables, writes build/benc
 compare-peers: $(VENV)/installed-dev ## The recordings, diagnosed by opsctl and by two peers (downloads them)
 	$(BIN)/python tests/bench/compare_peers.py
 
+accuracy: $(VENV)/installed-dev ## How often diagnosis is right, on every recording; prints tables
+	@PYTHONPATH=tests $(BIN)/python tests/accuracy.py
+
 docs: $(VENV)/installed-dev ## Write the generated reference pages
 	$(BIN)/python docs/generate.py
 

@@ -43,6 +43,9 @@ MIN_REFERENCE_REQUESTS = 10
 MIN_EARLIER_REQUESTS = 5
 """An earlier window of the same traffic says something sooner."""
 
+PROBE_SETTLES_S = 1.0
+"""The counters of a finished request are on the page a step later."""
+
 PageReader = Callable[..., PageSample]
 """Called as :func:`read_page`."""
 
@@ -198,12 +201,14 @@ def gather(
         ),
         page_problems=len(asked_pages[-1].problems) if asked_pages else 0,
     )
+    probed_at = [o.t for o in readable if o.kind == "probe"]
     evidence = [
         _of_engine(
             key,
             whole,
             start=start,
             siblings=[other.between(start, end) for k, other in windows.items() if k != key],
+            probed_at=probed_at,
             common=common,
         )
         for key, whole in windows.items()
@@ -269,6 +274,7 @@ def _of_engine(
     *,
     start: float,
     siblings: Sequence[Window],
+    probed_at: Sequence[float],
     common: _Common,
 ) -> Evidence:
     asked = whole.between(start, math.inf)
@@ -285,7 +291,11 @@ def _of_engine(
     if len(tested.samples) < MIN_SAMPLES:
         tested = alive.between(start, math.inf)
     until = start if onset is None else onset
-    before = _before_the_queue(Window(tuple(s for s in alive.samples if s.t <= until)))
+    # a probe's own prompts are no traffic; an earlier one must not pass for it
+    probed = max((t for t in probed_at if t < until), default=-math.inf)
+    before = _before_the_queue(
+        Window(tuple(s for s in alive.samples if probed + PROBE_SETTLES_S <= s.t <= until))
+    )
     return Evidence(
         key=key,
         asked=asked,

@@ -83,7 +83,18 @@ def _(e: Evidence) -> float | None:
 
 @feature("api.open_files_ratio", "ratio", "Open files and sockets against the process's limit.")
 def _(e: Evidence) -> float | None:
-    return quotient(e.window.gauge_max("process_open_fds"), e.window.gauge_last("process_max_fds"))
+    return quotient(e.asked.gauge_max("process_open_fds"), e.history.gauge_last("process_max_fds"))
+
+
+@feature(
+    "api.process_metrics_lost",
+    "bool",
+    "The page lost its process metrics: reading them wants a free file.",
+)
+def _(e: Evidence) -> bool | None:
+    if e.newest is None or not e.history.gauge("process_open_fds"):
+        return None
+    return "process_open_fds" not in e.newest.gauges
 
 
 @feature("mm.queried_items", "count", "Multimodal items looked up in the processor cache.")

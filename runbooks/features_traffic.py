@@ -58,8 +58,11 @@ def _lost(e: Evidence) -> float | None:
     running, waiting = e.window.gauge("requests_running"), e.window.gauge("requests_waiting")
     if started is None or finished is None or not running or not waiting:
         return None
-    # a preempted request waits again although it has had its first token
-    preempted = max(0.0, waiting[-1] - waiting[0]) if e.window.delta("preemptions") else 0.0
+    # a preempted request waits again although it has had its first token; preemptions are counted
+    # only when it resumes, so a full KV cache has to do as their sign
+    is_full = (e.window.gauge_max("kv_cache_usage_ratio") or 0.0) >= FULL_KV
+    may_preempt = is_full or bool(e.window.delta("preemptions"))
+    preempted = max(0.0, waiting[-1] - waiting[0]) if may_preempt else 0.0
     return max(0.0, started - finished - (running[-1] - running[0]) - preempted)
 
 
@@ -71,6 +74,10 @@ def _(e: Evidence) -> float | None:
     if started is None or not running:
         return None
     return quotient(_lost(e), started + running[0])
+
+
+FULL_KV = 0.95
+"""FAILURE_MODES, kv-preemption-thrash: KV usage while requests are preempted."""
 
 
 def _arrivals(window: Window) -> float | None:

@@ -46,9 +46,8 @@ class Score:
     def complete(self) -> bool:
         """Every root of the truth is named."""
         named = set(self.answer)
-        return self.right and all(
-            id_ in named or named & {*self.case.also} for id_ in self.case.truth
-        )
+        wanted = self.case.by_phase.get("incident", self.case.truth)
+        return self.right and all(id_ in named or named & {*self.case.also} for id_ in wanted)
 
 
 def score(case: Case) -> Score:
