@@ -22,7 +22,13 @@ from vllm_opsctl.cli.common import (
     resolve_targets,
     runbooks_option,
 )
-from vllm_opsctl.cli.observing import Sidecar, from_prometheus, observe_live, read_log
+from vllm_opsctl.cli.observing import (
+    Sidecar,
+    from_prometheus,
+    observe_live,
+    read_log,
+    wide_enough,
+)
 from vllm_opsctl.cli.text import render_markdown, render_text
 from vllm_opsctl.errors import UsageError
 from vllm_opsctl.exporter.bundle import (
@@ -172,6 +178,8 @@ def diagnose(
         observations = from_prometheus(
             prometheus, match, prometheus_token_env, end=end, window_s=window
         )
+        if not is_given(ctx, "window"):
+            window = wide_enough(observations, window)
     else:
         chosen = resolve_targets(targets, loaded)
         observations = observe_live(chosen, for_s, probe=not no_probe)
@@ -179,7 +187,7 @@ def diagnose(
     if log_file is not None:
         observations = [*observations, *read_log(log_file, observations, targets)]
     asked = Asked(
-        source="recording" if recording else "sidecar" if sidecar else "scrape",
+        source=(chosen_sources[0].removeprefix("--") if chosen_sources else "scrape"),
         at=end,
         window_s=window,
         targets=_names(observations, targets),

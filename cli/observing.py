@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import statistics
 import threading
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
 from vllm_opsctl.cli.common import Progress
@@ -14,11 +17,19 @@ from vllm_opsctl.exporter.config import Target, clean_url
 from vllm_opsctl.exporter.config_load import LoadedConfig, api_key
 from vllm_opsctl.exporter.observation import Observation
 from vllm_opsctl.exporter.sources.sidecar import SidecarSource
+from vllm_opsctl.exporter.units import format_duration
 from vllm_opsctl.runbooks.evidence import history_of
 from vllm_opsctl.runbooks.host import is_local
 from vllm_opsctl.runbooks.observe import observe, probe_once
+from vllm_opsctl.runbooks.onset import MIN_SAMPLES
 
 LIVE_INTERVAL_S = 0.5
+
+ENOUGH_PAGES = 2 * MIN_SAMPLES
+"""As many on either side of a change as a judgement needs."""
+
+_RECENT = 20
+"""Observations whose distance tells how often a target is scraped now."""
 
 _CLOCK_SLACK_S = 30.0
 """The sidecar's clock may run ahead of this machine's."""
@@ -136,8 +147,11 @@ def from_prometheus(
     """
     What a Prometheus scraped of every matching target, the window and what came before it.
 
+    Targets that were not even tried within the window are left out: replicas that went long ago.
+
     Raises:
         UsageError: The URL or the variable is wrong, or nothing matches.
+        SourceError: It does not answer, or is no Prometheus.
     """
     from vllm_opsctl.exporter.sources.prometheus import PrometheusSource
 
@@ -149,16 +163,33 @@ def from_prometheus(
     if token_env and not token:
         raise UsageError(f"--prometheus-token-env {token_env}: no such environment variable")
     until = end if end is not None else time.time()
-    start = history_of(until - window_s)["start"]
     source = PrometheusSource(base, match, token=token)
-    observations = source.observations(start=start, end=until)
-    if not any(o.t >= until - window_s for o in observations):
-        what = f"matching {match}" if match else "at all"
+    observations = source.observations(end=until, **history_of(until - window_s))
+    present = {o.target for o in observations if o.t >= until - window_s}
+    if not present:
+        what = f"that matches {match}" if match else "at all"
         raise UsageError(
-            f"--prometheus {base}: no vLLM target {what} in the window; "
-            "try a wider --window, or --match '{job=\"...\"}'"
+            f"--prometheus {base}: no vLLM target {what} in the {format_duration(window_s)} to "
+            f"{datetime.fromtimestamp(until, UTC):%Y-%m-%d %H:%M:%S} UTC; "
+            "other --at, wider --window, or other --match '{job=\"...\"}'?"
         )
-    return observations
+    return [o for o in observations if o.target in present]
+
+
+def wide_enough(observations: Sequence[Observation], window_s: float) -> float:
+    """
+    A window that holds enough pages to judge, however rarely the targets were scraped.
+
+    Args:
+        observations: Ordered by time.
+        window_s: The least.
+    """
+    times: dict[str, list[float]] = {}
+    for observation in observations:
+        if observation.kind in ("metrics", "error"):
+            times.setdefault(observation.target, []).append(observation.t)
+    steps = [b - a for seen in times.values() for a, b in pairwise(seen[-_RECENT:])]
+    return max(window_s, ENOUGH_PAGES * statistics.median(steps)) if steps else window_s
 
 
 def read_log(

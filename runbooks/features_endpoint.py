@@ -108,6 +108,9 @@ def _(e: Evidence) -> float | None:
 STAYED_SAMPLES = 3
 """Clients that are there in so many pages running have come to stay."""
 
+KEEP_ALIVE_S = 6.0
+"""vLLM closes a connection without a request after 5 s (VLLM_HTTP_TIMEOUT_KEEP_ALIVE)."""
+
 MIN_STALL_S = 5.0
 """FAILURE_MODES, engine-hung: with a canary's confirmation 5 s without progress are enough."""
 
@@ -174,9 +177,15 @@ def _(e: Evidence) -> float | None:
     if any(has_progress(sibling.between(start, end)) for sibling in e.siblings):
         # connections belong to the page: they may be those of the engine that works
         return None
-    fds = [s.gauges["process_open_fds"] for s in stall.samples if "process_open_fds" in s.gauges]
-    # who has just connected has not waited yet
-    return max(0.0, min(fds[-STAYED_SAMPLES:]) - fds[0]) if len(fds) > STAYED_SAMPLES else None
+    fds = [
+        (s.t, s.gauges["process_open_fds"]) for s in stall.samples if "process_open_fds" in s.gauges
+    ]
+    # who has just connected has not waited yet, and who only keeps a connection is sent away
+    stayed = [count for t, count in fds if t >= end - KEEP_ALIVE_S]
+    stayed = (
+        stayed if len(stayed) >= STAYED_SAMPLES else [count for _, count in fds[-STAYED_SAMPLES:]]
+    )
+    return max(0.0, min(stayed) - fds[0][1]) if len(fds) > STAYED_SAMPLES else None
 
 
 @feature(

@@ -298,13 +298,22 @@ def _(e: Evidence) -> float | None:
 
 @feature("kv.turnover_seconds", "seconds", "Time in which new tokens fill the whole KV cache once.")
 def _turnover(e: Evidence) -> float | None:
-    computed = e.window.mean("request_computed_tokens")
-    started = started_requests(e)
-    generated = e.window.delta("generation_tokens")
-    if computed is None or started is None or generated is None:
+    computed, generated = _computed_tokens(e), e.window.delta("generation_tokens")
+    if computed is None or generated is None:
         return None
-    per_second = quotient(computed * started + generated, e.window.seconds)
-    return quotient(_capacity(e), per_second)
+    return quotient(_capacity(e), quotient(computed + generated, e.window.seconds))
+
+
+def _computed_tokens(e: Evidence) -> float | None:
+    """Prompt tokens computed in the window; releases before 0.13 tell it as lookups less hits."""
+    mean, started = e.window.mean("request_computed_tokens"), started_requests(e)
+    if mean is not None and started is not None:
+        return mean * started
+    queried, hits = (
+        e.window.delta("prefix_cache_queried_tokens"),
+        e.window.delta("prefix_cache_hit_tokens"),
+    )
+    return max(0.0, queried - hits) if queried is not None and hits is not None else None
 
 
 @feature(

@@ -55,6 +55,7 @@ def get(
     headers: Mapping[str, str] | None = None,
     method: str = "GET",
     json: object = None,
+    form: Mapping[str, str] | None = None,
 ) -> Answer:
     """
     Make one request.
@@ -67,6 +68,7 @@ def get(
         headers: Sent besides requests' own.
         method: HTTP method.
         json: Body, sent as JSON.
+        form: Body, sent as a form.
 
     Raises:
         Unreachable: refused, unknown host, reset, or not done within the deadline.
@@ -81,6 +83,7 @@ def get(
             stream=True,
             headers=dict(headers or {}),
             json=json,
+            data=form,
             allow_redirects=False,
         ) as response:
             body = _read(response, url, started, timeout_s, max_bytes)

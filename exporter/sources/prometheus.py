@@ -9,27 +9,35 @@ Prometheus's HTTP API will do (Thanos, Mimir, VictoriaMetrics).
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
-from urllib.parse import urlencode
 
 from vllm_opsctl.errors import BadPage, UsageError
 from vllm_opsctl.exporter.catalogue import catalogue
-from vllm_opsctl.exporter.observation import Observation, error, metrics
-from vllm_opsctl.exporter.sources.http import get, new_session
+from vllm_opsctl.exporter.observation import Observation, error, metrics, thinned
+from vllm_opsctl.exporter.sources.http import Answer, get, new_session
+
+DOWN = "down"
+"""Reason of a scrape that failed at once; Prometheus does not keep why."""
+
+TIMEOUT_FROM_S = 1.0
+"""A failed scrape that took so long was waiting; a refused connection is known in a round trip."""
 
 _TIMEOUT_S = 60.0
 _MAX_BYTES = 2**29
 
-_NAMES_A_QUERY = 40
-"""Keeps the query string within 4 KiB."""
+_RUNNING = "vllm:num_requests_running"
+"""Every vLLM since 0.4.3 has it."""
 
-_OWN_LABELS = ("__name__", "job", "instance")
-"""What Prometheus adds to every series; the rest is the page's own."""
+_NAMING_LABELS = ("model_name", "engine")
+"""What tells engines apart; a target may carry such a label too, and the page's is wanted."""
 
-DOWN = "down"
-"""Reason of a scrape that failed; Prometheus does not keep why."""
+_RENAMED = "exported_"
+"""Where page and target have a label, Prometheus keeps the target's and renames the page's so."""
+
+_Labels = Mapping[str, str]
 
 
 class PrometheusSource:
@@ -44,100 +52,206 @@ class PrometheusSource:
 
     def __init__(self, url: str, match: str = "", *, token: str | None = None) -> None:
         self._url = url.rstrip("/")
-        self._match = match.strip().removeprefix("{").removesuffix("}").strip().rstrip(",")
+        self._match = match.strip().removeprefix("{").removesuffix("}").strip(" ,")
         self._session = new_session(token)
 
-    def observations(self, *, start: float, end: float) -> list[Observation]:
+    def observations(
+        self, *, start: float, end: float, full_from: float, step_s: float
+    ) -> list[Observation]:
         """
         What was scraped of every target.
 
         Args:
             start: Nothing older is wanted (unix seconds).
             end: Nothing newer is wanted.
+            full_from: From here on every page is wanted.
+            step_s: Before that, pages at least so many seconds apart are enough.
 
         Returns:
             Pages and failed scrapes, ordered by time; each target is called by its instance.
 
         Raises:
             Unreachable: Prometheus does not answer.
-            BadPage: What answers is no Prometheus.
+            BadPage: What answers is no Prometheus, or it could not answer this.
             UsageError: It refuses the matchers.
         """
+        past = _Past(start, end)
         found: list[Observation] = []
-        for labels in self._targets(start, end):
-            found += self._of_target(labels, start, end)
+        for name, labels in _named(self._targets(past)):
+            seen = sorted(self._of_target(name, labels, past), key=lambda o: o.t)
+            found += thinned(seen, start=start, full_from=full_from, step_s=step_s)
         return sorted(found, key=lambda observation: observation.t)
 
-    def _targets(self, start: float, end: float) -> list[Mapping[str, str]]:
-        """Job and instance of every server that exposed a vLLM engine at some time."""
-        running = _names_pattern(["vllm:num_requests_running"])
-        seconds = f"{max(end - start, 1):.0f}s"
-        rows = self._query(
-            f"count by (job, instance) (last_over_time({self._selector(running)}[{seconds}]))", end
-        )
-        return [row["metric"] for row in rows]
+    def _targets(self, past: _Past) -> list[_Labels]:
+        """
+        The labels of every target that exposed a vLLM engine, or that stands beside one and is down.
 
-    def _of_target(
-        self, labels: Mapping[str, str], start: float, end: float
-    ) -> Iterator[Observation]:
-        name = labels.get("instance") or labels.get("job") or "vllm"
-        own = [f'{key}="{_escaped(value)}"' for key, value in labels.items()]
-        seconds = f"{max(end - start, 1):.0f}s"
+        ``up`` has a target's labels and none of its page's.
+        """
+        running = _names_pattern([_RUNNING])
+        rows = self._query(f"last_over_time({_selector(running, self._match)}{past.span})", past)
+        shown = [row["metric"] for row in rows]
+        jobs = sorted({labels["job"] for labels in shown if labels.get("job")})
+        beside = f"job=~{_quoted('|'.join(map(_literal, jobs)))}" if jobs else ""
+        asked = ",".join(part for part in (beside, self._match) if part)
+        ups = self._ups(asked, past)
+        # page labels (model_name) match no `up`: then only what showed an engine is known to be meant
+        is_down = {index for index, (_, value) in enumerate(ups) if value == 0}
+        if not ups and beside:
+            ups, is_down = self._ups(beside, past), set()
+        found = [
+            labels
+            for index, (labels, _) in enumerate(ups)
+            if index in is_down or any(_is_of(page, labels) for page in shown)
+        ]
+        for page in shown:
+            if not any(_is_of(page, labels) for labels in found):
+                found.append({k: page[k] for k in ("job", "instance") if k in page})
+        return found
+
+    def _ups(self, matchers: str, past: _Past) -> list[tuple[_Labels, float]]:
+        """Targets, and 1 for those that could be scraped at some time."""
+        if not matchers:
+            return []
+        rows = self._query(f"max_over_time(up{{{matchers}}}{past.span})", past)
+        return [(row["metric"], float(row["value"][1])) for row in rows]
+
+    def _of_target(self, name: str, target: _Labels, past: _Past) -> Iterator[Observation]:
+        own = _matchers(target)
+        pattern = _names_pattern(sorted(catalogue().sample_names))
         pages: dict[float, list[str]] = {}
-        names = sorted(catalogue().sample_names)
-        for index in range(0, len(names), _NAMES_A_QUERY):
-            pattern = _names_pattern(names[index : index + _NAMES_A_QUERY])
-            for row in self._query(f"{self._selector(pattern, own)}[{seconds}]", end):
-                series = _series(row["metric"])
-                for t, value in row["values"]:
-                    pages.setdefault(float(t), []).append(f"{series} {value}")
+        # one query, for a scrape that is stored meanwhile is in it as a whole or not at all
+        rows = self._query(f"{_selector(pattern, own)}{past.span}", past)
+        renamed = {name for row in rows for name in row["metric"] if name.startswith(_RENAMED)}
+        # honor_labels: a label that nothing was renamed for is the page's as well
+        foreign = {n for n in target if n not in _NAMING_LABELS or _RENAMED + n in renamed}
+        for row in rows:
+            series = _series(row["metric"], foreign)
+            for t, value in row.get("values", ()):
+                pages.setdefault(float(t), []).append(f"{series} {value}")
         for t, lines in pages.items():
             yield metrics(t, name, "\n".join(lines) + "\n")
-        for row in self._query(f"up{{{','.join(own)}}}[{seconds}]", end):
-            for t, value in row["values"]:
-                if float(value) == 0:
-                    yield error(float(t), name, DOWN, "the scrape failed (up is 0)")
+        if own:
+            yield from self._failed_scrapes(name, own, past)
 
-    def _selector(self, name_pattern: str, more: Sequence[str] = ()) -> str:
-        parts = [f'__name__=~"{name_pattern}"', *more]
-        return "{" + ",".join([*parts, self._match] if self._match else parts) + "}"
+    def _failed_scrapes(self, name: str, own: str, past: _Past) -> Iterator[Observation]:
+        scrapes: dict[str, dict[float, float]] = {"up": {}, "scrape_duration_seconds": {}}
+        for row in self._query(f"{_selector('|'.join(scrapes), own)}{past.span}", past):
+            values = {float(t): float(value) for t, value in row.get("values", ())}
+            scrapes[row["metric"]["__name__"]].update(values)
+        for t, up in scrapes["up"].items():
+            if up == 0:
+                seconds = scrapes["scrape_duration_seconds"].get(t, 0.0)
+                if seconds >= TIMEOUT_FROM_S:
+                    yield error(t, name, "timeout", f"the scrape failed after {seconds:.1f} s")
+                else:
+                    yield error(t, name, DOWN, "the scrape failed (up is 0)")
 
-    def _query(self, query: str, at: float) -> list[dict[str, Any]]:
-        parameters = urlencode({"query": query, "time": f"{at:.3f}"})
+    def _query(self, query: str, past: _Past) -> list[dict[str, Any]]:
         answer = get(
             self._session,
-            f"{self._url}/api/v1/query?{parameters}",
+            f"{self._url}/api/v1/query",
             timeout_s=_TIMEOUT_S,
             max_bytes=_MAX_BYTES,
+            # by POST, for the names of a page do not fit the URLs that proxies take
+            method="POST",
+            form={"query": query, "time": past.time},
         )
+        if answer.status in (401, 403):
+            raise BadPage(
+                "unauthorized",
+                f"--prometheus {self._url}: HTTP {answer.status}; it wants a token, "
+                "see --prometheus-token-env",
+            )
         try:
             data = json.loads(answer.body)
             if data["status"] == "success":
                 rows = data["data"]["result"]
                 assert isinstance(rows, list)
                 return rows
-            reason = f"{data['errorType']}: {data['error']}"
+            kind, reason = str(data["errorType"]), _one_line(str(data["error"]))
         except (ValueError, KeyError, TypeError, AssertionError) as problem:
-            raise BadPage(
-                "not-a-prometheus",
-                f"{self._url}: HTTP {answer.status}, not Prometheus's API; give the base URL "
-                "(http://HOST:9090)",
-            ) from problem
-        if answer.status in (400, 422):
-            raise UsageError(f'--match: Prometheus says {reason}; write it like {{job="vllm"}}')
-        raise BadPage("not-a-prometheus", f"{self._url}: {reason}")
+            raise self._no_prometheus(answer) from problem
+        if kind == "bad_data" and self._match:
+            raise UsageError(
+                f"--match {{{self._match}}}: {reason}; write it like '{{job=\"vllm\"}}'"
+            )
+        raise BadPage("query-failed", f"--prometheus {self._url}: {kind}: {reason}")
+
+    def _no_prometheus(self, answer: Answer) -> BadPage:
+        return BadPage(
+            "not-a-prometheus",
+            f"--prometheus {self._url}: HTTP {answer.status}, not Prometheus's API; "
+            "give the base URL (http://HOST:9090)",
+        )
+
+
+class _Past:
+    """A stretch of time, as queries spell it; both ends belong to it."""
+
+    def __init__(self, start: float, end: float) -> None:
+        # Prometheus keeps milliseconds; from 3.0 on a range leaves out its left end
+        last = math.ceil(end * 1000)
+        self.time = f"{last / 1000:.3f}"
+        self.span = f"[{max(last - math.floor(start * 1000), 1) + 1}ms]"
+
+
+def _named(targets: Sequence[_Labels]) -> Iterator[tuple[str, _Labels]]:
+    """Each target and its name: the instance, and more of its labels where that stands for several."""
+    several = Counter(target.get("instance") for target in targets)
+    for target in targets:
+        name = target.get("instance") or target.get("job") or "vllm"
+        if several[target.get("instance")] > 1:
+            rest = [v for k, v in sorted(target.items()) if k != "instance"]
+            name = "/".join([name, *rest])
+        yield name, target
+
+
+def _is_of(page: _Labels, target: _Labels) -> bool:
+    """Whether a series is of a target's page: it has all of the target's labels."""
+    return all(page.get(name) == value for name, value in target.items())
+
+
+def _series(labels: _Labels, foreign: Set[str]) -> str:
+    """
+    A series as the page had it.
+
+    Args:
+        labels: As Prometheus has it.
+        foreign: Labels that are the target's and not the page's.
+    """
+    own = {name: value for name, value in labels.items() if name not in foreign}
+    for name in foreign:
+        if _RENAMED + name in own:
+            own[name] = own.pop(_RENAMED + name)
+    return f"{own.pop('__name__')}{{{_matchers(own)}}}"
+
+
+def _selector(name_pattern: str, matchers: str) -> str:
+    name = f'__name__=~"{name_pattern}"'
+    return f"{{{name},{matchers}}}" if matchers else f"{{{name}}}"
 
 
 def _names_pattern(names: Sequence[str]) -> str:
     """A regular expression for metric names, as vLLM and as collectors spell them."""
-    spelt = [re.escape(n).replace("vllm:", "(ray_)?vllm[:_]") for n in names]
-    return "|".join(spelt).replace("\\", "\\\\")
+    ours = [name.removeprefix("vllm:") for name in names if name.startswith("vllm:")]
+    others = [name for name in names if not name.startswith("vllm:")]
+    return "|".join([f"(ray_)?vllm[:_]({'|'.join(ours)})", *others])
 
 
-def _series(labels: Mapping[str, str]) -> str:
-    own = [f'{k}="{_escaped(v)}"' for k, v in labels.items() if k not in _OWN_LABELS]
-    return f"{labels['__name__']}{{{','.join(own)}}}"
+def _matchers(labels: _Labels) -> str:
+    return ",".join(f"{name}={_quoted(value)}" for name, value in labels.items())
 
 
-def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+def _quoted(value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'
+
+
+def _literal(text: str) -> str:
+    """A regular expression that matches a text and nothing else, in RE2."""
+    return "".join(c if c.isalnum() or c in "_-/ :" else f"\\{c}" for c in text)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -144,9 +144,8 @@ _ALL = (
     Incident(
         "mixed-overload-model-not-found",
         "chat",
-        _then(_healthy(160, 40, 2), arrivals_per_s=20, models=("", "", "chat-v2")),
+        _then(_healthy(160, 40, 2), arrivals_per_s=30, models=("", "", "chat-v2")),
         ("queue-overload", "model-not-found"),
-        note="two thirds of the arrivals are right at capacity: the queue comes and goes",
     ),
     # -- small -----------------------------------------------------------------------------------
     Incident(
@@ -299,10 +298,8 @@ _ALL = (
     # -- wide ------------------------------------------------------------------------------------
     Incident(
         "decode-batch-saturation",
-        "wide",
-        _back(
-            _then(Phase("healthy", 21, 32, 200, concurrency=3), concurrency=34),
-        ),
+        "heavy",
+        _then(Phase("healthy", 21, 32, 100, concurrency=2), 35, concurrency=36),
         ("decode-batch-saturation",),
     ),
     Incident(
@@ -332,7 +329,7 @@ _ALL = (
     Incident(
         "concurrency-cap",
         "five-slots",
-        _then(_healthy(48, 140, 2), arrivals_per_s=9),
+        _then(_healthy(48, 140, 2), arrivals_per_s=14),
         ("concurrency-cap",),
         ("queue-overload",),
     ),
@@ -347,7 +344,10 @@ _ALL = (
     Incident(
         "prefix-cache-disabled",
         "uncached",
-        _then(_UNCACHED, arrivals_per_s=3.5),
+        (
+            replace(_UNCACHED, name="incident"),
+            replace(_UNCACHED, name="more", arrivals_per_s=3.5, duration_s=30),
+        ),
         ("prefix-cache-disabled",),
         ("queue-overload",),
         note="slow from its first page on; then arrivals rise to what a cache would carry with ease",

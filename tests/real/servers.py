@@ -9,6 +9,7 @@ Size = tuple[int, int]
 TINY: Size = (64, 2)
 SMALL: Size = (256, 4)
 MIDDLE: Size = (512, 8)
+LARGE: Size = (1024, 12)
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def _flags(slots: int, block: int, length: int, budget: int, *more: str) -> tupl
 DEV_MODE: Mapping[str, str] = {"VLLM_SERVER_DEV_MODE": "1"}
 _NGRAM = (
     '{"method": "ngram", "num_speculative_tokens": 4, '
-    '"prompt_lookup_max": 4, "prompt_lookup_min": 2}'
+    '"prompt_lookup_max": 4, "prompt_lookup_min": 1}'
 )
 _LORA = ("--enable-lora", "--max-loras", "2", "--max-lora-rank", "8", "--max-cpu-loras", "8")
 
@@ -49,6 +50,7 @@ SERVERS: Mapping[str, Server] = {
     "pool-3072": Server(_flags(16, 32, 2560, 2560, "--num-gpu-blocks-override", "97")),
     "pool-5120": Server(_flags(24, 64, 1024, 1024, "--num-gpu-blocks-override", "81"), SMALL),
     "wide": Server(_flags(40, 32, 1024, 2048)),
+    "heavy": Server(_flags(40, 32, 1024, 2048), LARGE),
     "uncached": Server(_flags(8, 32, 4096, 4096, "--no-enable-prefix-caching")),
     "speculative": Server(_flags(8, 32, 1024, 1024, "--speculative-config", _NGRAM)),
     "silent": Server(_flags(16, 32, 1024, 1024, "--disable-log-stats"), SMALL),
