@@ -7,11 +7,12 @@ comparison needs nothing but findings, so it is made here.
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import multiprocessing
 import os
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -39,7 +40,6 @@ _COMPARED: Mapping[str, float] = {
     "traffic.arrived_per_second": 0.5,
     "running.avg": 2.0,
     "kv.usage_avg": 0.2,
-    "kv.capacity_tokens": 1.0,
     "prefix.hit_ratio": 0.2,
     "preempt.count": 5.0,
     "http.client_errors": 10.0,
@@ -49,10 +49,13 @@ _COMPARED: Mapping[str, float] = {
 """What replicas are compared in, and the least absolute difference worth telling."""
 
 _FACTS = (
-    *("block_size", "num_gpu_blocks", "gpu_memory_utilization", "cache_dtype"),
+    *("block_size", "gpu_memory_utilization", "cache_dtype"),
     *("enable_prefix_caching", "kv_cache_memory_bytes"),
 )
 """Labels of the cache configuration that replicas of one service should share."""
+
+_SAME_SIZE = 1.1
+"""KV caches that differ by less are alike: what is left of a GPU's memory is never the same twice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,20 +113,35 @@ def _examine_all(
 
 def _compared(examined: Sequence[Examined]) -> list[Examined]:
     """Add what only a comparison tells; a target with several engines is its first one to others."""
+    peers = {model: dict(_answering(group)) for model, group in _by_model(examined).items()}
     return [
-        replace(one, engines=tuple(_among(e, _peers(one, examined)) for e in one.engines))
+        replace(one, engines=tuple(_among(e, _others(one, peers)) for e in one.engines))
         for one in examined
     ]
 
 
-def _peers(one: Examined, examined: Sequence[Examined]) -> list[Mapping[str, Value]]:
-    """Features of the other targets that serve the same model."""
-    model = one.engines[0].model if one.engines else None
-    return [
-        other.engines[0].features
-        for other in examined
-        if other is not one and other.engines and other.engines[0].model == model
-    ]
+def _by_model(examined: Sequence[Examined]) -> dict[str, list[Examined]]:
+    """Replicas of one service: those that serve the same model."""
+    groups: dict[str, list[Examined]] = {}
+    for one in examined:
+        if one.engines and (model := one.engines[0].model) is not None:
+            groups.setdefault(model, []).append(one)
+    return groups
+
+
+def _answering(group: Sequence[Examined]) -> Iterator[tuple[str, Mapping[str, Value]]]:
+    """Target and features of those that answer now; what a dead one did last is no comparison."""
+    for one in group:
+        features = one.engines[0].features
+        if features.get("endpoint.answers") is not False:
+            yield one.target, features
+
+
+def _others(
+    one: Examined, peers: Mapping[str, Mapping[str, Mapping[str, Value]]]
+) -> list[Mapping[str, Value]]:
+    group = peers.get(one.engines[0].model or "", {})
+    return [features for target, features in group.items() if target != one.target]
 
 
 def _among(engine: EngineFindings, peers: Sequence[Mapping[str, Value]]) -> EngineFindings:
@@ -132,50 +150,52 @@ def _among(engine: EngineFindings, peers: Sequence[Mapping[str, Value]]) -> Engi
 
 
 def _view(examined: Sequence[Examined], verdict: Verdict) -> FleetView:
+    groups = list(_by_model(examined).values())
     return FleetView(
-        common=_common(verdict),
-        outliers=_outliers(examined),
-        mixed=_mixed(examined),
+        common=_common(verdict, groups),
+        outliers=_outliers(groups),
+        mixed=_mixed(examined, groups),
     )
 
 
-def _common(verdict: Verdict) -> tuple[CommonCause, ...]:
+def _common(verdict: Verdict, groups: Sequence[Sequence[Examined]]) -> tuple[CommonCause, ...]:
     """Root causes by the targets that have them, the widest first."""
     where: dict[str, list[str]] = {}
     for target in verdict.targets:
         for cause in target.roots:
             where.setdefault(cause.id, []).append(target.target)
-    total = len(verdict.targets)
+    services = [frozenset(one.target for one in group) for group in groups]
     found = [
-        CommonCause(
-            id_, tuple(names), is_common=len(names) > 1 and len(names) >= COMMON_SHARE * total
-        )
+        CommonCause(id_, tuple(names), is_common=any(_most_of(s, names) for s in services))
         for id_, names in where.items()
     ]
     return tuple(sorted(found, key=lambda cause: -len(cause.targets)))
 
 
-def _outliers(examined: Sequence[Examined]) -> tuple[Outlier, ...]:
+def _most_of(service: frozenset[str], names: Sequence[str]) -> bool:
+    having = len(service.intersection(names))
+    return having > 1 and having >= COMMON_SHARE * len(service)
+
+
+def _outliers(groups: Sequence[Sequence[Examined]]) -> tuple[Outlier, ...]:
     """Which replicas are different from the others, and in what; the furthest first."""
     found: list[tuple[float, Outlier]] = []
-    models = {one.engines[0].model for one in examined if one.engines}
-    for (name, least), model in itertools.product(_COMPARED.items(), models):
+    for group, (name, least) in itertools.product(groups, _COMPARED.items()):
         numbers = {
-            one.target: float(value)
-            for one in examined
-            if one.engines
-            and one.engines[0].model == model
-            and isinstance(value := one.engines[0].features.get(name), int | float)
+            target: float(value)
+            for target, features in _answering(group)
+            if isinstance(value := features.get(name), int | float)
         }
         if len(numbers) <= MIN_PEERS:
             continue
         entry = registry()[name]
+        ordered = sorted(numbers.values())
         for target, number in numbers.items():
-            others = statistics.median(v for t, v in numbers.items() if t != target)
-            # one of two alike halves is no outlier
-            near = sum(_is_near(number, v) for t, v in numbers.items() if t != target)
+            others = _median_without(ordered, number)
             if _is_near(number, others) or abs(number - others) < least:
                 continue
+            # one of two alike halves is no outlier
+            near = sum(_is_near(number, other) for other in ordered) - 1
             if near >= COMMON_SHARE * (len(numbers) - 1) / 2:
                 continue
             factor = max(number, 1e-9) / max(others, 1e-9)
@@ -185,27 +205,60 @@ def _outliers(examined: Sequence[Examined]) -> tuple[Outlier, ...]:
     return tuple(outlier for _, outlier in found)
 
 
+def _median_without(ordered: Sequence[float], one: float) -> float:
+    """Median of sorted numbers less one of them."""
+    index = bisect.bisect_left(ordered, one)
+    return statistics.median([*ordered[:index], *ordered[index + 1 :]])
+
+
 def _is_near(a: float, b: float) -> bool:
     return a == b or (min(a, b) > 0 and max(a, b) / min(a, b) < _DIFFERENT)
 
 
-def _mixed(examined: Sequence[Examined]) -> tuple[Mixed, ...]:
-    """Versions, models and cache settings that differ within the fleet."""
-    seen: dict[str, dict[str, list[str]]] = {}
-    for one in examined:
-        engine = one.engines[0] if one.engines else None
-        values = {
-            "vLLM version": one.vllm_version,
-            "model": engine.model if engine else None,
-            **{name: engine.facts.get(name) if engine else None for name in _FACTS},
-        }
-        length = engine.features.get("model.max_length") if engine else None
-        values["max_model_len"] = f"{length:.0f}" if isinstance(length, float) else None
-        for name, value in values.items():
-            if value is not None:
-                seen.setdefault(name, {}).setdefault(value, []).append(one.target)
+def _mixed(examined: Sequence[Examined], groups: Sequence[Sequence[Examined]]) -> tuple[Mixed, ...]:
+    """Versions that differ within the fleet, and settings that differ within one service of it."""
+    seen: dict[str, Mapping[str, list[str]]] = {
+        "vLLM version": _by_value({one.target: one.vllm_version for one in examined}),
+        "model": _by_value({one.target: one.engines[0].model for group in groups for one in group}),
+    }
+    for group in groups:
+        of_model = f" of {group[0].engines[0].model}" if len(groups) > 1 else ""
+        engines = {one.target: one.engines[0] for one in group}
+        for name in _FACTS:
+            seen[name + of_model] = _by_value({t: e.facts.get(name) for t, e in engines.items()})
+        lengths = _numbers(group, "model.max_length")
+        seen["max_model_len" + of_model] = _by_value({t: f"{n:.0f}" for t, n in lengths.items()})
+        seen["KV cache, tokens" + of_model] = _alike(_numbers(group, "kv.capacity_tokens"))
     return tuple(
         Mixed(name, {value: tuple(targets) for value, targets in values.items()})
         for name, values in seen.items()
         if len(values) > 1
     )
+
+
+def _by_value(values: Mapping[str, str | None]) -> dict[str, list[str]]:
+    """Targets by what they have; those of which it is not known are left out."""
+    found: dict[str, list[str]] = {}
+    for target, value in values.items():
+        if value is not None:
+            found.setdefault(value, []).append(target)
+    return found
+
+
+def _numbers(group: Sequence[Examined], name: str) -> dict[str, float]:
+    """A feature of each replica that has it."""
+    found = {one.target: one.engines[0].features.get(name) for one in group}
+    return {target: float(v) for target, v in found.items() if isinstance(v, int | float)}
+
+
+def _alike(sizes: Mapping[str, float]) -> dict[str, list[str]]:
+    """Targets by the size that they nearly share; a group is called by its smallest and largest."""
+    groups: list[list[str]] = []
+    for target in sorted(sizes, key=lambda name: sizes[name]):
+        if groups and sizes[target] <= _SAME_SIZE * sizes[groups[-1][0]]:
+            groups[-1].append(target)
+        else:
+            groups.append([target])
+    spans = [(f"{sizes[group[0]]:,.0f}", f"{sizes[group[-1]]:,.0f}") for group in groups]
+    names = [low if low == high else f"{low} to {high}" for low, high in spans]
+    return dict(zip(names, groups, strict=True))
