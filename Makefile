@@ -61,7 +61,7 @@ compare-peers: $(VENV)/installed-dev ## The recordings, diagnosed by opsctl and 
 	$(BIN)/python tests/bench/compare_peers.py
 
 accuracy: $(VENV)/installed-dev ## How often diagnosis is right, on every recording; prints tables
-	@PYTHONPATH=tests $(BIN)/python tests/accuracy.py
+	@PYTHONPATH=tests $(BIN)/python tests/accuracy.py $(ARGS)
 
 docs: $(VENV)/installed-dev ## Write the generated reference pages
 	$(BIN)/python docs/generate.py

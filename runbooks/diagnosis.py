@@ -84,7 +84,7 @@ def conclude(
         for mode in library.modes.values():
             if judge.is_active(mode) is True:
                 found = replace(judge.cause(mode), engine=judge.findings.label)
-                if mode.id not in active or found.confidence > active[mode.id].confidence:
+                if mode.id not in active or found.score > active[mode.id].score:
                     active[mode.id] = found
                     owner[mode.id] = judge
     symptoms = {
@@ -147,11 +147,11 @@ def _explain_away(
     for id_ in active:
         # of two that cause each other the surer one is the entry point of the loop
         for other in [p for p in parents[id_] if p in active and id_ in parents[p]]:
-            weaker = id_ if active[id_].confidence < active[other].confidence else other
+            weaker = id_ if active[id_].score < active[other].score else other
             parents[other if weaker == id_ else id_].discard(weaker)
     if active and all(parents[id_] for id_ in active):
         # a longer loop: the surest of it is its entry point
-        parents[max(active, key=lambda id_: active[id_].confidence)].clear()
+        parents[max(active, key=lambda id_: active[id_].score)].clear()
     explained: dict[str, list[str]] = {id_: [] for id_ in active}
     for id_, above in parents.items():
         for parent in above:
@@ -173,6 +173,7 @@ def _explain_away(
                 role="symptom",
                 severity="high",
                 confidence=1.0,
+                score=1.0,
                 evidence=(
                     EvidenceLine(
                         judge.say(symptom.say),
@@ -188,6 +189,7 @@ def _explain_away(
             c.role != "root",
             c.severity == "low",
             -c.confidence,
+            -c.score,
             _SEVERITY_ORDER.index(c.severity),
         )
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vllm_opsctl.exporter.catalogue import parse_version
+from vllm_opsctl.runbooks.calibration import calibrated
 from vllm_opsctl.runbooks.conditions import Condition, activation_of, fill_template
 from vllm_opsctl.runbooks.examine import EngineFindings
 from vllm_opsctl.runbooks.load import Library
@@ -54,6 +55,11 @@ class Judge:
         return True if known else None
 
     def confidence(self, mode: FailureMode) -> float:
+        """How often a failure mode with such a score was right on recordings (:mod:`.calibration`)."""
+        compared = self.features.get("reference.kind") == "earlier window"
+        return calibrated(self.score(mode), is_compared=compared or mode.liveness)
+
+    def score(self, mode: FailureMode) -> float:
         """0.6 for the required facts, the rest by weight of the supporting ones that hold."""
         weights = [(clause.weight, self.holds(clause.when)) for clause in mode.signature.support]
         if not weights:
@@ -130,6 +136,7 @@ class Judge:
             role="root",
             severity=mode.severity,
             confidence=self.confidence(mode),
+            score=self.score(mode),
             evidence=self.evidence_lines(mode),
             actions=self.actions(mode),
             alternatives=tuple(

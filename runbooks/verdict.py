@@ -67,6 +67,9 @@ class FoundCause:
     role: Role
     severity: str
     confidence: float
+    """How often a cause with such a score was right on recordings."""
+    score: float
+    """How much of the signature holds; ranks causes of equal confidence."""
     evidence: tuple[EvidenceLine, ...]
     explains: tuple[str, ...] = ()
     actions: tuple[PrintedAction, ...] = ()

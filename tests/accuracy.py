@@ -11,8 +11,13 @@ import sys
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
-from bench.table import Row, report
+import yaml
+from bench.table import ROOT, Row, report
 from truth import Case, cases
+
+from vllm_opsctl.runbooks.calibration import bin_of, fit
+
+CALIBRATION = ROOT / "runbooks" / "calibration.yaml"
 
 FIRST_LOOK_S = 10.0
 """A verdict needs pages; nobody looks earlier."""
@@ -36,6 +41,9 @@ class Score:
     enough_alone: dict[float, bool] = field(default_factory=dict)
     """Seconds of data, nothing known of before: right or not."""
     confidences: list[tuple[float, bool]] = field(default_factory=list)
+    """Of every root at every look: what was stated, and whether it was right."""
+    trials: dict[tuple[str, str, int], tuple[float, bool]] = field(default_factory=dict)
+    """Kind of look, root and bin of its score to score and right or not: one trial each."""
 
     @property
     def right(self) -> bool:
@@ -59,37 +67,38 @@ def score(case: Case) -> Score:
     # what is being computed when an incident begins belongs to it
     moment = first + FIRST_LOOK_S
     while moment <= last:
-        roots = _roots(case, moment)
+        roots = case.diagnose(moment).roots
         if moment <= start:
             found.healthy_looks += 1
             found.false_alarms += bool(roots)
         elif case.truth:
             found.incident_looks += 1
-            for id_, confidence in roots:
-                found.confidences.append((confidence, id_ in case.tolerated))
-                if id_ not in case.tolerated:
-                    found.wrong_looks[id_] += 1
-            top = roots[0][0] if roots else None
+            for cause in roots:
+                is_right = cause.id in case.tolerated
+                found.confidences.append((cause.confidence, is_right))
+                found.trials["compared", cause.id, bin_of(cause.score)] = (cause.score, is_right)
+                if not is_right:
+                    found.wrong_looks[cause.id] += 1
+            top = roots[0].id if roots else None
             if top in case.accepted and found.seconds_to_verdict is None:
                 found.seconds_to_verdict = moment - start
         moment += STEP_S
     if case.truth:
-        found.answer = tuple(id_ for id_, _ in _roots(case, end))
+        found.answer = tuple(cause.id for cause in case.diagnose(end).roots)
         for seconds in SHORT_LOOKS_S:
             # somebody begins to watch in the middle of the incident
             until = min(end, start + (end - start) / 2 + seconds)
-            alone = case.diagnose(until, since=until - seconds)
-            found.enough_alone[seconds] = bool(alone.roots) and alone.roots[0].id in case.accepted
+            alone = case.diagnose(until, since=until - seconds).roots
+            found.enough_alone[seconds] = bool(alone) and alone[0].id in case.accepted
+            for cause in alone:
+                is_right = cause.id in case.tolerated
+                found.trials["alone", cause.id, bin_of(cause.score)] = (cause.score, is_right)
     return found
-
-
-def _roots(case: Case, moment: float) -> list[tuple[str, float]]:
-    return [(cause.id, cause.confidence) for cause in case.diagnose(moment).roots]
 
 
 def main() -> None:
     """Judge every recording, or those whose name contains an argument."""
-    wanted = sys.argv[1:]
+    wanted = [argument for argument in sys.argv[1:] if argument != "--calibrate"]
     scores = [
         score(case)
         for name, case in cases().items()
@@ -137,8 +146,25 @@ def main() -> None:
         if total
     ]
     report("accuracy", f"{len(scores)} recordings, a look every {STEP_S:g} s", rows)
+    if "--calibrate" in sys.argv:
+        _calibrate(incidents)
     if times:
         print(f"  median time from the onset to the right root: {times[len(times) // 2]:.0f} s")
+
+
+def _calibrate(incidents: list[Score]) -> None:
+    table = {
+        kind: fit(
+            trial
+            for s in incidents
+            for (of_kind, _, _), trial in s.trials.items()
+            if of_kind == kind
+        )
+        for kind in ("alone", "compared")
+    }
+    head = "# Confidence by bin of scores (calibration.py). Written by: make accuracy ARGS=--calibrate\n"
+    CALIBRATION.write_text(head + yaml.safe_dump(table, default_flow_style=None))
+    print(f"\ncalibration.yaml: {table}")
 
 
 def _confusion(incidents: list[Score]) -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+import jsonschema
 import pytest
 from conftest import RECORDINGS
 from truth import Case, cases
 
 from vllm_opsctl.exporter.observation import Observation, metrics
 from vllm_opsctl.runbooks.diagnosis import diagnose_target
+from vllm_opsctl.runbooks.fleet import Question, diagnose_fleet
 from vllm_opsctl.runbooks.load import shipped_library
 from vllm_opsctl.runbooks.verdict import TargetVerdict, Verdict
 
+DOCS = RECORDINGS.parents[1] / "docs"
 FIRST_LOOK_S = 12.0
 LOOK_EVERY_S = 5.0
 
@@ -172,30 +175,27 @@ def test_no_advice_contradicts_the_engines_facts() -> None:
     assert not any("--gpu-memory-utilization" in text for text in texts)
 
 
-def test_the_json_has_the_documented_shape() -> None:
-    data = Verdict((verdict_on(recording("kv-preemption-thrash")),)).to_json()
-    json.dumps(data)
-    target = data["targets"][0]
-    cause = target["causes"][0]
+@pytest.mark.parametrize("name", ["kv-preemption-thrash", "third/model-not-found", "engine-dead"])
+def test_the_json_has_the_documented_shape(name: str) -> None:
+    schema = json.loads((DOCS / "verdict.schema.json").read_text())
+    data = json.loads(json.dumps(Verdict((verdict_on(recording(name)),)).to_json()))
 
-    assert (data["schema_version"], data["verdict"]) == (1, "critical")
-    assert {
-        "target",
-        "verdict",
-        "vllm_version",
-        "model",
-        "window",
-        "causes",
-        "ruled_out",
-        "features",
-    } <= (target.keys())
-    assert {"start", "end", "samples", "source"} <= target["window"].keys()
-    assert {
-        *("id", "title", "role", "severity", "confidence"),
-        *("evidence", "explains", "actions", "runbook"),
-    } <= cause.keys()
-    assert cause["evidence"][0].keys() == {"statement", "feature", "value", "condition"}
-    assert target["features"]["kv.usage_max"] == 1.0
+    jsonschema.validate(data, schema)
+    assert data["targets"][0]["causes"][0]["id"] == name.removeprefix("third/")
+
+
+def test_the_json_of_a_fleet_has_the_documented_shape() -> None:
+    schema = json.loads((DOCS / "verdict.schema.json").read_text())
+    names = ["baseline", "second/healthy", "queue-overload"]
+    fleet = diagnose_fleet(
+        {name: recording(name) for name in names},
+        shipped_library(),
+        Question(source="recording"),
+    )
+    data = json.loads(json.dumps(fleet.to_json()))
+
+    jsonschema.validate(data, schema)
+    assert [cause["id"] for cause in data["fleet"]["causes"]]
 
 
 def test_the_worst_target_decides_and_unknown_is_not_healthy() -> None:
