@@ -53,12 +53,12 @@ types: $(VENV)/installed-dev ## mypy, strict, sources and tests
 check: test dist ## Everything that CI runs after make real-parts
 
 bench: $(VENV)/installed-dev ## The benchmarks; prints tables, writes build/bench/*.json
-	$(BIN)/python tests/bench/start_up.py
-	$(BIN)/python tests/bench/page_cost.py
-	$(BIN)/python tests/bench/sidecar_cost.py
+	PYTHONPATH=tests $(BIN)/python tests/bench/start_up.py
+	PYTHONPATH=tests $(BIN)/python tests/bench/page_cost.py
+	PYTHONPATH=tests $(BIN)/python tests/bench/sidecar_cost.py
 
 compare-peers: $(VENV)/installed-dev ## The recordings, diagnosed by opsctl and by two peers (downloads them)
-	$(BIN)/python tests/bench/compare_peers.py
+	PYTHONPATH=tests $(BIN)/python tests/bench/compare_peers.py
 
 accuracy: $(VENV)/installed-dev ## How often diagnosis is right, on every recording; prints tables
 	@PYTHONPATH=tests $(BIN)/python tests/accuracy.py $(ARGS)

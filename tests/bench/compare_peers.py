@@ -31,8 +31,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from table import ROOT, Row, report
 
+from bench.table import ROOT, Row, report
 from vllm_opsctl.exporter.observation import Observation
 from vllm_opsctl.exporter.recording import read_recording, save_recording
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
-from table import Row, report
 
+from bench.table import Row, report
 from vllm_opsctl.exporter.exposition import read_page
 
 REPEATS = 60

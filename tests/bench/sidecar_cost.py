@@ -11,7 +11,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-from table import Row, report
+from bench.table import Row, report
 
 WATCH_S = 40.0
 RECORDING = Path(__file__).resolve().parents[1] / "recordings" / "queue-overload.jsonl.gz"

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from table import Row, report
+from bench.table import Row, report
 
 REPEATS = 15
 
