@@ -112,8 +112,8 @@ def main() -> None:
             answer = "-" if not s.false_alarms else "FALSE ALARM"
         after = f"{s.seconds_to_verdict:.0f} s" if s.seconds_to_verdict is not None else "-"
         mark = "" if s.right else "  <-- wrong" if s.case.truth else ""
-        wrong = ", ".join(f"{id_} x{n}" for id_, n in s.wrong_looks.items())
-        print(f"{s.case.name:42} {truth[:30]:30} {answer[:34]:34} {after:>6}  {wrong}{mark}")
+        mistakes = ", ".join(f"{id_} x{n}" for id_, n in s.wrong_looks.items())
+        print(f"{s.case.name:42} {truth[:30]:30} {answer[:34]:34} {after:>6}  {mistakes}{mark}")
     _confusion(incidents)
     _short_looks(incidents)
     bins = _reliability(incidents)
