@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import resource
 import statistics
 import threading
 import time
@@ -24,6 +26,13 @@ from vllm_opsctl.runbooks.observe import observe, probe_once
 from vllm_opsctl.runbooks.onset import MIN_SAMPLES
 
 LIVE_INTERVAL_S = 0.5
+"""Time between two reads of a target, where there are few."""
+
+READS_PER_S = 200
+"""To read and judge a page costs some 2.5 ms (make bench): so many a second are half a core."""
+
+_FILES_PER_TARGET = 3
+"""One connection for pages, one for the active checks, and one that is being opened."""
 
 ENOUGH_PAGES = 2 * MIN_SAMPLES
 """As many on either side of a change as a judgement needs."""
@@ -35,22 +44,44 @@ _CLOCK_SLACK_S = 30.0
 """The sidecar's clock may run ahead of this machine's."""
 
 
+def live_interval_s(targets: int, for_s: float) -> float:
+    """
+    Time between two reads of a target: the more targets the longer.
+
+    Args:
+        targets: How many are read at once.
+        for_s: How long; enough pages to judge must come of it all the same.
+    """
+    return max(LIVE_INTERVAL_S, min(targets / READS_PER_S, for_s / MIN_SAMPLES))
+
+
+def allow_open_files(targets: int) -> None:
+    """Raise this process's limit of open files to what so many targets need, as far as allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = soft + _FILES_PER_TARGET * targets
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and allowed > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+
+
 def observe_live(targets: list[Target], for_s: float, *, probe: bool) -> list[Observation]:
     """Watch live targets for a while."""
+    allow_open_files(len(targets))
     observations: list[Observation] = []
     what = targets[0].name if len(targets) == 1 else f"{len(targets)} targets"
     progress = Progress(f"watching {what}", for_s)
     started = time.monotonic()
+    pages = itertools.count(1)
 
     def keep(observation: Observation) -> None:
         observations.append(observation)
-        pages = sum(o.kind == "metrics" for o in observations)
-        progress.update(time.monotonic() - started, pages)
+        if observation.kind == "metrics":
+            progress.update(time.monotonic() - started, next(pages))
 
     observe(
         targets,
         for_s=for_s,
-        interval_s=LIVE_INTERVAL_S,
+        interval_s=live_interval_s(len(targets), for_s),
         probe=probe,
         environment=os.environ,
         on_observation=keep,

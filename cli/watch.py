@@ -17,7 +17,7 @@ import click
 
 from vllm_opsctl.cli.common import emit, stopped_by_signals
 from vllm_opsctl.cli.diagnose import Doctor
-from vllm_opsctl.cli.observing import LIVE_INTERVAL_S, Sidecar
+from vllm_opsctl.cli.observing import Sidecar, allow_open_files, live_interval_s
 from vllm_opsctl.cli.text import render_text
 from vllm_opsctl.errors import SourceError
 from vllm_opsctl.exporter.bundle import Asked
@@ -48,9 +48,10 @@ def live_rounds(
     Raises:
         ConfigError: An API key is not where the configuration says.
     """
+    allow_open_files(len(targets))
     watch = Watch(
         targets,
-        interval_s=LIVE_INTERVAL_S,
+        interval_s=live_interval_s(len(targets), for_s),
         probe_every_s=every_s if probe else None,
         environment=os.environ,
     )

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from vllm_opsctl.exporter.config import Target
 from vllm_opsctl.exporter.config_load import api_key
@@ -44,6 +45,8 @@ def observe(
     """
     Observe several targets at once; returns when all are done.
 
+    Their reads are spread over the interval, so that many do not come in one burst.
+
     Args:
         targets: What to look at; one thread each, none delays another.
         for_s: How long to read pages.
@@ -64,15 +67,21 @@ def observe(
         with lock:
             on_observation(observation)
 
+    keys = [api_key(target, environment) for target in targets]
     threads = [
         threading.Thread(
             target=_observe_one,
-            args=(target, api_key(target, environment), for_s, interval_s, probe, deliver, stop),
+            args=(target, key, for_s, interval_s, probe, deliver, stop),
+            kwargs={"delay_s": interval_s * index / len(targets)},
             name=f"observe {target.name}",
             daemon=True,
         )
-        for target in targets
+        for index, (target, key) in enumerate(zip(targets, keys, strict=True))
     ]
+    local = [target.name for target in targets if is_local(target.url)]
+    if probe and local:
+        host = threading.Thread(target=_look, args=(local, deliver), name="host", daemon=True)
+        threads.append(host)
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -89,12 +98,15 @@ def _observe_one(
     probe: bool,
     deliver: OnObservation,
     stop: threading.Event,
+    *,
+    delay_s: float,
 ) -> None:
+    stop.wait(delay_s)
     scraper = Scraper(target, timeout_s=READ_TIMEOUT_S, api_key=key)
     prober: threading.Thread | None = None
     if probe:
         prober = threading.Thread(
-            target=probe_once, args=(target, key, deliver), name=f"probe {target.name}", daemon=True
+            target=_ask, args=(target, key, deliver), name=f"probe {target.name}", daemon=True
         )
         prober.start()
     started = time.monotonic()
@@ -119,14 +131,33 @@ def _observe_one(
 
 def probe_once(target: Target, key: str | None, deliver: OnObservation) -> None:
     """
+    What this host says of a target that runs on it, and what the target answers.
+
+    Args:
+        target: What to ask.
+        key: Its API key.
+        deliver: Called with each observation.
+    """
+    if is_local(target.url):
+        _look([target.name], deliver)
+    _ask(target, key, deliver)
+
+
+def _look(targets: Sequence[str], deliver: OnObservation) -> None:
+    """One look at this host is all of its targets'."""
+    seen = look_at_host(targets[0])
+    for target in targets:
+        deliver(replace(seen, target=target))
+
+
+def _ask(target: Target, key: str | None, deliver: OnObservation) -> None:
+    """
     Health and facts, then what is sent: the canary, one word to tokenise, one prompt twice.
 
     A canary that times out speaks against the engine only when the same server answers something
     else from the same place, so it is only sent where /health answers. The prompt is only sent
     where the canary came back quickly.
     """
-    if is_local(target.url):
-        deliver(look_at_host(target.name))
     prober = Prober(target, api_key=key)
     health = prober.health()
     deliver(health)
