@@ -27,6 +27,9 @@ READ_TIMEOUT_S = 3.0
 GIVE_UP_AFTER = 3
 """Failed reads in a row after which a target that never answered is not waited for."""
 
+_SPREAD_S = 1.0
+"""The last target's first read comes no later than this after the first one's."""
+
 _GRACE_S = 2 * READ_TIMEOUT_S
 
 OnObservation = Callable[[Observation], None]
@@ -45,7 +48,7 @@ def observe(
     """
     Observe several targets at once; returns when all are done.
 
-    Their reads are spread over the interval, so that many do not come in one burst.
+    Their reads are spread, so that many do not come in one burst.
 
     Args:
         targets: What to look at; one thread each, none delays another.
@@ -72,7 +75,7 @@ def observe(
         threading.Thread(
             target=_observe_one,
             args=(target, key, for_s, interval_s, probe, deliver, stop),
-            kwargs={"delay_s": interval_s * index / len(targets)},
+            kwargs={"delay_s": min(interval_s, _SPREAD_S) * index / len(targets)},
             name=f"observe {target.name}",
             daemon=True,
         )

@@ -11,8 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from table import ROOT, Row, report
-
+from bench.table import ROOT, Row, report
 from vllm_opsctl.exporter.observation import Observation
 from vllm_opsctl.exporter.recording import read_recording
 from vllm_opsctl.runbooks.diagnosis import diagnose_target

@@ -122,8 +122,8 @@ def past(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str | None]:
     for name in SHOWN:
         observations = cases()[name].observations
         backfill(promtool, observations, server.data, job="recorded", instance=name)
-    for observations, labels in special_pasts():
-        backfill(promtool, observations, server.data, **labels)
+    for seen, labels in special_pasts():
+        backfill(promtool, seen, server.data, **labels)
     server.start()
     yield server.url
     server.stop()
