@@ -102,13 +102,43 @@ def _(e: Evidence) -> float | None:
 
 
 @feature("itl.p50_vs_before", "factor", "Median inter-token latency against before.")
-def _(e: Evidence) -> float | None:
+def _median_vs_before(e: Evidence) -> float | None:
     now = e.window.histogram("inter_token_latency_seconds")
     if e.reference is None or now is None or now.count < MIN_EVENTS:
         return None
     before = e.reference.histogram("inter_token_latency_seconds")
     median = before.quantile(0.5) if before else None
     return quotient(_itl_p50(e), median.value) if median else None
+
+
+FREE = 1.25
+"""FAILURE_MODES, rule 4: inter-token latency of a batch that has room, against before."""
+
+
+@feature(
+    "itl.growth_is_free",
+    "bool",
+    "The batch grew by half or more, and inter-token latency hardly: more slots would help.",
+)
+def _(e: Evidence) -> bool | None:
+    if e.reference is None or e.reference.window is None:
+        return None
+    mean = _vs_before(e, "inter_token_latency_seconds")
+    batch = quotient(
+        e.window.gauge_mean("requests_running"),
+        e.reference.window.gauge_mean("requests_running"),
+    )
+    if mean is None or batch is None:
+        return None
+    if batch < 1.5:
+        return False
+    median = _median_vs_before(e)
+    tokens, running = e.window.mean("step_tokens"), e.window.gauge_max("requests_running")
+    if median is None or tokens is None or not running:
+        return mean < FREE
+    # in steps of decodes alone a stray stall moves the mean, a dearer batch moves the median too
+    is_decoding = tokens < 2 * running
+    return mean < FREE or (is_decoding and median < 1.15 and mean < 1 + 0.1 * (batch - 1))
 
 
 @feature(

@@ -109,6 +109,58 @@ def test_look_alikes_are_ruled_out_by_a_fact() -> None:
     assert because["kv-preemption-thrash"] == "0 preemptions"
 
 
+def test_what_is_configured_and_not_served_is_told() -> None:
+    """Adapters loaded at run time are lost with a restart, and nobody has asked for them yet."""
+    observed = recording("baseline")
+    facts = {
+        "models": {"data": [{"id": "chat", "max_model_len": 4096}]},
+        "expected_models": ["chat", "chat-de"],
+        "expected_max_model_len": 8192,
+    }
+    told = Observation(observed[-1].t, observed[0].target, "facts", facts)
+    verdict = verdict_on([*observed, told])
+
+    assert verdict.verdict == "degraded"
+    assert [cause.evidence[0].statement for cause in verdict.causes] == [
+        "/v1/models lacks chat-de",
+        "the server accepts 4,096 tokens, it should accept 8,192",
+    ]
+
+
+def test_what_metrics_cannot_tell_apart_is_named_with_what_would() -> None:
+    (nonce,) = verdict_on(recording("prefix-cache-nonce")).roots
+
+    assert [other.id for other in nonce.alternatives] == ["prefix-cache-salt-isolation"]
+    assert "request bodies" in nonce.alternatives[0].apart_by
+
+
+def test_what_changed_at_the_onset_is_told() -> None:
+    changed = {
+        c.what: (c.before, c.now) for c in verdict_on(recording("prefix-cache-nonce")).changes
+    }
+
+    assert changed["prefix-cache hit ratio"] == ("96.9 %", "0 %")
+    assert "arrivals" not in changed
+
+
+def test_two_independent_roots_stand_side_by_side() -> None:
+    case = cases()["third/mixed-nonce-context-length"]
+    assert case.incident is not None
+
+    assert set(roots(case.diagnose(case.incident[1]))) == {
+        "prefix-cache-nonce",
+        "context-length-rejections",
+    }
+
+
+def test_a_canary_of_long_ago_vouches_for_nobody() -> None:
+    page = recording("baseline")[-1].text
+    idle = [metrics(float(t), "chat-0", page) for t in range(60)]
+    answered = Observation(1.0, "chat-0", "probe", {"ok": True, "seconds": 0.05})
+
+    assert verdict_on([idle[0], answered, *idle[1:]]).verdict == "unknown"
+
+
 def test_the_onset_is_located() -> None:
     observed = recording("queue-overload")
     verdict = verdict_on(observed)
