@@ -1,0 +1,87 @@
+"""A real vLLM is overloaded while a real Prometheus scrapes it; afterwards the past names the root."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Opsctl, free_port
+from real.drive import play
+from real.engine import RealVllm
+from real.prometheus import RealPrometheus
+from real.scenarios import MODEL_SIZE, SCENARIOS
+
+SCENARIO = SCENARIOS["queue-overload"]
+
+DIAGNOSE_AFTER_S = 19.0
+"""Seconds into the incident at which on-call looks."""
+
+
+@pytest.fixture(scope="module")
+def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealVllm | None]:
+    """The scenario's server; None without a vLLM."""
+    from real.engine import find_python
+
+    python = find_python()
+    if python is None:
+        yield None
+        return
+    folder = tmp_path_factory.mktemp("model")
+    script = Path(__file__).parents[1] / "real" / "tiny_model.py"
+    size = [part for name, value in MODEL_SIZE.items() for part in (f"--{name}", str(value))]
+    subprocess.run([python, script, str(folder), *size], check=True, capture_output=True)
+    log = tmp_path_factory.mktemp("logs") / "vllm.log"
+    server = RealVllm(python, folder, SCENARIO.flags, log_file=log)
+    server.start()
+    yield server
+    server.stop()
+
+
+def roots(target: Any) -> list[str]:
+    return [cause["id"] for cause in target["causes"] if cause["role"] == "root"]
+
+
+def test_the_past_says_of_an_overload_what_the_sidecar_said_live(
+    part: Callable[[str], Path], vllm: RealVllm | None, opsctl: Opsctl, tmp_path: Path
+) -> None:
+    part("vllm")
+    binary = part("prometheus")
+    assert vllm is not None
+    address = vllm.url.removeprefix("http://")
+    prometheus = RealPrometheus(binary, tmp_path, free_port(), scrape={"vllm": [address]})
+    prometheus.start()
+    sidecar = opsctl.start_sidecar(vllm.url)
+    asked: list[tuple[float, subprocess.CompletedProcess[str]]] = []
+
+    def ask() -> None:
+        at = time.time()
+        asked.append((at, opsctl.run("diagnose", "--sidecar", sidecar, "--no-probe", "-o", "json")))
+
+    healthy_s = SCENARIO.phases[0].duration_s
+    timer = threading.Timer(healthy_s + DIAGNOSE_AFTER_S, ask)
+    timer.start()
+    try:
+        play(SCENARIO, vllm)
+        timer.join()
+        ((at, said),) = asked
+        later = ("diagnose", "--prometheus", prometheus.url, "--match", '{job="vllm"}')
+        then = opsctl.run(*later, "--at", str(at), "-o", "json")
+        before = opsctl.run(*later, "--at", str(at - DIAGNOSE_AFTER_S - 2), "-o", "json")
+    finally:
+        timer.cancel()
+        prometheus.stop()
+
+    (live,) = json.loads(said.stdout)["targets"]
+    (past,) = json.loads(then.stdout)["targets"]
+    assert roots(live) == roots(past) == ["queue-overload"]
+    assert live["verdict"] == past["verdict"] == "critical"
+    assert (past["target"], past["window"]["source"]) == (address, "prometheus")
+    # one scrape a second, and the onset is where the live verdict saw it
+    assert past["window"]["onset"] == pytest.approx(live["window"]["onset"], abs=3.0)
+    assert json.loads(before.stdout)["targets"][0]["causes"] == []
