@@ -337,8 +337,13 @@ def _queued(before: Window) -> bool:
 
 
 def _reference(before: Window, alive: Window) -> Reference | None:
-    started = before.histogram("time_to_first_token_seconds")
-    if started is not None and started.count >= MIN_EARLIER_REQUESTS and not _queued(before):
+    started, finished = (
+        before.histogram("time_to_first_token_seconds"),
+        before.delta("requests_finished"),
+    )
+    # requests that have only begun say nothing of their length
+    enough = started is not None and min(started.count, finished or 0.0) >= MIN_EARLIER_REQUESTS
+    if enough and not _queued(before):
         return Reference("earlier window", window=before)
     lifetime = alive.samples[0].histograms.get("time_to_first_token_seconds")
     if lifetime is not None and lifetime.count >= MIN_REFERENCE_REQUESTS:

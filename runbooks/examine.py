@@ -134,6 +134,11 @@ def _findings(
     troubled: tuple[str, ...] = ()
     if key is not None and evidence.reference is None:
         troubled = ("nothing is known of before, so comparisons with before are missing",)
+    elif key is not None and evidence.reference is not None and evidence.reference.window is None:
+        troubled = (
+            "of before only the process's whole life is known, so whether requests became more "
+            "or heavier cannot be told",
+        )
     return EngineFindings(
         label=f"{key.model}/{key.engine}" if key is not None and is_one_of_several else None,
         model=newest.key.model if newest else None,

@@ -142,7 +142,8 @@ class Judge:
             alternatives=tuple(
                 Alternative(twin.id, twin.apart_by)
                 for twin in mode.twins
-                if self.is_active(self.library.modes[twin.id]) is not True
+                if (twin.only_if is None or self.holds(twin.only_if) is True)
+                and self.is_active(self.library.modes[twin.id]) is not True
             ),
             runbook=f"{base.rstrip('/')}/{mode.id}" if base else f"opsctl runbook show {mode.id}",
         )

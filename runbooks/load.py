@@ -149,6 +149,7 @@ def _check_mode(
     expressions = [clause.when for clause in (*signature.require, *signature.support)]
     expressions += [exclusion.when for exclusion in signature.rule_out]
     expressions += [action.only_if for action in mode.actions if action.only_if]
+    expressions += [twin.only_if for twin in mode.twins if twin.only_if]
     sentences = [clause.say for clause in (*signature.require, *signature.support)]
     sentences += [clause.otherwise for clause in signature.require if clause.otherwise]
     sentences += [exclusion.because for exclusion in signature.rule_out]

@@ -98,6 +98,8 @@ class Twin(_Strict):
     id: Id
     apart_by: Sentence
     """What would tell the two apart."""
+    only_if: str | None = None
+    """CEL over features; where it is false or cannot be told, the two can be told apart."""
 
 
 class Mechanism(_Strict):

@@ -27,7 +27,7 @@ READ_TIMEOUT_S = 3.0
 GIVE_UP_AFTER = 3
 """Failed reads in a row after which a target that never answered is not waited for."""
 
-_SPREAD_S = 1.0
+_SPREAD_S = 0.5
 """The last target's first read comes no later than this after the first one's."""
 
 _GRACE_S = 2 * READ_TIMEOUT_S
@@ -70,12 +70,13 @@ def observe(
         with lock:
             on_observation(observation)
 
+    begin = time.monotonic()
     keys = [api_key(target, environment) for target in targets]
     threads = [
         threading.Thread(
             target=_observe_one,
             args=(target, key, for_s, interval_s, probe, deliver, stop),
-            kwargs={"delay_s": min(interval_s, _SPREAD_S) * index / len(targets)},
+            kwargs={"begin": begin + min(interval_s, _SPREAD_S) * index / len(targets)},
             name=f"observe {target.name}",
             daemon=True,
         )
@@ -102,9 +103,9 @@ def _observe_one(
     deliver: OnObservation,
     stop: threading.Event,
     *,
-    delay_s: float,
+    begin: float,
 ) -> None:
-    stop.wait(delay_s)
+    stop.wait(max(0.0, begin - time.monotonic()))
     scraper = Scraper(target, timeout_s=READ_TIMEOUT_S, api_key=key)
     prober: threading.Thread | None = None
     if probe:
