@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from vllm_opsctl.exporter.config import Target
 from vllm_opsctl.exporter.config_load import api_key
@@ -70,49 +71,51 @@ def observe(
         with lock:
             on_observation(observation)
 
-    begin = time.monotonic()
-    keys = [api_key(target, environment) for target in targets]
-    threads = [
-        threading.Thread(
-            target=_observe_one,
-            args=(target, key, for_s, interval_s, probe, deliver, stop),
-            kwargs={"begin": begin + min(interval_s, _SPREAD_S) * index / len(targets)},
-            name=f"observe {target.name}",
-            daemon=True,
-        )
-        for index, (target, key) in enumerate(zip(targets, keys, strict=True))
-    ]
+    go = threading.Event()
+
+    def thread(name: str, delay_s: float, work: Callable[[], None]) -> threading.Thread:
+        def run() -> None:
+            go.wait()
+            stop.wait(delay_s)
+            work()
+
+        return threading.Thread(target=run, name=name, daemon=True)
+
+    probers: list[threading.Thread] = []
+    readers: list[threading.Thread] = []
+    for index, target in enumerate(targets):
+        key = api_key(target, environment)
+        delay_s = min(interval_s, _SPREAD_S) * index / len(targets)
+        prober = None
+        if probe:
+            ask = partial(_ask, target, key, deliver)
+            prober = thread(f"probe {target.name}", delay_s, ask)
+            probers.append(prober)
+        read = partial(_read, target, key, for_s, interval_s, prober, deliver, stop)
+        readers.append(thread(f"observe {target.name}", delay_s, read))
     local = [target.name for target in targets if is_local(target.url)]
     if probe and local:
-        host = threading.Thread(target=_look, args=(local, deliver), name="host", daemon=True)
-        threads.append(host)
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        while thread.is_alive():
+        readers.append(thread("host", 0.0, partial(_look, local, deliver)))
+    for started in (*probers, *readers):
+        started.start()
+    # not before: whoever starts a thread while others work waits long for each turn
+    go.set()
+    for reader in readers:
+        while reader.is_alive():
             # a plain join would keep Ctrl-C waiting
-            thread.join(0.2)
+            reader.join(0.2)
 
 
-def _observe_one(
+def _read(
     target: Target,
     key: str | None,
     for_s: float,
     interval_s: float,
-    probe: bool,
+    prober: threading.Thread | None,
     deliver: OnObservation,
     stop: threading.Event,
-    *,
-    begin: float,
 ) -> None:
-    stop.wait(max(0.0, begin - time.monotonic()))
     scraper = Scraper(target, timeout_s=READ_TIMEOUT_S, api_key=key)
-    prober: threading.Thread | None = None
-    if probe:
-        prober = threading.Thread(
-            target=_ask, args=(target, key, deliver), name=f"probe {target.name}", daemon=True
-        )
-        prober.start()
     started = time.monotonic()
     reads, refused, answered = 0, 0, False
     while not stop.is_set():
