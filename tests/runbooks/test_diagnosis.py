@@ -143,6 +143,17 @@ def test_what_changed_at_the_onset_is_told() -> None:
     assert "arrivals" not in changed
 
 
+def test_without_a_before_an_overload_says_what_else_it_may_be() -> None:
+    case = cases()["output-length-shift"]
+    assert case.incident is not None
+    start, end = case.incident
+    verdict = case.diagnose(end, since=start + 10)
+
+    assert roots(verdict) == ["queue-overload"]
+    assert "output-length-shift" in [other.id for other in verdict.roots[0].alternatives]
+    assert any("more or heavier" in spot for spot in verdict.blind_spots)
+
+
 def test_two_independent_roots_stand_side_by_side() -> None:
     case = cases()["third/mixed-nonce-context-length"]
     assert case.incident is not None
