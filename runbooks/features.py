@@ -85,6 +85,7 @@ _MODULES = (
     "features_process",
     "features_frontend",
     "features_latency",
+    "features_lengths",
     "features_traffic",
     "features_load",
     "features_probe",

@@ -53,6 +53,13 @@ def _(e: Evidence) -> str | None:
     return str(last.data.get("reason")) if last and last.kind == "error" else None
 
 
+@feature("endpoint.failures", "count", "Failed attempts to read the page since the last good one.")
+def _(e: Evidence) -> float | None:
+    attempts = [o.kind for o in e.observations if o.kind in ("metrics", "error")]
+    in_a_row = itertools.takewhile(lambda kind: kind == "error", reversed(attempts))
+    return float(len(list(in_a_row))) if attempts else None
+
+
 @feature(
     "endpoint.down_seconds",
     "seconds",
