@@ -79,7 +79,11 @@ SHORTEST_EVERY_S = 1.0
     "--at", metavar="TIME", help="End of the window: ISO time (UTC), unix seconds, or -5m."
 )
 @duration_option("--window", default="60s", help_text="Length of the window.")
-@click.option("--no-probe", is_flag=True, help="Send no canary completion.")
+@click.option(
+    "--no-probe",
+    is_flag=True,
+    help="Send no probes (canary completion, /tokenize, a prompt twice).",
+)
 @click.option("--watch", "is_watch", is_flag=True, help="Diagnose again and again until Ctrl-C.")
 @duration_option("--every", default="15s", help_text="With --watch: time between two verdicts.")
 @click.option(
@@ -123,7 +127,7 @@ def diagnose(
     Find the root cause.
 
     TARGET is a URL (http://HOST:8000) or a name of the configuration; all configured ones when none
-    is named. Live targets are watched for a few seconds and sent one canary completion.
+    is named. Live targets are watched for a few seconds and sent a few small probes.
     """
     given = {"--sidecar": sidecar, "--recording": recording, "--prometheus": prometheus}
     chosen_sources = [name for name, value in given.items() if value is not None]

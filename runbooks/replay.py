@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -33,6 +34,15 @@ class _Moment:
     offset_s: float
     page: str | None
     reason: str | None
+
+
+class _Server(ThreadingHTTPServer):
+    """A server whose clients may hang up."""
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing of a client that has gone; anything else is a fault and is shown."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]  # socketserver's own
 
 
 class Replay:
@@ -156,7 +166,7 @@ class Replay:
 
     def _open(self) -> None:
         try:
-            self._server = ThreadingHTTPServer(self._address, _handler(self))
+            self._server = _Server(self._address, _handler(self))
         except OSError as problem:
             host, port = self._address
             raise ServeError(
