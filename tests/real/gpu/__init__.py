@@ -1,0 +1,1 @@
+"""Incidents on a real vLLM with a model of everyday size on one GPU; see README.md."""
