@@ -116,10 +116,14 @@ FREE = 1.25
 """FAILURE_MODES, rule 4: inter-token latency of a batch that has room, against before."""
 
 
+MIN_BATCH_GROWTH = 2.0
+"""A batch that grew by less says nothing of where the engine saturates."""
+
+
 @feature(
     "itl.growth_is_free",
     "bool",
-    "The batch grew by half or more, and inter-token latency hardly: more slots would help.",
+    "The batch at least doubled, and inter-token latency hardly grew: more slots would help.",
 )
 def _(e: Evidence) -> bool | None:
     if e.reference is None or e.reference.window is None:
@@ -131,7 +135,7 @@ def _(e: Evidence) -> bool | None:
     )
     if mean is None or batch is None:
         return None
-    if batch < 1.5:
+    if batch < MIN_BATCH_GROWTH:
         return False
     median = _median_vs_before(e)
     tokens, running = e.window.mean("step_tokens"), e.window.gauge_max("requests_running")

@@ -352,8 +352,31 @@ def _(e: Evidence) -> float | None:
 
 @feature("prefix.hit_ratio", "ratio", "Prefix-cache hit ratio, hits over lookups in tokens.")
 def _hit_ratio(e: Evidence) -> float | None:
+    return _hit_ratio_of(e.window)
+
+
+STRETCH = 3
+"""Pages of a stretch: long enough for some requests, short enough not to mix before and after."""
+
+
+@feature(
+    "prefix.hit_ratio_typical",
+    "ratio",
+    "Prefix-cache hit ratio of three pages in a row, median over the window: edges do not mix in.",
+)
+def _(e: Evidence) -> float | None:
+    count = len(e.window.samples)
+    ratios = [
+        _hit_ratio_of(e.window.slice(start, start + STRETCH))
+        for start in range(max(1, count - STRETCH + 1))
+    ]
+    known = [ratio for ratio in ratios if ratio is not None]
+    return statistics.median(known) if known else None
+
+
+def _hit_ratio_of(window: Window) -> float | None:
     return quotient(
-        e.window.delta("prefix_cache_hit_tokens"), e.window.delta("prefix_cache_queried_tokens")
+        window.delta("prefix_cache_hit_tokens"), window.delta("prefix_cache_queried_tokens")
     )
 
 
