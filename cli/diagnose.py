@@ -189,7 +189,7 @@ def diagnose(
         observations = observe_live(chosen, for_s, probe=not no_probe)
         targets = ()
     if log_file is not None:
-        observations = [*observations, *read_log(log_file, observations, targets)]
+        observations = [*observations, *read_log(log_file, observations, targets, end)]
     asked = Asked(
         source=(chosen_sources[0].removeprefix("--") if chosen_sources else "scrape"),
         at=end,

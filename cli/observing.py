@@ -224,10 +224,16 @@ def wide_enough(observations: Sequence[Observation], window_s: float) -> float:
 
 
 def read_log(
-    path: Path, observations: Sequence[Observation], asked: Sequence[str]
+    path: Path, observations: Sequence[Observation], asked: Sequence[str], end: float | None
 ) -> list[Observation]:
     """
     The known lines at the end of a log, as an observation of the one target that it belongs to.
+
+    Args:
+        path: The log.
+        observations: What else is known.
+        asked: Names of targets, as given.
+        end: End of the window (unix seconds); None for the newest observation.
 
     Raises:
         UsageError: There are several targets.
@@ -238,6 +244,6 @@ def read_log(
     targets = list(asked) or list(dict.fromkeys(o.target for o in observations))
     if len(targets) != 1:
         raise UsageError(f"--log {path}: of which target? name one of {', '.join(targets)}")
-    counts, examples = count_lines(read_tail(path))
-    newest = max(o.t for o in observations)
-    return [Observation(newest, targets[0], "log", {"counts": counts, "examples": examples})]
+    counts = count_lines(read_tail(path))
+    t = end if end is not None else max(o.t for o in observations)
+    return [Observation(t, targets[0], "log", {"counts": counts})]

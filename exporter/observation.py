@@ -28,13 +28,13 @@ class Observation:
         t: Unix seconds.
         target: The target's name.
         kind: What was looked at:
-            ``metrics`` ``text``, the page as served;
+            ``metrics`` ``text``, the page as served, and ``seconds`` of a live read;
             ``error`` ``reason`` and ``detail``, why the page could not be had;
             ``health`` ``status`` (None when nothing answered) and ``seconds`` of GET /health;
             ``facts`` ``version`` and ``models`` (the body of GET /v1/models);
             ``probe`` ``name`` of an active check and what it saw; without a name it is the canary
             completion with ``ok``, ``seconds``, ``reason``;
-            ``log`` ``counts`` and ``examples`` of the lines of a log by kind;
+            ``log`` ``counts`` of the known lines of a log by kind;
             ``host`` what the host says of the engine's processes, its kernel log and its GPUs;
             ``header`` ``format`` and ``made_by`` of a recording.
         data: The kind's fields.
@@ -53,9 +53,10 @@ class Observation:
         return text
 
 
-def metrics(t: float, target: str, text: str) -> Observation:
-    """A page that was read."""
-    return Observation(t, target, "metrics", {"text": text})
+def metrics(t: float, target: str, text: str, seconds: float | None = None) -> Observation:
+    """A page that was read, and how long that took where it is known."""
+    data = {"text": text} if seconds is None else {"text": text, "seconds": round(seconds, 4)}
+    return Observation(t, target, "metrics", data)
 
 
 def error(t: float, target: str, reason: str, detail: str) -> Observation:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import re
-from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -16,11 +15,6 @@ from vllm_opsctl.errors import InputFileError
 
 TAIL_BYTES = 4 * 2**20
 """How much of a log's end is read: hours of a server that logs its statistics every ten seconds."""
-
-EXAMPLES = 3
-"""Lines of each kind that are kept, the newest."""
-
-MAX_LINE = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +45,13 @@ def log_patterns() -> Mapping[str, LogPattern]:
     }
 
 
-def count_lines(lines: Iterable[str]) -> tuple[dict[str, int], dict[str, list[str]]]:
-    """
-    Count the lines of each kind.
-
-    Returns:
-        Counts of every kind (0 where there is none), and the newest examples.
-    """
+def count_lines(lines: Iterable[str]) -> dict[str, int]:
+    """Count the lines of each kind; 0 where there is none. The lines themselves are not kept."""
     counts = dict.fromkeys(log_patterns(), 0)
-    examples: dict[str, deque[str]] = {}
     for line in lines:
         for id_, entry in log_patterns().items():
-            if entry.pattern.search(line):
-                counts[id_] += 1
-                examples.setdefault(id_, deque(maxlen=EXAMPLES)).append(line.strip()[:MAX_LINE])
-    return counts, {id_: list(found) for id_, found in examples.items()}
+            counts[id_] += entry.pattern.search(line) is not None
+    return counts
 
 
 def read_tail(path: Path) -> list[str]:

@@ -39,9 +39,8 @@ class Scraper:
                 raise BadPage(f"http-{answer.status}", f"{self._url}: HTTP {answer.status}")
         except SourceError as problem:
             return error(self._clock(), self.target.name, problem.reason, problem.detail)
-        return metrics(
-            self._clock(), self.target.name, answer.body.decode("utf-8", errors="replace")
-        )
+        text = answer.body.decode("utf-8", errors="replace")
+        return metrics(self._clock(), self.target.name, text, answer.seconds)
 
     def close(self) -> None:
         """Drop the connection."""

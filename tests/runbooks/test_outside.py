@@ -35,10 +35,7 @@ LINES = {
 
 @pytest.mark.parametrize(("id_", "line"), LINES.items())
 def test_a_line_is_known_for_what_it_is(id_: str, line: str) -> None:
-    counts, examples = count_lines(["INFO all is well", line])
-
-    assert counts[id_] == 1
-    assert examples[id_] == [line]
+    assert count_lines(["INFO all is well", line])[id_] == 1
 
 
 def test_an_ordinary_log_has_no_known_line() -> None:
@@ -47,10 +44,10 @@ def test_an_ordinary_log_has_no_known_line() -> None:
         "Running: 3 reqs, Waiting: 0 reqs, GPU KV cache usage: 2.1%, Prefix cache hit rate: 71.9%",
         'INFO:     10.0.0.7:51234 - "POST /v1/chat/completions HTTP/1.1" 200 OK',
     ]
-    counts, examples = count_lines(ordinary)
+    counts = count_lines(ordinary)
 
     assert set(counts) == set(log_patterns())
-    assert (sum(counts.values()), examples) == (0, {})
+    assert sum(counts.values()) == 0
 
 
 def test_only_the_end_of_a_huge_log_is_read(tmp_path: Path) -> None:
@@ -60,7 +57,7 @@ def test_only_the_end_of_a_huge_log_is_read(tmp_path: Path) -> None:
     lines = read_tail(path)
 
     assert lines[-1] == "the end"
-    assert count_lines(lines)[0]["cuda_oom"] == 0
+    assert count_lines(lines)["cuda_oom"] == 0
 
 
 def process(proc: Path, pid: int, title: bytes, state: str) -> None:
