@@ -56,6 +56,7 @@ bench: $(VENV)/installed-dev ## The benchmarks; prints tables, writes build/benc
 	PYTHONPATH=tests $(BIN)/python tests/bench/start_up.py
 	PYTHONPATH=tests $(BIN)/python tests/bench/page_cost.py
 	PYTHONPATH=tests $(BIN)/python tests/bench/sidecar_cost.py
+	PYTHONPATH=tests $(BIN)/python tests/bench/fleet.py
 
 compare-peers: $(VENV)/installed-dev ## The recordings, diagnosed by opsctl and by two peers (downloads them)
 	PYTHONPATH=tests $(BIN)/python tests/bench/compare_peers.py
