@@ -9,7 +9,7 @@ there are too few, everything the process counted before the first sample.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal, TypedDict
@@ -48,6 +48,9 @@ PROBE_SETTLES_S = 1.0
 
 PageReader = Callable[..., PageSample]
 """Called as :func:`read_page`."""
+
+MOST_PROBES = 4
+"""A reference holds at least so many other requests for each one of opsctl's own."""
 
 Source = Literal["earlier window", "process lifetime"]
 
@@ -201,7 +204,9 @@ def gather(
         ),
         page_problems=len(asked_pages[-1].problems) if asked_pages else 0,
     )
-    probed_at = [o.t for o in readable if o.kind == "probe"]
+    probed_at = [
+        o.t for o in readable if o.kind == "probe" for _ in range(requests_of_probe(o.data))
+    ]
     evidence = [
         _of_engine(
             key,
@@ -241,6 +246,11 @@ class History(TypedDict):
     start: float
     full_from: float
     step_s: float
+
+
+def requests_of_probe(data: Mapping[str, object]) -> int:
+    """How many completions an active check sends; probes without a name are canaries."""
+    return {"canary": 1, "repeat": 2}.get(str(data.get("name", "canary")), 0)
 
 
 def history_of(start: float) -> History:
@@ -291,10 +301,11 @@ def _of_engine(
     if len(tested.samples) < MIN_SAMPLES:
         tested = alive.between(start, math.inf)
     until = start if onset is None else onset
-    # a probe's own prompts are no traffic; an earlier one must not pass for it
-    probed = max((t for t in probed_at if t < until), default=-math.inf)
+    # the probe with which a recording begins is no traffic
+    begun = alive.samples[0].t + PROBE_SETTLES_S
+    first_probes = max((t for t in probed_at if t <= begun), default=-math.inf)
     before = _before_the_queue(
-        Window(tuple(s for s in alive.samples if probed + PROBE_SETTLES_S <= s.t <= until))
+        Window(tuple(s for s in alive.samples if first_probes + PROBE_SETTLES_S <= s.t <= until))
     )
     return Evidence(
         key=key,
@@ -302,7 +313,7 @@ def _of_engine(
         history=alive,
         window=tested,
         onset=onset,
-        reference=_reference(before, alive),
+        reference=_reference(before, alive, probed_at),
         siblings=tuple(siblings),
         **common,
     )
@@ -336,15 +347,15 @@ def _queued(before: Window) -> bool:
     return 2 * sum(value >= 1 for value in waiting) > len(waiting)
 
 
-def _reference(before: Window, alive: Window) -> Reference | None:
-    started, finished = (
-        before.histogram("time_to_first_token_seconds"),
-        before.delta("requests_finished"),
-    )
-    # requests that have only begun say nothing of their length
-    enough = started is not None and min(started.count, finished or 0.0) >= MIN_EARLIER_REQUESTS
-    if enough and not _queued(before):
-        return Reference("earlier window", window=before)
+def _reference(before: Window, alive: Window, probed_at: Sequence[float]) -> Reference | None:
+    started = before.histogram("time_to_first_token_seconds")
+    finished = before.delta("requests_finished")
+    if started is not None and finished is not None and not _queued(before):
+        first, last = before.samples[0].t, before.samples[-1].t
+        own = sum(first <= t <= last for t in probed_at)
+        # requests that have only begun say nothing of their length, opsctl's own nothing at all
+        if min(started.count, finished) - own >= max(MIN_EARLIER_REQUESTS, MOST_PROBES * own):
+            return Reference("earlier window", window=before)
     lifetime = alive.samples[0].histograms.get("time_to_first_token_seconds")
     if lifetime is not None and lifetime.count >= MIN_REFERENCE_REQUESTS:
         return Reference("process lifetime", lifetime=alive.samples[0])

@@ -214,3 +214,25 @@ def test_a_clock_that_is_set_back_in_an_incident_hides_nothing() -> None:
 
     assert [cause.id for cause in verdict.roots] == ["concurrency-cap", "clock-skew"]
     assert any("clock" in spot for spot in verdict.blind_spots)
+
+
+def test_an_idle_engine_that_only_probes_have_used_has_no_before() -> None:
+    """Probes hit the prefix cache with every second prompt; new users do not."""
+    probed = [
+        page(t, engine_lines(done=100 + 3 * (t // 10), hits=90 * 100 + 150 * (t // 10)))
+        for t in range(60)
+    ]
+    probes = [
+        Observation(START + t, "chat-0", "probe", {"name": name, "ok": True, "seconds": 0.05})
+        for t in range(10, 60, 10)
+        for name in ("canary", "repeat")
+    ]
+    busy = [
+        page(t, engine_lines(done=118 + 5 * (t - 60), hits=90 * 100 + 900, running=3))
+        for t in range(60, 90)
+    ]
+    observed = sorted([*probed, *probes, *busy], key=lambda o: o.t)
+    verdict = judged(observed)
+
+    assert verdict.features.get("reference.kind") != "earlier window"
+    assert [cause.id for cause in verdict.roots] == []
