@@ -121,8 +121,13 @@ def registry() -> dict[str, Feature]:
 
 @functools.cache
 def _load_definitions() -> None:
-    for module in _MODULES:
-        importlib.import_module(f"vllm_opsctl.runbooks.{module}")
+    names = [f"vllm_opsctl.runbooks.{module}" for module in _MODULES]
+    for name in names:
+        importlib.import_module(name)
+    # whoever imported one of them first must not change the order in which people read them
+    ordered = sorted(REGISTRY.values(), key=lambda entry: names.index(entry.compute.__module__))
+    REGISTRY.clear()
+    REGISTRY.update((entry.name, entry) for entry in ordered)
 
 
 def compute_features(evidence: Evidence) -> dict[str, Value]:
