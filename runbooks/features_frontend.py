@@ -5,9 +5,7 @@ from __future__ import annotations
 from vllm_opsctl.exporter.window import Window
 from vllm_opsctl.runbooks.evidence import Evidence
 from vllm_opsctl.runbooks.features import feature, quotient
-
-MIN_EVENTS = 5
-"""Means of fewer finished requests are not compared."""
+from vllm_opsctl.runbooks.features_latency import MIN_EVENTS
 
 
 def _residual(window: Window) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
 from collections.abc import Iterable, Mapping
@@ -18,6 +17,7 @@ from vllm_opsctl.errors import RunbookError
 from vllm_opsctl.exporter.catalogue import Version, parse_version
 from vllm_opsctl.runbooks.conditions import Condition, check_template, compile_condition
 from vllm_opsctl.runbooks.model import Action, FailureMode, Flag, Mechanism, Symptom
+from vllm_opsctl.runbooks.names import nearest
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -132,8 +132,8 @@ def _validated(model: type[_Model], data: object, where: str) -> _Model:
         key = ".".join(str(part) for part in first["loc"]) or "(top)"
         hint = ""
         if first["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(str(first["loc"][-1]), model.model_fields, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            near = nearest(str(first["loc"][-1]), model.model_fields, cutoff=0.6)
+            hint = f"; {near}" if near else ""
         raise RunbookError(f"{where}: {key}: {first['msg']}{hint}") from None
 
 
