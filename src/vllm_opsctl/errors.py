@@ -10,6 +10,7 @@ The errors that users see: each says what is wrong, where, and what to do about 
       x Unreachable       refused, no such host, timed out
       x BadPage           it answered, but not with a page of vLLM metrics
     * ServeError          the sidecar cannot open its port
+    * CommandError        a command to supervise cannot be started; exit 126 or 127
 """
 
 from __future__ import annotations
@@ -82,3 +83,17 @@ class BadPage(SourceError):
 
 class ServeError(OpsError):
     """The sidecar or a replay cannot listen."""
+
+
+class CommandError(OpsError):
+    """
+    A command that is to be supervised cannot be started.
+
+    Args:
+        exit_code: 127 where there is none of that name, else 126.
+        detail: What is wrong, and the fix.
+    """
+
+    def __init__(self, exit_code: int, detail: str) -> None:
+        super().__init__(detail)
+        self.exit_code = exit_code
