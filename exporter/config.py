@@ -163,6 +163,24 @@ class FlightRecorder(_Strict):
     )
 
 
+class Tap(_Strict):
+    """The statistics pages that vLLM keeps with the tap (docs/tap.md)."""
+
+    dir: str | None = Field(
+        None, description="Folder of the pages, as OPSCTL_TAP names it to vLLM; unset: no pages."
+    )
+    keep_dead: Duration = Field(
+        3600.0, description="How long the page of a dead process stays after it was read."
+    )
+
+    @field_validator("dir")
+    @classmethod
+    def _absolute(cls, folder: str | None) -> str | None:
+        if folder is not None and not folder.startswith("/"):
+            raise ValueError(f"{folder!r} is not an absolute path; write /dev/shm/vllm-opsctl")
+        return folder
+
+
 class Exporter(_Strict):
     """The sidecar."""
 
@@ -173,6 +191,7 @@ class Exporter(_Strict):
     timeout: Duration = Field(2.0, description="Longest time that one read may take.")
     max_backoff: Duration = Field(10.0, description="Longest pause between reads of a dead target.")
     flight_recorder: FlightRecorder = FlightRecorder()
+    tap: Tap = Tap()
 
     @field_validator("listen")
     @classmethod

@@ -85,3 +85,12 @@ def thinned(
                 continue
             last_page = observation.t
         yield observation
+
+
+def thinned_times(times: Iterable[int], full_from: float, step_s: float) -> Iterator[int]:
+    """Leave out seconds of the older past, as :func:`thinned` does with pages."""
+    last = -math.inf
+    for t in times:
+        if t >= full_from or t - last >= step_s:
+            last = t
+            yield t

@@ -15,7 +15,7 @@ from vllm_opsctl.exporter.flight_recorder import FlightRecorder
 from vllm_opsctl.exporter.observation import Observation
 from vllm_opsctl.exporter.rolling import RollingPeak, RollingRatio
 from vllm_opsctl.exporter.sli import Events, SliCounter
-from vllm_opsctl.exporter.window import comparable, is_reset
+from vllm_opsctl.exporter.window import RECENT_PEAKS, comparable, is_reset
 
 PEAK_SPANS_S = (15.0, 60.0)
 """Usual scrape intervals of Prometheus; a peak over the interval cannot fall between two scrapes."""
@@ -178,7 +178,8 @@ class TargetState:
     def _follow(self, engine: _EngineState, sample: EngineSample) -> None:
         for (concept, _), peak in engine.peaks.items():
             if concept in sample.gauges:
-                peak.add(sample.t, sample.gauges[concept])
+                highest = max(sample.gauges[concept], sample.gauges.get(RECENT_PEAKS[concept], 0.0))
+                peak.add(sample.t, highest)
         hits = sample.total("prefix_cache_hit_tokens")
         queried = sample.total("prefix_cache_queried_tokens")
         if hits is not None and queried is not None:

@@ -15,6 +15,13 @@ from dataclasses import dataclass, field
 
 from vllm_opsctl.exporter.engine import EngineKey, EngineSample, Histogram, PageSample
 
+RECENT_PEAKS: Mapping[str, str] = {
+    "requests_running": "requests_running_recent_peak",
+    "requests_waiting": "requests_waiting_recent_peak",
+    "kv_cache_usage_ratio": "kv_cache_usage_recent_peak",
+}
+"""Gauge and the one that holds its highest value since the read before."""
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -136,8 +143,9 @@ class Window:
         return statistics.fmean(values) if values else None
 
     def gauge_max(self, key: str) -> float | None:
-        """Largest sample; None without any."""
-        return max(self.gauge(key), default=None)
+        """Largest value; None without any sample. The tap has also seen what lies between them."""
+        between = self.gauge(RECENT_PEAKS[key]) if key in RECENT_PEAKS else ()
+        return max((*self.gauge(key), *between), default=None)
 
     def gauge_last(self, key: str) -> float | None:
         """The newest sample that has it."""

@@ -1,0 +1,291 @@
+"""
+One engine out of the tap pages of all API processes that serve it, now and in the seconds before.
+
+Counts are summed over the processes; states are those of the process that heard from the scheduler
+last, for each step's scheduler statistics go to one process only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from vllm_opsctl.exporter.tap.page import Slot, TapHistogram, TapPage
+
+STATES = ("running", "waiting", "deferred", "kv_cache_usage")
+"""Fields of a second that say how things stood at its end."""
+
+PEAKS = (
+    *("running_max", "waiting_max", "kv_cache_usage_max"),
+    *("ttft_max", "itl_max", "e2e_max", "queue_max"),
+)
+
+_COUNTERS = (
+    *("steps", "step_tokens", "prompt_tokens", "generation_tokens"),
+    *("prefix_queries", "prefix_hits", "preemptions"),
+    *("finished_abort", "finished_error", "finished_length"),
+)
+"""Counters of the page that every second has its share of, under the same name."""
+
+_TIMED: Mapping[str, tuple[str, str, str | None]] = {
+    "ttft": ("ttft", "ttft_sum", "ttft_max"),
+    "itl": ("itl", "itl_sum", "itl_max"),
+    "e2e": ("finished", "e2e_sum", "e2e_max"),
+    "queue": ("finished", "queue_sum", "queue_max"),
+    "prefill": ("finished", "prefill_sum", None),
+    "decode": ("finished", "decode_sum", None),
+    "prompt_length": ("finished", "finished_prompt_tokens", None),
+    "output_length": ("finished", "finished_output_tokens", None),
+    "cached_length": ("finished", "finished_cached_tokens", None),
+}
+"""Histogram, and the second's fields of its count, sum and peak."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineTotals:
+    """
+    One engine at one time.
+
+    Args:
+        counters: Cumulative, by the page's names.
+        gauges: How things stand: the page's gauges.
+        histograms: Cumulative; those that cannot be told for that time are absent.
+        peaks: Peaks since the time before, by the name of the second's field.
+        adapters: Name to requests running and waiting; empty when that time's are not known.
+        hung_up: Requests whose client hung up after the first token, at least so many.
+    """
+
+    counters: Mapping[str, float]
+    gauges: Mapping[str, float]
+    histograms: Mapping[str, TapHistogram]
+    peaks: Mapping[str, float]
+    adapters: Mapping[str, tuple[int, int]]
+    hung_up: float
+
+
+@dataclass(frozen=True, slots=True)
+class TapEngine:
+    """
+    One engine.
+
+    Args:
+        index: Engine index.
+        pages: Of every API process that serves it, at least one.
+    """
+
+    index: int
+    pages: Sequence[TapPage]
+
+    def now(self, since: float) -> EngineTotals:
+        """
+        As the pages have it.
+
+        Args:
+            since: Peaks are taken from this time on (Unix seconds).
+        """
+        counters: dict[str, float] = {}
+        histograms: dict[str, TapHistogram] = {}
+        for page in self.pages:
+            for name, count in page.counters.items():
+                counters[name] = counters.get(name, 0) + count
+            for name, histogram in page.histograms.items():
+                known = histograms.get(name)
+                histograms[name] = known.plus(histogram) if known else histogram
+        newest = max(self.pages, key=lambda page: page.gauges.get("scheduled_at", 0.0))
+        adapters: dict[str, tuple[int, int]] = {}
+        for page in self.pages:
+            for name, (running, waiting) in page.adapters.items():
+                before = adapters.get(name, (0, 0))
+                adapters[name] = (before[0] + running, before[1] + waiting)
+        seconds = self.seconds()
+        recent = [slot for slot in seconds if slot["second"] >= int(since)]
+        return EngineTotals(
+            counters=counters,
+            gauges=newest.gauges,
+            histograms=histograms,
+            peaks={name: max((s[name] for s in recent), default=0.0) for name in PEAKS},
+            adapters=adapters,
+            hung_up=max(_hung_up(counters, histograms, seconds).values(), default=0.0),
+        )
+
+    def seconds(self) -> list[dict[str, float]]:
+        """The seconds of all pages, those of the same time merged, oldest first."""
+        merged: dict[float, dict[str, float]] = {}
+        for page in self.pages:
+            for slot in page.slots:
+                known = merged.get(slot["second"])
+                merged[slot["second"]] = dict(slot) if known is None else _merged(known, slot)
+        return [merged[second] for second in sorted(merged)]
+
+    def history(self, times: Sequence[int]) -> Iterator[tuple[int, EngineTotals]]:
+        """
+        How things stood at the end of earlier seconds, newest first.
+
+        A second keeps count, sum and peak of its times, so its distribution is the peak and the
+        mean of the others; it is taken out of what the page holds for the seconds up to it.
+
+        Args:
+            times: Unix seconds, ascending, none before the oldest second of the ring.
+        """
+        seconds = {int(slot["second"]): slot for slot in self.seconds()}
+        if not seconds or not times:
+            return
+        newest, wanted = self.now(since=0.0), set(times)
+        last = max(*seconds, times[-1])
+        hung_up = _hung_up(newest.counters, newest.histograms, list(seconds.values()))
+        totals, standing = _Unwound(newest), _standing(seconds, hung_up, last)
+        for second in range(last, times[0] - 1, -1):
+            slot = seconds.get(second)
+            if second in wanted and second in standing:
+                state, gone = standing[second]
+                peaks = slot if slot is not None else _peaks_of(state)
+                peaks = {name: peaks.get(name, 0.0) for name in PEAKS}
+                yield second, totals.at(state, peaks=peaks, hung_up=gone)
+            if slot is not None:
+                totals.undo(slot)
+
+
+def _merged(a: Mapping[str, float], b: Slot) -> dict[str, float]:
+    """One second of two processes."""
+    states = b if b["scheduled"] > a["scheduled"] else a
+    out = {"second": a["second"]}
+    for name, value in a.items():
+        if name == "second":
+            continue
+        if name in STATES:
+            out[name] = states[name]
+        elif name in PEAKS:
+            out[name] = max(value, b[name])
+        else:
+            out[name] = value + b[name]
+    return out
+
+
+def _standing(
+    seconds: Mapping[int, Mapping[str, float]], hung_up: Mapping[int, float], last: int
+) -> dict[int, tuple[Mapping[str, float], float]]:
+    """States, and how many had hung up, at the end of every second; idle ones stay as they were."""
+    found: dict[int, tuple[Mapping[str, float], float]] = {}
+    state: dict[str, float] = {}
+    gone = 0.0
+    for second in range(min(seconds), last + 1):
+        slot = seconds.get(second)
+        if slot is not None:
+            state = {name: slot[name] for name in STATES}
+            gone = hung_up[second]
+        found[second] = state, gone
+    return found
+
+
+def _peaks_of(state: Mapping[str, float]) -> dict[str, float]:
+    return {f"{name}_max": value for name, value in state.items()}
+
+
+@dataclass(slots=True)
+class _Unwound:
+    """Totals from which one second after the other is taken out."""
+
+    newest: EngineTotals
+    counters: dict[str, float] = field(init=False)
+    counts: dict[str, list[int]] = field(init=False)
+    sums: dict[str, float] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.counters = dict(self.newest.counters)
+        known = {n: h for n, h in self.newest.histograms.items() if n in _TIMED}
+        self.counts = {name: list(histogram.counts) for name, histogram in known.items()}
+        self.sums = {name: histogram.sum for name, histogram in known.items()}
+
+    def at(
+        self, state: Mapping[str, float], *, peaks: Mapping[str, float], hung_up: float
+    ) -> EngineTotals:
+        """The totals as they are now unwound to."""
+        gauges = {name: value for name, value in self.newest.gauges.items() if name == "awake"}
+        gauges |= state
+        if "waiting" in gauges:
+            # a second counts the deferred among the waiting, the page's gauge does not
+            gauges["waiting"] -= gauges.get("deferred", 0.0)
+        histograms = {
+            name: TapHistogram(
+                self.newest.histograms[name].scale, tuple(counts), self.sums[name], 0.0
+            )
+            for name, counts in self.counts.items()
+        }
+        return EngineTotals(
+            counters=dict(self.counters),
+            gauges=gauges,
+            histograms=histograms,
+            peaks=peaks,
+            adapters={},
+            hung_up=hung_up,
+        )
+
+    def undo(self, slot: Mapping[str, float]) -> None:
+        """Take a second out."""
+        for name in _COUNTERS:
+            self._less(name, slot[name])
+        told = slot["finished_abort"] + slot["finished_error"] + slot["finished_length"]
+        self._less("finished_stop", slot["finished"] - told)
+        self._less("records", slot["scheduled"])
+        computed = slot["finished_prompt_tokens"] - slot["finished_cached_tokens"]
+        self._less("computed_at_finish", computed)
+        rejected = max(
+            (n for n in self.counters if n.startswith("rejected_")), key=self.counters.__getitem__
+        )
+        self._less(rejected, slot["rejections"])
+        for name, (count, total, peak) in _TIMED.items():
+            if name in self.counts and slot[count]:
+                self._take(name, int(slot[count]), slot[total], slot[peak] if peak else None)
+                self.sums[name] = max(0.0, self.sums[name] - slot[total])
+
+    def _less(self, name: str, count: float) -> None:
+        self.counters[name] = max(0.0, self.counters.get(name, 0.0) - count)
+
+    def _take(self, name: str, count: int, total: float, peak: float | None) -> None:
+        scale, counts = self.newest.histograms[name].scale, self.counts[name]
+        if peak is not None:
+            _remove(counts, scale.index(peak), 1)
+            count, total = count - 1, total - peak
+        if count > 0:
+            _remove(counts, scale.index(max(0.0, total / count)), count)
+
+
+def _remove(counts: list[int], index: int, count: int) -> None:
+    """Take observations out of a bucket, or of the nearest ones that have any."""
+    for distance in range(len(counts)):
+        for near in {index - distance, index + distance}:
+            if count and 0 <= near < len(counts) and counts[near]:
+                taken = min(counts[near], count)
+                counts[near] -= taken
+                count -= taken
+        if not count:
+            return
+
+
+def _hung_up(
+    counters: Mapping[str, float],
+    histograms: Mapping[str, TapHistogram],
+    seconds: Sequence[Mapping[str, float]],
+) -> dict[int, float]:
+    """
+    Requests that got a first token, are not finished, and do not run, by second: so many hung up.
+
+    vLLM counts them nowhere (HTTP_SURFACE). Requests in prefill are among the running ones and
+    make the difference too small, never too large, so the largest until then is the best one.
+    Preempted requests wait with their first token behind them: once there are any, waiting ones
+    count as running.
+    """
+    started = float(histograms["ttft"].count) if "ttft" in histograms else 0.0
+    ended = sum(value for name, value in counters.items() if name.startswith("finished_"))
+    preempted = counters.get("preemptions", 0.0)
+    differences: list[tuple[int, float]] = []
+    for slot in reversed(seconds):
+        held = slot["running"] + (slot["waiting"] if preempted else 0.0)
+        differences.append((int(slot["second"]), started - ended - held))
+        started -= slot["ttft"]
+        ended -= slot["finished"]
+    most, found = 0.0, {}
+    for second, difference in reversed(differences):
+        most = max(most, difference)
+        found[second] = most
+    return found
