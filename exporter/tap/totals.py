@@ -285,7 +285,7 @@ class Totals:
             if total is not None:
                 slot[total] += tokens
         cached = getattr(request, "num_cached_tokens", None)
-        prompt: int = getattr(request, "num_prompt_tokens", 0)
+        prompt: Any = getattr(request, "num_prompt_tokens", 0)
         computed = prompt - max(0, cached or 0)
         counters[_C["computed_at_finish"]] += computed
         if cached is not None and getattr(request, "num_generation_tokens", 0):
