@@ -1,8 +1,9 @@
-"""opsctl exporter: run the sidecar."""
+"""opsctl exporter: run the sidecar, alone or together with the engine."""
 
 from __future__ import annotations
 
 import os
+import sys
 
 import click
 
@@ -45,6 +46,62 @@ def run(ctx: click.Context, targets: tuple[str, ...], listen: str | None) -> Non
         err=True,
     )
     sidecar.run()
+
+
+class _WithCommand(click.Command):
+    """A command that takes another one after ``--``, as its argument ``command``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse what stands before ``--`` and keep what stands behind it as it is."""
+        split = args.index("--") if "--" in args else len(args)
+        ours, command = args[:split], tuple(args[split + 1 :])
+        # checked first: an option of a command without -- would be called an unknown one of ours
+        helped = ctx.resilient_parsing or set(ctx.help_option_names) & set(ours)
+        if not command and not helped:
+            raise click.UsageError(
+                f"no COMMAND; write it after --, e.g. {ctx.command_path} -- vllm serve MODEL", ctx
+            )
+        rest = super().parse_args(ctx, ours)
+        ctx.params["command"] = command
+        return rest
+
+
+@exporter.command(cls=_WithCommand)
+@click.argument("targets", nargs=-1, metavar="[TARGET]... -- COMMAND...")
+@click.option("--listen", metavar="HOST:PORT", help="Overrides exporter.listen [127.0.0.1:9836].")
+@click.pass_context
+def supervise(
+    ctx: click.Context, targets: tuple[str, ...], listen: str | None, command: tuple[str, ...]
+) -> int:
+    """
+    Run an engine and the sidecar together, for containers with one entry point.
+
+    COMMAND is the engine, e.g. vllm serve MODEL. It gets the signals, and its exit status is this
+    command's: 128 + N when signal N ended it, 127 when there is no such program, 126 when it cannot
+    be executed. The sidecar is started again when it ends; whatever becomes of it, the engine goes on.
+
+    TARGET is as in opsctl exporter run; none is needed where the engine has the tap.
+    """
+    from vllm_opsctl.exporter.supervise import Program, with_tap
+    from vllm_opsctl.exporter.supervise import supervise as run_both
+
+    try:
+        tap_dir = load(ctx).config.exporter.tap.dir
+    except Exception:
+        # whatever it is, the sidecar will meet and tell it; the engine must not depend on it
+        tap_dir = None
+    engine_environment, sidecar_environment = with_tap(os.environ, tap_dir)
+    verbose = ctx.find_root().params["verbose"]
+    sidecar = (
+        # -P: what lies in the working directory is not opsctl
+        *(sys.executable, "-P", "-m", "vllm_opsctl"),
+        *(["-" + "v" * verbose] if verbose else []),
+        *(["--config", ctx.obj] if ctx.obj else []),
+        *("exporter", "run"),
+        *(["--listen", listen] if listen is not None else []),
+        *("--", *targets),
+    )
+    return run_both(Program(command, engine_environment), Program(sidecar, sidecar_environment))
 
 
 def _with_listen(settings: Config, listen: str) -> Config:

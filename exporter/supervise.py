@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vllm_opsctl.errors import EXIT_USAGE, CommandError
+from vllm_opsctl.exporter.tap.settings import DEFAULT_DIRECTORY, VARIABLE, directory_from
 
 FORWARDED = frozenset(
     {
@@ -45,12 +46,6 @@ END_GRACE_S = 5.0
 
 KILL_GRACE_S = 5.0
 """Longest wait for the killed: one that hangs in a driver dies later, or never."""
-
-TAP_VARIABLE = "OPSCTL_TAP"
-"""What turns the tap on within the engine: a directory; or off."""
-
-TAP_DIR = "/dev/shm/vllm-opsctl"  # noqa: S108 - in memory, and the tap creates its files safely
-TAP_OFF = frozenset({"0", "off", "no", "false"})
 
 EXIT_NOT_EXECUTABLE = 126
 EXIT_NOT_FOUND = 127
@@ -80,23 +75,34 @@ def with_tap(
     environment: Mapping[str, str], configured: str | None
 ) -> tuple[dict[str, str], dict[str, str]]:
     """
-    Let the engine's tap and the sidecar meet in one directory, except where the tap is turned off.
+    Let the engine's tap and the sidecar meet in one folder, except where the tap is turned off.
 
     Args:
-        environment: This process's.
+        environment: This process's; its OPSCTL_TAP stands.
         configured: The configuration's exporter.tap.dir.
 
     Returns:
         The engine's environment and the sidecar's.
     """
     engine, sidecar = dict(environment), dict(environment)
-    asked = environment.get(TAP_VARIABLE, "")
-    if asked.lower() in TAP_OFF:
+    try:
+        folder = directory_from(environment)
+    except ValueError:
+        return engine, sidecar  # the tap says so in the engine's log
+    if folder is None:
         return engine, sidecar
-    directory = asked or configured or TAP_DIR
-    engine[TAP_VARIABLE] = directory
     if configured is None:
-        sidecar["OPSCTL_EXPORTER__TAP__DIR"] = directory
+        sidecar["OPSCTL_EXPORTER__TAP__DIR"] = str(folder)
+    elif folder == DEFAULT_DIRECTORY:
+        folder = Path(configured)
+    elif folder != Path(configured):
+        log.warning(
+            "the sidecar looks for the tap in %s (exporter.tap.dir), but %s=%s; make them the same",
+            configured,
+            VARIABLE,
+            folder,
+        )
+    engine[VARIABLE] = str(folder)
     return engine, sidecar
 
 
