@@ -115,12 +115,12 @@ def _from_url(text: str, configured: dict[str, Target]) -> Target:
 
 def require_targets(loaded: LoadedConfig) -> None:
     """
-    Refuse a configuration without targets.
+    Refuse a configuration without anything to read: neither targets nor a folder of tap pages.
 
     Raises:
         ConfigError: It has none.
     """
-    if not loaded.config.targets:
+    if not loaded.config.targets and loaded.config.exporter.tap.dir is None:
         origin = loaded.path or "opsctl.yaml"
         raise ConfigError(
             [f"{origin}: targets: none; list at least one, or set OPSCTL_TARGETS=http://HOST:8000"]

@@ -25,6 +25,7 @@ from vllm_opsctl.cli.common import (
 from vllm_opsctl.cli.observing import (
     Sidecar,
     from_prometheus,
+    from_tap,
     observe_live,
     read_log,
     wide_enough,
@@ -63,6 +64,12 @@ SHORTEST_EVERY_S = 1.0
     help="Use a recording or a bundle.",
 )
 @click.option("--prometheus", metavar="URL", help="Use what a Prometheus has scraped.")
+@click.option(
+    "--tap",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Use the tap's pages, those of dead engines too.",
+)
 @click.option(
     "--match",
     metavar="LABELS",
@@ -111,6 +118,7 @@ def diagnose(
     prometheus: str | None,
     match: str,
     prometheus_token_env: str | None,
+    tap: Path | None,
     for_s: float,
     at: str | None,
     window: float,
@@ -129,21 +137,27 @@ def diagnose(
     TARGET is a URL (http://HOST:8000) or a name of the configuration; all configured ones when none
     is named. Live targets are watched for a few seconds and sent a few small probes.
     """
-    given = {"--sidecar": sidecar, "--recording": recording, "--prometheus": prometheus}
+    given = {
+        "--sidecar": sidecar,
+        "--recording": recording,
+        "--prometheus": prometheus,
+        "--tap": tap,
+    }
     chosen_sources = [name for name, value in given.items() if value is not None]
     if len(chosen_sources) > 1:
         raise UsageError(f"{' and '.join(chosen_sources)} are both given; choose one")
     if at is not None and not chosen_sources:
         raise UsageError(
-            "a live target has no past; --at wants --sidecar URL, --prometheus URL or --recording FILE"
+            "a live target has no past; --at wants --sidecar, --prometheus, --tap or --recording"
         )
     if prometheus is None and (match or prometheus_token_env):
         raise UsageError(
             "--match and --prometheus-token-env belong to --prometheus URL; give it too"
         )
     if is_watch:
-        if prometheus is not None:
-            raise UsageError("--watch follows what happens now; --prometheus is the past")
+        if prometheus is not None or tap is not None:
+            past = "--prometheus" if tap is None else "--tap"
+            raise UsageError(f"--watch follows what happens now; {past} is the past")
         _check_watch(every, at, recording, bundle, output)
     elif is_given(ctx, "every"):
         raise UsageError("--every is the pace of --watch; give both")
@@ -184,6 +198,9 @@ def diagnose(
         )
         if not is_given(ctx, "window"):
             window = wide_enough(observations, window)
+    elif tap is not None:
+        end = parse_time(at, time.time()) if at else None
+        observations = from_tap(tap, loaded, window_s=window)
     else:
         chosen = resolve_targets(targets, loaded)
         observations = observe_live(chosen, for_s, probe=not no_probe)

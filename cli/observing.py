@@ -20,7 +20,7 @@ from vllm_opsctl.exporter.config_load import LoadedConfig, api_key
 from vllm_opsctl.exporter.observation import Observation
 from vllm_opsctl.exporter.sources.sidecar import SidecarSource
 from vllm_opsctl.exporter.units import format_duration
-from vllm_opsctl.runbooks.evidence import history_of
+from vllm_opsctl.runbooks.evidence import FULL_HISTORY_S, HISTORY_STEP_S, history_of
 from vllm_opsctl.runbooks.host import is_local
 from vllm_opsctl.runbooks.observe import observe, probe_once
 from vllm_opsctl.runbooks.onset import MIN_SAMPLES
@@ -65,7 +65,17 @@ def allow_open_files(targets: int) -> None:
 
 
 def observe_live(targets: list[Target], for_s: float, *, probe: bool) -> list[Observation]:
-    """Watch live targets for a while."""
+    """
+    Watch live targets for a while.
+
+    Raises:
+        UsageError: One of them has no address.
+    """
+    for target in targets:
+        if target.is_tap_only:
+            raise UsageError(
+                f"{target.name} has no address, only tap pages; opsctl diagnose --tap DIR reads them"
+            )
     allow_open_files(len(targets))
     observations: list[Observation] = []
     what = targets[0].name if len(targets) == 1 else f"{len(targets)} targets"
@@ -161,7 +171,7 @@ class Sidecar:
     def _start_probes(self, observations: list[Observation]) -> list[threading.Thread]:
         probes = []
         for target in self.targets:
-            if is_local(target.url) and not is_local(self.url):
+            if target.is_tap_only or (is_local(target.url) and not is_local(self.url)):
                 continue
             key = api_key(self._configured.get(target.name, target), os.environ)
             thread = threading.Thread(
@@ -205,6 +215,23 @@ def from_prometheus(
             "other --at, wider --window, or other --match '{job=\"...\"}'?"
         )
     return [o for o in observations if o.target in present]
+
+
+def from_tap(folder: Path, loaded: LoadedConfig, *, window_s: float) -> list[Observation]:
+    """
+    What the tap pages in a folder tell, of living and of dead engines: all that they still hold.
+
+    Raises:
+        UsageError: There is no page.
+    """
+    from vllm_opsctl.exporter.sources.tap import TapFolder, read_folder
+    from vllm_opsctl.exporter.sources.tap_text import Bounds
+
+    config = loaded.config
+    pages = TapFolder(folder, Bounds(config.objectives))
+    return read_folder(
+        pages, config.targets, full_s=window_s + FULL_HISTORY_S, step_s=HISTORY_STEP_S
+    )
 
 
 def wide_enough(observations: Sequence[Observation], window_s: float) -> float:

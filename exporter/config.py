@@ -67,6 +67,10 @@ def _variable(text: str) -> str:
 VariableName = Annotated[str, AfterValidator(_variable)]
 
 
+TAP_ONLY = "tap:"
+"""The URL of a target that is read by its tap pages alone."""
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
@@ -81,7 +85,9 @@ class Target(_Strict):
     """One vLLM endpoint."""
 
     name: Slug = Field(description="Name of the replica; the label `target`.")
-    url: str = Field(description="Base URL of the server, e.g. http://chat-0:8000.")
+    url: str = Field(
+        description="Base URL of the server, e.g. http://chat-0:8000; tap: has tap pages alone."
+    )
     metrics_path: str = Field("/metrics", description="Path of the metrics page.")
     api_key_env: VariableName | None = Field(
         None, description="Environment variable that holds the API key."
@@ -109,7 +115,12 @@ class Target(_Strict):
     @field_validator("url")
     @classmethod
     def _base_url(cls, url: str) -> str:
-        return clean_url(url)
+        return url if url == TAP_ONLY else clean_url(url)
+
+    @property
+    def is_tap_only(self) -> bool:
+        """It has no address: its tap pages are all there is to read."""
+        return self.url == TAP_ONLY
 
     @model_validator(mode="after")
     def _one_key(self) -> Target:
@@ -216,6 +227,12 @@ class Config(_Strict):
     objectives: tuple[Objective, ...] = DEFAULT_OBJECTIVES
     exporter: Exporter = Exporter()
     alarms: Alarms = Alarms()
+
+    @model_validator(mode="after")
+    def _tap_is_there(self) -> Config:
+        if self.exporter.tap.dir is None and any(target.is_tap_only for target in self.targets):
+            raise ValueError("a target has the URL tap:, which needs exporter.tap.dir; set it")
+        return self
 
     @field_validator("targets", "objectives")
     @classmethod

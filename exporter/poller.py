@@ -6,12 +6,14 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from vllm_opsctl.exporter.config import Exporter
+from vllm_opsctl.exporter.config import Exporter, Target
 from vllm_opsctl.exporter.observation import Observation, error
 from vllm_opsctl.exporter.sources.probe import Prober
+from vllm_opsctl.exporter.sources.reader import FACTS_EVERY_S, TargetReader
 from vllm_opsctl.exporter.sources.scrape import Scraper
+from vllm_opsctl.exporter.sources.tap import TapFolder
 from vllm_opsctl.exporter.target_state import TargetState
 
 log = logging.getLogger(__name__)
@@ -21,9 +23,6 @@ JITTER = 0.05
 
 PATIENT_FAILURES = 5
 """Failed reads at the usual pace before backing off, so that a short outage is located exactly."""
-
-FACTS_EVERY_S = 600.0
-"""Version and models are read again, so that the flight recorder always holds them."""
 
 
 def delay_after(failures: int, exporter: Exporter) -> float:
@@ -48,6 +47,8 @@ class Poller(threading.Thread):
         state: Where observations go.
         exporter: Pace and timeout.
         api_key: The target's, if it wants one.
+        folder: Of tap pages; None without any.
+        targets: All configured ones: they share the folder.
         stop: Set to end.
         clock: Monotonic seconds.
     """
@@ -58,16 +59,27 @@ class Poller(threading.Thread):
         exporter: Exporter,
         *,
         api_key: str | None,
+        folder: TapFolder | None = None,
+        targets: Sequence[Target] = (),
         stop: threading.Event,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(name=f"poll {state.target.name}", daemon=True)
-        self._state = state
+        self.state = state
         self._exporter = exporter
         self._stop_event = stop
         self._clock = clock
-        self._scraper = Scraper(state.target, timeout_s=exporter.timeout, api_key=api_key)
-        self._prober = Prober(state.target, api_key=api_key)
+        target = state.target
+        has_address = not target.is_tap_only
+        self.reader = TargetReader(
+            target,
+            scraper=Scraper(target, timeout_s=exporter.timeout, api_key=api_key)
+            if has_address
+            else None,
+            folder=folder,
+            targets=targets,
+        )
+        self._prober = Prober(target, api_key=api_key) if has_address else None
         self._random = random.Random()  # noqa: S311 - spreads reads, no secret
 
     def run(self) -> None:
@@ -77,13 +89,14 @@ class Poller(threading.Thread):
         self._wait(self._random.random() * min(0.5, self._exporter.poll_interval))
         while not self._stop_event.is_set():
             started = self._clock()
-            good, observation = self._read_once(started)
-            if good and self._clock() >= facts_due:
-                self._state.record(self._prober.facts())
-                facts_due = self._clock() + FACTS_EVERY_S
-            if not good or failures:
-                # after an outage once more, so that an old "503" is not the last word
-                self._state.record(self._prober.health())
+            good, observation = self.read_once()
+            if self._prober is not None:
+                if good and self._clock() >= facts_due:
+                    self.state.record(self._prober.facts())
+                    facts_due = self._clock() + FACTS_EVERY_S
+                if not good or failures:
+                    # after an outage once more, so that an old "503" is not the last word
+                    self.state.record(self._prober.health())
             if not good:
                 facts_due = 0.0
             self._tell(good, failures, observation)
@@ -91,18 +104,30 @@ class Poller(threading.Thread):
             delay = delay_after(failures, self._exporter)
             spread = 1 + JITTER * (2 * self._random.random() - 1)
             self._wait(delay * spread - (self._clock() - started))
-        self._scraper.close()
-        self._prober.close()
+        self.reader.close()
+        if self._prober is not None:
+            self._prober.close()
 
-    def _read_once(self, started: float) -> tuple[bool, Observation]:
-        """One read; a fault of ours is an error of this read, not the end of all reading."""
+    def read_once(self) -> tuple[bool, Observation]:
+        """
+        One read; a fault of ours is an error of this read, not the end of all reading.
+
+        Returns:
+            Whether it gave a page, and what it gave.
+        """
+        started = self._clock()
         try:
-            observation = self._scraper.read()
-            return self._state.record(observation, seconds=self._clock() - started), observation
+            reading = self.reader.read()
+            seconds = self._clock() - started
+            for observation in reading.past:
+                self.state.remember(observation)
+            for observation in reading.now:
+                good = self.state.record(observation, seconds=seconds)
+            return good, observation
         except Exception as problem:
-            log.exception("%s: a fault of the sidecar itself", self._state.target.name)
-            failed = error(time.time(), self._state.target.name, "internal", repr(problem))
-            return self._state.record(failed), failed
+            log.exception("%s: a fault of the sidecar itself", self.state.target.name)
+            failed = error(time.time(), self.state.target.name, "internal", repr(problem))
+            return self.state.record(failed), failed
 
     def _tell(self, good: bool, failures: int, observation: Observation) -> None:
         """Log when a target comes and goes, not every read of a dead one."""

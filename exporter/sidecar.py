@@ -7,7 +7,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,13 +18,15 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from vllm_opsctl.errors import InputFileError, ServeError
-from vllm_opsctl.exporter.config import Config, split_listen
+from vllm_opsctl.exporter.config import TAP_ONLY, Config, Target, split_listen
 from vllm_opsctl.exporter.config_load import api_key
 from vllm_opsctl.exporter.observation import Observation
 from vllm_opsctl.exporter.poller import Poller
 from vllm_opsctl.exporter.recording import save_recording
 from vllm_opsctl.exporter.server import Application
 from vllm_opsctl.exporter.sinks.prometheus import EngineCollector
+from vllm_opsctl.exporter.sources.tap import TapFolder, TapServer, assigned
+from vllm_opsctl.exporter.sources.tap_text import Bounds
 from vllm_opsctl.exporter.target_state import Snapshot, TargetState
 
 JOIN_POLLERS_S = 0.3
@@ -41,7 +43,7 @@ class Sidecar:
     One sidecar.
 
     Args:
-        config: Validated, with at least one target.
+        config: Validated, with at least one target or a folder of tap pages.
         environment: For the API keys that the configuration names.
 
     Raises:
@@ -52,18 +54,12 @@ class Sidecar:
     def __init__(self, config: Config, environment: Mapping[str, str]) -> None:
         self.config = config
         self._stop = threading.Event()
-        self._states = [
-            TargetState(target, config.exporter, config.objectives) for target in config.targets
-        ]
-        self._pollers = [
-            Poller(
-                state,
-                config.exporter,
-                api_key=api_key(state.target, environment),
-                stop=self._stop,
-            )
-            for state in self._states
-        ]
+        tap = config.exporter.tap
+        folder = TapFolder(Path(tap.dir), Bounds(config.objectives)) if tap.dir else None
+        self._folder = folder
+        self._watched: dict[str, Poller] = {}
+        for target in config.targets:
+            self._watch(target, api_key(target, environment))
         registry = CollectorRegistry()
         registry.register(EngineCollector(self.snapshots, config.objectives))
         ProcessCollector(namespace="opsctl", registry=registry)
@@ -95,23 +91,25 @@ class Sidecar:
     def snapshots(self) -> list[Snapshot]:
         """All targets, in the configuration's order."""
         now = self.now()
-        return [state.snapshot(now) for state in self._states]
+        return [poller.state.snapshot(now) for poller in self._pollers()]
 
     def observations(
         self, target: str | None, start: float | None, end: float | None
     ) -> Iterator[Observation]:
         """The flight recorders' observations in the order of their times."""
         streams = [
-            state.recorder.read(start, end)
-            for state in self._states
-            if target in (None, state.target.name)
+            poller.state.recorder.read(start, end)
+            for poller in self._pollers()
+            if target in (None, poller.state.target.name)
         ]
         return heapq.merge(*streams, key=lambda observation: observation.t)
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then stop within 2 s."""
-        for poller in self._pollers:
+        for poller in self._pollers():
             poller.start()
+        if self._folder is not None:
+            threading.Thread(target=self._discover, name="tap", daemon=True).start()
         server = threading.Thread(target=self._serve, name="http", daemon=True)
         server.start()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -119,9 +117,53 @@ class Sidecar:
         self._stop.wait()
         self._server.close()
         deadline = time.monotonic() + JOIN_POLLERS_S
-        for poller in self._pollers:
+        for poller in self._pollers():
             poller.join(max(0.0, deadline - time.monotonic()))
+            if self._folder is not None and not poller.is_alive():
+                # an engine that ended just now has left its last second on its page
+                poller.read_once()
         self._save()
+
+    def _watch(self, target: Target, key: str | None) -> Poller:
+        exporter, objectives = self.config.exporter, self.config.objectives
+        poller = Poller(
+            TargetState(target, exporter, objectives),
+            exporter,
+            api_key=key,
+            folder=self._folder,
+            targets=self.config.targets,
+            stop=self._stop,
+        )
+        self._watched[target.name] = poller
+        return poller
+
+    def _pollers(self) -> list[Poller]:
+        """Of all targets, in the configuration's order; discovered ones follow."""
+        return list(self._watched.values())
+
+    def _discover(self) -> None:
+        """Watch servers that appear in the folder of tap pages, and clear away dead ones."""
+        assert self._folder is not None
+        while not self._stop.wait(self.config.exporter.poll_interval):
+            try:
+                servers = self._folder.servers()
+                for name in assigned(servers, self.config.targets):
+                    if name not in self._watched:
+                        log.warning("%s: found by its tap page", name)
+                        self._watch(Target(name=name, url=TAP_ONLY), None).start()
+                self._clear(servers)
+            except Exception:
+                log.exception("%s: a fault of the sidecar itself", self._folder.path)
+
+    def _clear(self, servers: Sequence[TapServer]) -> None:
+        """Delete pages of dead servers that the flight recorder has had for long enough."""
+        assert self._folder is not None
+        recorded = {key for poller in self._pollers() for key in poller.reader.finished}
+        horizon = self.now() - self.config.exporter.tap.keep_dead
+        for server in servers:
+            if not server.alive and server.key in recorded and server.touched < horizon:
+                log.warning("%s: its tap page is old and read; deleted", server.name)
+                self._folder.remove(server)
 
     def _serve(self) -> None:
         try:

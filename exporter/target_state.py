@@ -134,6 +134,10 @@ class TargetState:
         self._restarts = 0
         self._problems = 0
 
+    def remember(self, observation: Observation) -> None:
+        """Take in what happened before the sidecar looked: for the record, counted nowhere."""
+        self.recorder.append(observation)
+
     def record(self, observation: Observation, *, seconds: float = 0.0) -> bool:
         """
         Take an observation in.

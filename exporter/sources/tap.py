@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -26,7 +27,10 @@ from vllm_opsctl.exporter.tap.page import BadTapPage, TapPage, read_tap_page
 log = logging.getLogger(__name__)
 
 DIED = "died"
-"""Reason of a page that ends with its writer."""
+"""Reason of a page whose writer is gone, where it did not say so or had work to do."""
+
+ENDED = "ended"
+"""The same where the writer ended in order and had nothing to do."""
 
 _LOOKS_AFTER_DEATH_S = (1.0, 5.0)
 """Seconds after the last sign of life at which a dead process is noted as not answering."""
@@ -161,12 +165,9 @@ class TapServer:
         return found
 
     def _end(self, target: str) -> Iterator[Observation]:
-        pids = ", ".join(str(pid) for pid in sorted({p.header["pid"] for p in self.pages}))
-        in_order = all(page.state == layout.CLOSED for page in self.pages)
-        how = "ended in order" if in_order else "is gone without having said so"
-        detail = f"process {pids} {how}; its tap page was last written at {self.touched:.3f}"
+        reason, detail = how_it_ended(self)
         for after in _LOOKS_AFTER_DEATH_S:
-            yield error(self.touched + after, target, DIED, detail)
+            yield error(self.touched + after, target, reason, detail)
 
     def _page(self, parts: Sequence[tuple[TapEngine, EngineTotals]], bounds: Bounds) -> str:
         texts = [
@@ -176,6 +177,23 @@ class TapServer:
             for engine, totals in parts
         ]
         return page_text(texts, self.started, bounds)
+
+
+def how_it_ended(server: TapServer) -> tuple[str, str]:
+    """Reason and, for people, what is known of a dead server's end."""
+    pids = ", ".join(str(pid) for pid in sorted({page.header["pid"] for page in server.pages}))
+    in_order = all(page.state == layout.CLOSED for page in server.pages)
+    how = "ended in order" if in_order else "is gone without a word (killed, or crashed)"
+    states = [page.gauges for page in server.pages]
+    running = max(state.get("running", 0.0) for state in states)
+    waiting = max(state.get("waiting", 0.0) + state.get("deferred", 0.0) for state in states)
+    busy = f" with {running:.0f} requests running and {waiting:.0f} waiting"
+    last = datetime.fromtimestamp(server.touched, UTC)
+    detail = (
+        f"process {pids} {how}{busy if running or waiting else ', idle'}; "
+        f"the last sign of life is of {last:%Y-%m-%d %H:%M:%S} UTC"
+    )
+    return ENDED if in_order and not running and not waiting else DIED, detail
 
 
 class TapFolder:
@@ -243,10 +261,9 @@ def read_folder(
     folder: TapFolder,
     targets: Sequence[Target],
     *,
-    start: float,
-    full_from: float,
+    full_s: float,
     step_s: float,
-    now: float | None = None,
+    clock: Callable[[], float] = time.time,
 ) -> list[Observation]:
     """
     Everything that the pages of a folder still tell.
@@ -254,10 +271,9 @@ def read_folder(
     Args:
         folder: Where they lie.
         targets: Configured ones, for their names.
-        start: Nothing older is wanted (Unix seconds).
-        full_from: From here on every second is wanted.
+        full_s: So many seconds of each server's end are wanted one by one.
         step_s: Before that, seconds at least so far apart.
-        now: Unix seconds.
+        clock: Unix seconds.
 
     Raises:
         UsageError: There is no page.
@@ -269,14 +285,13 @@ def read_folder(
             f"{folder.path}: {why}; vLLM writes them when vllm-opsctl is installed beside it, "
             "where OPSCTL_TAP says (see docs/tap.md)"
         )
-    t = time.time() if now is None else now
     found: list[Observation] = []
     for name, own in assigned(servers, targets).items():
         for server in own:
             found += server.history(
-                name, folder.bounds, start=start, full_from=full_from, step_s=step_s
+                name, folder.bounds, start=0.0, full_from=server.touched - full_s, step_s=step_s
             )
             if server.alive:
-                text = server.text(folder.bounds, since=t - 2.0)
-                found.append(metrics(t, name, text))
+                now = clock()
+                found.append(metrics(now, name, server.text(folder.bounds, since=now - 2.0)))
     return sorted(found, key=lambda observation: observation.t)

@@ -285,10 +285,10 @@ class Totals:
             if total is not None:
                 slot[total] += tokens
         cached = getattr(request, "num_cached_tokens", None)
-        prompt: Any = getattr(request, "num_prompt_tokens", 0)
+        prompt = getattr(request, "num_prompt_tokens", 0)
         computed = prompt - max(0, cached or 0)
         counters[_C["computed_at_finish"]] += computed
-        if cached is not None and getattr(request, "num_generation_tokens", 0):
+        if cached is not None and getattr(request, "num_generation_tokens", 0) > 0:
             # both intervals end with the last token: their difference ends with the first one
             histogram = _H_HIT if cached > 0 else _H_MISS
             self._observe(histogram, request.e2e_latency - request.decode_time, age_s)
