@@ -130,7 +130,7 @@ class TapPage:
 
 def read_tap_page(path: Path) -> TapPage:
     """
-    Read one page.
+    Read one page; never from the process that writes it, whose lock would be lost with the descriptor.
 
     Raises:
         BadTapPage: No page, of an unknown layout version, or its writer stands still within an
@@ -140,7 +140,7 @@ def read_tap_page(path: Path) -> TapPage:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         alive = _is_locked(fd)
-        data, torn = _consistent_copy(fd, alive=alive)
+        data, torn = consistent_copy(fd, alive=alive)
     finally:
         os.close(fd)
     return parse(data, path, alive=alive, torn=torn)
@@ -198,7 +198,7 @@ def _header(data: bytes) -> dict[str, Any]:
     return header
 
 
-def _consistent_copy(fd: int, *, alive: bool) -> tuple[bytes, bool]:
+def consistent_copy(fd: int, *, alive: bool) -> tuple[bytes, bool]:
     """The page between two equal, even sequence numbers; of a dead writer as it is."""
     size = os.fstat(fd).st_size
     for _ in range(_TRIES):
