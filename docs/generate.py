@@ -1,15 +1,17 @@
 """
 Writes the reference pages from the data they describe; `make docs` runs it, a test compares.
 
-docs/metrics.md from the catalogue, docs/features.md from the feature registry, and docs/runbooks from
-the failure modes (as `opsctl runbook build` does).
+docs/metrics.md from the catalogue, docs/features.md from the feature registry, docs/tap-page.md from the
+tap's layout, and docs/runbooks from the failure modes (as `opsctl runbook build` does).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from vllm_opsctl.exporter.catalogue import Concept, Version, catalogue
+from vllm_opsctl.exporter.tap import layout
 from vllm_opsctl.runbooks.features import feature_groups, registry
 from vllm_opsctl.runbooks.load import shipped_library
 from vllm_opsctl.runbooks.pages import build_pages
@@ -23,6 +25,7 @@ def pages() -> dict[str, str]:
     return {
         "metrics.md": _metrics(),
         "features.md": _features(),
+        "tap-page.md": "\n".join(_tap_page()) + "\n",
         **{f"runbooks/{name}": text for name, text in build_pages(shipped_library()).items()},
     }
 
@@ -80,6 +83,105 @@ def _features() -> str:
             "",
         ]
     return "\n".join(lines)
+
+
+_SIZES = {"8s": 8, "Q": 8, "d": 8, "I": 4, "f": 4}
+_TYPES = {
+    "8s": "8 bytes",
+    "Q": "unsigned 64",
+    "d": "float 64",
+    "I": "unsigned 32",
+    "f": "float 32",
+}
+
+
+def _tap_page() -> Iterator[str]:
+    yield HEAD
+    yield "# Tap page, layout version 1\n"
+    yield (
+        f"A file of {layout.PAGE_SIZE:,} bytes, little-endian, that vLLM's process maps and writes "
+        "([the tap](tap.md)).\nThe directory (JSON) names everything behind the header with its "
+        "offset, and readers go by it: names may be\nadded and offsets may move within a layout "
+        "version; what changes its meaning gets a new version. Unknown\nnames are to be ignored, "
+        "missing ones are missing.\n"
+    )
+    yield "## Reading it\n"
+    yield (
+        "1. Read `sequence`. Odd: the writer is within an update; read again.\n"
+        "2. Copy the whole file with `pread` (a mapping would fault if the file were cut off).\n"
+        "3. Read `sequence` again. The same number: the copy is consistent.\n\n"
+        "That relies on stores becoming visible in their order, as on x86-64. On other machines, "
+        "wait 50 µs before\nstep 3. The writer holds a POSIX record lock on the file as long as it "
+        "lives (`fcntl`, exclusive, whole file):\na reader that gets a shared lock knows that it "
+        "is dead, also across PID namespaces; an odd `sequence` then\nmeans that it died within an "
+        "update.\n"
+    )
+    yield "## Header\n"
+    yield "| offset | field | type | meaning |\n|---:|---|---|---|"
+    for name, code, meaning in layout.HEADER_FIELDS:
+        yield f"| {layout.HEADER_OFFSETS[name]} | `{name}` | {_TYPES[code]} | {meaning} |"
+    yield "\n## Sections\n"
+    yield "| offset | bytes | section |\n|---:|---:|---|"
+    yield f"| {layout.DIRECTORY_OFFSET} | {layout.DIRECTORY_CAPACITY} | directory, JSON |"
+    yield (
+        f"| {layout.FACTS_OFFSET} | {layout.FACTS_CAPACITY} | facts, JSON: vLLM's version, models, "
+        "limits, KV-cache configuration |"
+    )
+    counters, gauges = 8 * len(layout.COUNTERS), 8 * len(layout.GAUGES)
+    yield f"| {layout.COUNTERS_OFFSET} | {counters} | counters, unsigned 64 each |"
+    yield f"| {layout.GAUGES_OFFSET} | {gauges} | gauges, float 64 each; NaN: not told |"
+    for name, scale, meaning in layout.HISTOGRAMS:
+        size = 8 * (layout.HISTOGRAM_HEAD + scale.buckets)
+        yield f"| {layout.HISTOGRAM_OFFSETS[name]} | {size} | histogram `{name}`: {meaning} |"
+    yield (
+        f"| {layout.ADAPTERS_OFFSET} | {layout.ADAPTERS * layout.ADAPTER.size} | "
+        f"{layout.ADAPTERS} LoRA adapters: name ({layout.ADAPTER_NAME_BYTES} bytes UTF-8, zeros "
+        "behind), running, waiting (unsigned 32); an empty name ends them |"
+    )
+    yield (
+        f"| {layout.RING_OFFSET} | {layout.SLOTS * layout.SLOT.size} | ring: {layout.SLOTS} seconds "
+        f"of {layout.SLOT.size} bytes |"
+    )
+    yield "\n## Counters\n"
+    yield "Since the page was created, in this order:\n"
+    yield ", ".join(f"`{name}`" for name in layout.COUNTERS) + ".\n"
+    yield (
+        "`corrected_times` are times below 0 (counted as 0) or longer than the process lives (left "
+        "out):\nvLLM subtracts time stamps that may not be set.\n"
+    )
+    yield "## Gauges\n"
+    yield ", ".join(f"`{name}`" for name in layout.GAUGES) + ".\n"
+    yield (
+        "`waiting` is without `deferred`; `scheduled_at` and `recorded_at` are Unix seconds of the "
+        "newest update\nwith scheduler statistics, and of the newest at all.\n"
+    )
+    yield "## Histograms\n"
+    yield (
+        "Sum and largest value (float 64), then the buckets (unsigned 64). "
+        f"Every octave has {layout.SUBDIVISIONS} buckets of\nequal width, so a bucket is at most "
+        f"1/{layout.SUBDIVISIONS} = {1 / layout.SUBDIVISIONS:.1%} of its lower bound wide. Bucket 0 "
+        "holds what lies below\n2^`lowest_exponent`, the last one what lies beyond the octaves; "
+        "bucket 1 + o × "
+        f"{layout.SUBDIVISIONS} + i begins at\n2^(`lowest_exponent` + o) × (1 + i/"
+        f"{layout.SUBDIVISIONS}).\n"
+    )
+    yield "| unit | lowest exponent | octaves | from | to | buckets |\n|---|---:|---:|---:|---:|---:|"
+    for scale in (layout.SECONDS, layout.TOKENS):
+        yield (
+            f"| {scale.unit} | {scale.lowest_exponent} | {scale.octaves} | {scale.lower(1):g} | "
+            f"{scale.lower(scale.buckets - 1):g} | {scale.buckets} |"
+        )
+    yield "\n## A second of the ring\n"
+    yield (
+        f"Slot number `second` mod {layout.SLOTS}; a `second` of 0 was never written, and one that "
+        "is a round older than\nthe newest is out of date. Seconds without an update have no slot: "
+        "states stay as they were.\n"
+    )
+    yield "| offset | field | type | meaning |\n|---:|---|---|---|"
+    offset = 0
+    for name, code, meaning in layout.SLOT_FIELDS:
+        yield f"| {offset} | `{name}` | {_TYPES[code]} | {meaning} |"
+        offset += _SIZES[code]
 
 
 if __name__ == "__main__":

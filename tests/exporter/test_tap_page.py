@@ -108,7 +108,7 @@ def test_counters_gauges_facts_and_adapters_are_read_as_they_were_written(tmp_pa
     assert page.gauges["running"] == 3
     assert (page.gauges["waiting"], page.gauges["deferred"]) == (2, 1)
     assert page.gauges["kv_cache_usage"] == 0.25
-    assert page.counters["prefix_queries"], page.counters["prefix_hits"] == (100, 60)
+    assert (page.counters["prefix_queries"], page.counters["prefix_hits"]) == (100, 60)
     assert page.counters["preemptions"] == 1
     assert page.counters["finished_stop"] == page.counters["finished_length"] == 1
     assert page.counters["finished_other"] == 1
