@@ -223,7 +223,8 @@ def _engine_lines(engine: EngineText, bounds: Bounds) -> Iterator[str]:
     if parse_version(version) >= catalogue()["prompt_tokens_by_source"].names[0].since:
         cached, external = counters["cached_prompt_tokens"], counters["external_prompt_tokens"]
         sources = {
-            "local_compute": counters["prompt_tokens"] - cached - external,
+            # not the rest of the prompt: 0.16.0 to 0.19.0 count a recomputed token as cached too
+            "local_compute": counters["step_tokens"] - counters["generation_tokens"],
             "local_cache_hit": cached,
             "external_kv_transfer": external,
         }

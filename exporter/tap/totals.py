@@ -209,7 +209,9 @@ class Totals:
             if sources is not None:
                 tokens = getattr(sources, "computed", prompt)
                 external = getattr(sources, "external_kv_transfer", 0)
-                counters[_C["cached_prompt_tokens"]] += getattr(sources, "local_cache_hit", 0)
+                # 0.16.0 to 0.18.0 may say less than 0 after a preemption (stats.py, FIXME of 0.19.0)
+                cached = max(0, getattr(sources, "local_cache_hit", 0))
+                counters[_C["cached_prompt_tokens"]] += cached
                 counters[_C["external_prompt_tokens"]] += external
         tokens += generated
         counters[_C_GENERATION] += generated
@@ -286,7 +288,7 @@ class Totals:
                 slot[total] += tokens
         cached = getattr(request, "num_cached_tokens", None)
         prompt = getattr(request, "num_prompt_tokens", 0)
-        computed = prompt - max(0, cached or 0)
+        computed = max(0, prompt - max(0, cached or 0))
         counters[_C["computed_at_finish"]] += computed
         if cached is not None and getattr(request, "num_generation_tokens", 0) > 0:
             # both intervals end with the last token: their difference ends with the first one
