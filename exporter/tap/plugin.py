@@ -8,6 +8,7 @@ output_handler, 0.32.0), so none gets out: the first one ends the tap, with one 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import sys
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("vllm.opsctl_tap")
 
 _DISABLE_FLAG = "--disable-log-stats"
+_MAX_TOLD = 500
 
 
 class Tap(AggregateStatLoggerBase):  # type: ignore[misc]
@@ -72,11 +74,10 @@ class Tap(AggregateStatLoggerBase):  # type: ignore[misc]
         engine_idx: int = 0,
     ) -> None:
         """One step of one engine; called on vLLM's event loop."""
-        page = self._pages.get(engine_idx)
-        if page is None:
-            return
         try:
-            page.record(scheduler_stats, iteration_stats, mm_cache_stats)
+            page = self._pages.get(engine_idx)
+            if page is not None:
+                page.record(scheduler_stats, iteration_stats, mm_cache_stats)
         except Exception as problem:
             self._give_up(problem)
 
@@ -103,6 +104,9 @@ class Tap(AggregateStatLoggerBase):  # type: ignore[misc]
 
     def log_engine_initialized(self) -> None:
         """The number of KV blocks is known now."""
+        if not self._pages:
+            # off: a configuration that could not be read is not complained of again
+            return
         try:
             facts = engine_facts(self._config, sys.argv)
             for page in self._pages.values():
@@ -128,14 +132,21 @@ class Tap(AggregateStatLoggerBase):  # type: ignore[misc]
     def _give_up(self, problem: Exception) -> None:
         """The first error is the last: one line, and the server goes on without the tap."""
         pages, self._pages = self._pages, {}
-        log.error(
-            "opsctl tap: off after an error, the server is not affected: %s: %s",
-            type(problem).__name__,
-            problem,
-        )
         for page in pages.values():
-            try:
+            # one that cannot be marked stays as it is
+            with contextlib.suppress(Exception):
                 page.give_up()
-            except Exception:
-                # a page that cannot be marked stays as it is
-                return
+        # the server's logging is configured by others: a filter of theirs may raise
+        with contextlib.suppress(Exception):
+            log.error(
+                "opsctl tap: off after an error, the server is not affected: %s: %s",
+                type(problem).__name__,
+                _one_line(problem),
+            )
+
+
+def _one_line(problem: Exception) -> str:
+    try:
+        return " ".join(str(problem).split())[:_MAX_TOLD]
+    except Exception:
+        return "an error that cannot be told"

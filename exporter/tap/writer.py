@@ -141,20 +141,23 @@ class PageWriter:
         page, cells, floats = self._map, self._cells, self._floats
         self._sequence += 1
         cells[_SEQUENCE] = self._sequence
-        floats[_TOUCHED] = now
-        page[_STATE_START:_STATE_END] = state
-        if totals.second:
-            page[where : where + layout.SLOT.size] = slot
-        for cell, times in totals.added:
-            cells[cell] += times
-        for histogram in totals.touched:
-            cell = FIRST_BUCKETS[histogram] - layout.HISTOGRAM_HEAD
-            floats[cell] = totals.sums[histogram]
-            floats[cell + 1] = totals.largest[histogram]
-        if adapters is not None:
-            page[layout.ADAPTERS_OFFSET : layout.ADAPTERS_OFFSET + _ADAPTERS_SIZE] = adapters
-        self._sequence += 1
-        cells[_SEQUENCE] = self._sequence
+        try:
+            floats[_TOUCHED] = now
+            page[_STATE_START:_STATE_END] = state
+            if totals.second:
+                page[where : where + layout.SLOT.size] = slot
+            for cell, times in totals.added:
+                cells[cell] += times
+            for histogram in totals.touched:
+                cell = FIRST_BUCKETS[histogram] - layout.HISTOGRAM_HEAD
+                floats[cell] = totals.sums[histogram]
+                floats[cell + 1] = totals.largest[histogram]
+            if adapters is not None:
+                page[layout.ADAPTERS_OFFSET : layout.ADAPTERS_OFFSET + _ADAPTERS_SIZE] = adapters
+        finally:
+            # KeyboardInterrupt comes anywhere, and the page is still marked as closed after it
+            self._sequence += 1
+            cells[_SEQUENCE] = self._sequence
         totals.clear()
 
     @contextlib.contextmanager
@@ -252,5 +255,5 @@ def _facts_bytes(facts: Mapping[str, object]) -> bytes:
 
 def _shortened(name: str) -> bytes:
     """A name within its cell, without half a character at the end."""
-    raw = name.encode()[: layout.ADAPTER_NAME_BYTES]
+    raw = name.encode(errors="replace")[: layout.ADAPTER_NAME_BYTES]
     return raw.decode(errors="ignore").encode()
