@@ -31,7 +31,11 @@ def bodies(phase: Phase, model: str) -> Iterator[Body]:
         body: Body = {
             "model": name or model,
             "prompt": prompt,
-            "max_tokens": phase.output_tokens,
+            "max_tokens": (
+                phase.output_tokens
+                if phase.output_least is None
+                else own.randint(phase.output_least, phase.output_tokens)
+            ),
             "ignore_eos": True,
             "stream": True,
             "stream_options": {"include_usage": True},

@@ -60,6 +60,8 @@ class RealVllm:
     model = "tiny"
     """The served name, the ``model_name`` label of every series."""
 
+    ready_timeout_s = READY_TIMEOUT_S
+
     def __init__(
         self,
         python: Path,
@@ -123,7 +125,7 @@ class RealVllm:
         """Start the server in a session of its own and return when it serves.
 
         Raises:
-            EngineStartError: it ended or did not answer within `READY_TIMEOUT_S`.
+            EngineStartError: it ended or did not answer within `ready_timeout_s`.
         """
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
@@ -134,7 +136,7 @@ class RealVllm:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + READY_TIMEOUT_S
+        deadline = time.monotonic() + self.ready_timeout_s
         while not self._serves():
             ended = self._process.poll()
             if ended is not None or time.monotonic() > deadline:

@@ -70,6 +70,8 @@ class Phase:
     """Nesting of those schemas; the grammar grows exponentially with it."""
     tokenize_kib: int | None = None
     """Requests are ``POST /tokenize`` with a text of this size, instead of completions."""
+    output_least: int | None = None
+    """Answers are of any length from this to `output_tokens`, so that clients do not march in step."""
 
     def __post_init__(self) -> None:
         """Refuse a phase that says neither or both of how requests arrive."""
