@@ -155,11 +155,6 @@ def _(e: Evidence) -> float | None:
     return e.window.gauge_mean("requests_running")
 
 
-@feature("running.last", "count", "Requests in the running batch in the newest sample.")
-def _(e: Evidence) -> float | None:
-    return e.window.gauge_last("requests_running")
-
-
 @feature("running.max", "count", "Most requests in the running batch in any sample.")
 def _(e: Evidence) -> float | None:
     return e.window.gauge_max("requests_running")
@@ -207,11 +202,6 @@ def _(e: Evidence) -> float | None:
 @feature("kv.usage_max", "ratio", "KV-cache usage, highest sample.")
 def _(e: Evidence) -> float | None:
     return e.window.gauge_max("kv_cache_usage_ratio")
-
-
-@feature("kv.usage_last", "ratio", "KV-cache usage, newest sample.")
-def _(e: Evidence) -> float | None:
-    return e.window.gauge_last("kv_cache_usage_ratio")
 
 
 @feature("kv.usage_queued", "ratio", "KV-cache usage while requests wait, mean of those samples.")

@@ -118,7 +118,8 @@ def test_every_name_in_the_catalogue_stands_on_some_page() -> None:
         name.name
         for concept in catalogue()
         for name in concept.names
-        if f"# TYPE {name.name} " not in text
+        # what the tap alone knows is on the page that is made of its statistics (test_tap_source.py)
+        if f"# TYPE {name.name} " not in text and "opsctl_tap" not in name.name
     }
 
     assert unseen == {
