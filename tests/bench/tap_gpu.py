@@ -22,6 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from bench.table import ROOT
 from bench.tap_cost import replay, report_replay
 from bench.tap_rounds import (
     Load,
@@ -141,7 +142,7 @@ def main() -> None:
         write_json("tap_gpu", {**data, "replay": replayed})
         if options.out is not None:
             options.out.mkdir(parents=True, exist_ok=True)
-            shutil.copy("build/bench/tap_gpu.json", options.out)
+            shutil.copy(ROOT / "build" / "bench" / "tap_gpu.json", options.out)
     finally:
         shutil.rmtree(pages)
         if options.out is not None:

@@ -32,7 +32,7 @@ run)
   cp -r tests "$work/tree/"; cp -r build/gpu/tap "$work/tap"; cd "$work/tree"
   export PYTHONPATH=$site:$work/tap:$work/tree/tests PYTHONUNBUFFERED=1 TRANSFORMERS_OFFLINE=1
   export VLLM_USE_FLASHINFER_SAMPLER=0 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=2
-  ulimit -n 20000
+  ulimit -n 20000 || true
   setsid bash -c 'python3 tests/bench/tap_gpu.py "$@" >"$0/log" 2>&1; echo $? >"$0/ended"' "$work" \
     --site "$site" --tap "$work/tap" --model "$work/model" --out "$work/results" \
     --flags "--max-model-len 2048 --max-num-batched-tokens 4096 --kv-cache-memory-bytes $((8 << 30)) \

@@ -29,6 +29,7 @@ SETTLE_S = 3.0
 
 IDLE_TIMEOUT_S = 60.0
 ENDLESS_S = 3600.0
+RUNNING = "vllm:num_requests_running"
 
 
 @dataclass(frozen=True)
@@ -126,26 +127,26 @@ def loaded(vllm: TapVllm, load: Load) -> Iterator[None]:
             phases = [replace(phase, concurrency=share)]
             stack.enter_context(start_load(vllm.url, vllm.model, phases, drain=False))
         deadline = time.monotonic() + FULL_TIMEOUT_S
-        while figure(vllm, "vllm:num_requests_running") < load.streams:
+        while figures_of(vllm, RUNNING)[0] < load.streams:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{load.streams} requests never ran at a time")
             time.sleep(0.2)
         time.sleep(SETTLE_S)
         yield
     deadline = time.monotonic() + IDLE_TIMEOUT_S
-    while figure(vllm, "vllm:num_requests_running") > 0 and time.monotonic() < deadline:
+    while figures_of(vllm, RUNNING)[0] > 0 and time.monotonic() < deadline:
         time.sleep(0.2)
 
 
 def one_round(vllm: TapVllm, load: Load, seconds: float) -> tuple[Round, tuple[float, float]]:
     """Measure for some seconds; also returns their beginning and end, Unix seconds."""
     with loaded(vllm, load):
-        began, before = time.time(), _state(vllm)
+        before = _state(vllm)
         time.sleep(seconds)
-        ended, after = time.time(), _state(vllm)
+        after = _state(vllm)
         # some calls beyond the end, which show that the probe's file reaches that far
         time.sleep(0.5)
-    took = ended - began
+    took = after["at"] - before["at"]
     counted = before["records"] is not None and after["records"] is not None
     found = Round(
         arm=vllm.arm,
@@ -155,7 +156,7 @@ def one_round(vllm: TapVllm, load: Load, seconds: float) -> tuple[Round, tuple[f
         records_per_s=(after["records"] - before["records"]) / took if counted else None,
         running=(before["running"], after["running"]),
     )
-    return found, (began, ended)
+    return found, (before["at"], after["at"])
 
 
 def timed_calls(vllm: TapVllm, span: tuple[float, float]) -> Timed:
@@ -248,15 +249,18 @@ def figures(timed: Timed) -> dict[str, dict[str, float]]:
     return {name: calls.figures() for name, calls in timed.items()}
 
 
-def figure(vllm: TapVllm, name: str) -> float:
-    """The sum of one metric of the server's page."""
-    with urllib.request.urlopen(f"{vllm.url}/metrics", timeout=30) as answer:  # noqa: S310 - loopback
-        page = answer.read().decode()
-    return sum(
-        float(line.rpartition(" ")[2])
-        for line in page.splitlines()
-        if line.startswith((f"{name}{{", f"{name} "))
-    )
+def figures_of(vllm: TapVllm, *names: str) -> list[float]:
+    """The sums of some metrics of the server's page."""
+    with urllib.request.urlopen(f"{vllm.url}/metrics", timeout=60) as answer:  # noqa: S310 - loopback
+        lines = answer.read().decode().splitlines()
+    return [
+        sum(
+            float(line.rpartition(" ")[2])
+            for line in lines
+            if line.startswith((f"{name}{{", f"{name} "))
+        )
+        for name in names
+    ]
 
 
 def described_machine(machine: Machine) -> str:
@@ -304,15 +308,12 @@ def _gpu() -> str:
 
 
 def _state(vllm: TapVllm) -> dict[str, Any]:
-    """Cumulative figures of a server, now."""
-    paths = list(vllm.pages.glob("*.tap"))
-    pages = [page for page in map(read_tap_page, paths) if page.alive]
-    return {
-        "tokens": figure(vllm, "vllm:generation_tokens_total"),
-        "running": figure(vllm, "vllm:num_requests_running"),
-        "cpu": vllm.cpu_seconds(),
-        "records": pages[0].counters["records"] if pages else None,
-    }
+    """Cumulative figures of a server, and when: a busy server answers late, but of that moment."""
+    tokens, running = figures_of(vllm, "vllm:generation_tokens_total", RUNNING)
+    at, cpu = time.time(), vllm.cpu_seconds()
+    pages = [page for page in map(read_tap_page, vllm.pages.glob("*.tap")) if page.alive]
+    records = pages[0].counters["records"] if pages else None
+    return {"at": at, "tokens": tokens, "running": running, "cpu": cpu, "records": records}
 
 
 def _quantile(values: Sequence[float], q: float) -> float:
