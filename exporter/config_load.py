@@ -273,6 +273,9 @@ def _threshold_warning(index: int, objective: Objective, version: Version | None
     if concept is None or objective.threshold is None:
         return None
     bounds = catalogue()[concept].bounds_of(version)
+    if not bounds:
+        # only the tap measures it, and that has every threshold as a bound
+        return None
     used, upper = surrounding_bounds(objective.threshold, bounds)
     if used == objective.threshold:
         return None

@@ -53,6 +53,8 @@ class SliCounter:
                 continue
             restarted = before is None or is_reset(before, sample)
             for objective in self.objectives:
+                if objective.model not in (None, sample.key.model):
+                    continue
                 events = self.events.setdefault((objective.name, sample.key.model), Events())
                 if objective.sli == "availability":
                     # HTTP counters belong to the page: count them with its first engine only

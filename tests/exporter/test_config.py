@@ -43,7 +43,7 @@ def problems_of(tmp_path: Path, text: str, **environment: str) -> list[str]:
         (
             "objectives: [{name: t, sli: time_to_first_tokn, threshold: 1s, target: 95%}]",
             "opsctl.yaml: objectives[0].sli: 'time_to_first_tokn' is not one of availability, "
-            "time_to_first_token, inter_token_latency, e2e_latency, queue_time; "
+            "time_to_first_token, time_to_first_token_cached, inter_token_latency, e2e_latency, queue_time; "
             "did you mean 'time_to_first_token'?",
         ),
         (
