@@ -204,8 +204,6 @@ SLOT_FIELDS: tuple[tuple[str, str, str], ...] = (
     ("waiting", "I", "requests waiting, deferred ones included, at the last update"),
     ("waiting_max", "I", "most of them"),
     ("deferred", "I", "requests deferred at the last update"),
-    ("kv_cache_usage", "f", "KV-cache usage at the last update"),
-    ("kv_cache_usage_max", "f", "highest"),
     ("step_tokens", "I", "tokens computed"),
     ("prompt_tokens", "I", "prompt tokens of requests that got their first token"),
     ("generation_tokens", "I", "generated tokens"),
@@ -221,19 +219,21 @@ SLOT_FIELDS: tuple[tuple[str, str, str], ...] = (
     ("finished_output_tokens", "I", "generated tokens of the finished"),
     ("finished_cached_tokens", "I", "cached prompt tokens of the finished"),
     ("ttft", "I", "first tokens"),
+    ("itl", "I", "inter-token latencies"),
+    ("kv_cache_usage", "f", "KV-cache usage at the last update"),
+    ("kv_cache_usage_max", "f", "highest"),
     ("ttft_sum", "f", "seconds"),
     ("ttft_max", "f", "seconds"),
-    ("itl", "I", "inter-token latencies"),
     ("itl_sum", "f", "seconds"),
     ("itl_max", "f", "seconds"),
-    ("e2e_sum", "f", "seconds, of the finished, as the next four"),
+    ("e2e_sum", "f", "seconds, of the finished, as all that follow"),
     ("e2e_max", "f", "seconds"),
     ("queue_sum", "f", "seconds"),
     ("queue_max", "f", "seconds"),
     ("prefill_sum", "f", "seconds"),
     ("decode_sum", "f", "seconds"),
 )
-"""Name, struct code and meaning. Sums and peaks are over the second."""
+"""Name, struct code and meaning; counts first, floats behind. Sums and peaks are over the second."""
 
 SLOT = struct.Struct("<" + "".join(code for _, code, _ in SLOT_FIELDS))
 RING_OFFSET = -(-(ADAPTERS_OFFSET + ADAPTERS * ADAPTER.size) // 64) * 64

@@ -8,6 +8,7 @@ not have stays at 0 or without a value (vllm/v1/metrics/stats.py, read in 0.11.1
 from __future__ import annotations
 
 import math
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -17,7 +18,11 @@ from vllm_opsctl.exporter.tap.layout import COUNTERS, GAUGES, HISTOGRAMS, SLOT_F
 
 _C = {name: index for index, name in enumerate(COUNTERS)}
 _G = {name: index for index, name in enumerate(GAUGES)}
-_S = {name: index for index, (name, _, _) in enumerate(SLOT_FIELDS)}
+_COUNTS = [name for name, code, _ in SLOT_FIELDS if code != "f"]
+_S = {name: index + (index > 0) for index, name in enumerate(_COUNTS)}
+"""Cells of 32 bits of a slot's counts; the second takes two of them."""
+_FLOATS = [name for name, code, _ in SLOT_FIELDS if code == "f"]
+_F = {name: index for index, name in enumerate(_FLOATS)}
 _H = {name: index for index, (name, _, _) in enumerate(HISTOGRAMS)}
 _SCALES = tuple(scale for _, scale, _ in HISTOGRAMS)
 
@@ -26,17 +31,14 @@ FIRST_BUCKETS = tuple(
 )
 """Cell of each histogram's first bucket."""
 
-_EMPTY_SLOT = tuple(0.0 if code == "f" else 0 for _, code, _ in SLOT_FIELDS)
-
-_STATES = {_S[name]: _S.get(f"{name}_max") for name in ("running", "waiting", "kv_cache_usage")}
-_STATES[_S["deferred"]] = None
-"""Fields of a slot that go on from second to second, and the peaks that begin with them."""
+_NO_COUNTS = array("I", [0] * (len(_COUNTS) + 1))
+_NO_FLOATS = array("f", [0.0] * len(_FLOATS))
 
 _REQUEST_TIMES = (
-    ("e2e_latency", _H["e2e"], _S["e2e_sum"], _S["e2e_max"]),
-    ("queued_time", _H["queue"], _S["queue_sum"], _S["queue_max"]),
-    ("prefill_time", _H["prefill"], _S["prefill_sum"], None),
-    ("decode_time", _H["decode"], _S["decode_sum"], None),
+    ("e2e_latency", _H["e2e"], _F["e2e_sum"], _F["e2e_max"]),
+    ("queued_time", _H["queue"], _F["queue_sum"], _F["queue_max"]),
+    ("prefill_time", _H["prefill"], _F["prefill_sum"], None),
+    ("decode_time", _H["decode"], _F["decode_sum"], None),
     ("mean_time_per_output_token", _H["tpot"], None, None),
 )
 """FinishedRequestStats' field, histogram, and the slot's sum and peak."""
@@ -67,12 +69,14 @@ _G_KV, _G_SCHEDULED, _G_RECORDED = _G["kv_cache_usage"], _G["scheduled_at"], _G[
 _S_SCHEDULED, _S_STEPS, _S_STEP_TOKENS = _S["scheduled"], _S["steps"], _S["step_tokens"]
 _S_RUNNING, _S_RUNNING_MAX = _S["running"], _S["running_max"]
 _S_WAITING, _S_WAITING_MAX, _S_DEFERRED = _S["waiting"], _S["waiting_max"], _S["deferred"]
-_S_KV, _S_KV_MAX = _S["kv_cache_usage"], _S["kv_cache_usage_max"]
+_F_KV, _F_KV_MAX = _F["kv_cache_usage"], _F["kv_cache_usage_max"]
 _S_PROMPT, _S_GENERATION = _S["prompt_tokens"], _S["generation_tokens"]
 _S_QUERIES, _S_HITS, _S_PREEMPTIONS = _S["prefix_queries"], _S["prefix_hits"], _S["preemptions"]
-_S_TTFT, _S_TTFT_SUM, _S_TTFT_MAX = _S["ttft"], _S["ttft_sum"], _S["ttft_max"]
-_S_ITL, _S_ITL_SUM, _S_ITL_MAX = _S["itl"], _S["itl_sum"], _S["itl_max"]
+_S_TTFT, _F_TTFT_SUM, _F_TTFT_MAX = _S["ttft"], _F["ttft_sum"], _F["ttft_max"]
+_S_ITL, _F_ITL_SUM, _F_ITL_MAX = _S["itl"], _F["itl_sum"], _F["itl_max"]
 _S_FINISHED = _S["finished"]
+_GOES_ON = ((_S_RUNNING, _S_RUNNING_MAX), (_S_WAITING, _S_WAITING_MAX))
+_MAX_32 = 2**32 - 1
 _H_TTFT, _H_ITL, _H_HIT, _H_MISS = _H["ttft"], _H["itl"], _H["ttft_hit"], _H["ttft_miss"]
 
 
@@ -84,22 +88,28 @@ class Totals:
         counters: In the order of ``layout.COUNTERS``.
         gauges: In the order of ``layout.GAUGES``.
         sums: Of each histogram's values, and ``largest`` of them.
-        second: Unix second that ``slot`` is of; 0 before the first.
-        slot: In the order of ``layout.SLOT_FIELDS``.
+        second: Unix second that ``counts`` and ``floats`` are of; 0 before the first.
+        counts: The slot's fields of ``layout.SLOT_FIELDS`` that are counts, in cells of 32 bits.
+        floats: Its floats.
         added: Cells of buckets and by how much they grew since :meth:`clear`.
         touched: Histograms that grew.
     """
 
-    __slots__ = ("added", "counters", "gauges", "largest", "second", "slot", "sums", "touched")
+    # arrays: what is copied to the page lies together, and nothing that it holds is an object
+    __slots__ = (
+        *("added", "counters", "counts", "floats", "gauges"),
+        *("largest", "second", "sums", "touched"),
+    )
 
     def __init__(self) -> None:
-        self.counters = [0] * len(COUNTERS)
-        self.gauges: list[float] = [layout.NO_VALUE] * len(GAUGES)
+        self.counters = array("Q", [0] * len(COUNTERS))
+        self.gauges = array("d", [layout.NO_VALUE] * len(GAUGES))
         self.gauges[_G["awake"]], self.gauges[_G["sleep_level"]] = 1.0, 0.0
         self.sums = [0.0] * len(HISTOGRAMS)
         self.largest = [0.0] * len(HISTOGRAMS)
         self.second = 0
-        self.slot: list[Any] = list(_EMPTY_SLOT)
+        self.counts = array("I", _NO_COUNTS)
+        self.floats = array("f", _NO_FLOATS)
         self.added: list[tuple[int, int]] = []
         self.touched: list[int] = []
 
@@ -125,7 +135,7 @@ class Totals:
         self.gauges[_G_RECORDED] = now
         if scheduler is not None:
             counters[_C_SCHEDULER_RECORDS] += 1
-            self.slot[_S_SCHEDULED] += 1
+            self.counts[_S_SCHEDULED] += 1
             self.gauges[_G_SCHEDULED] = now
             self._scheduler(scheduler)
         if mm_cache is not None:
@@ -143,49 +153,51 @@ class Totals:
         """Admission control refused a request."""
         self._turn_to(int(now))
         self.counters[_REJECTED.get(reason, _C["rejected_other"])] += 1
-        self.slot[_S["rejections"]] += 1
+        self.counts[_S["rejections"]] += 1
 
     def _turn_to(self, second: int) -> None:
         """Begin a new slot with a new second; a clock that goes back stays in the newest slot."""
         if second > self.second:
-            old = self.slot
-            self.slot = slot = list(_EMPTY_SLOT)
-            self.second = slot[0] = second
-            for state, peak in _STATES.items():
-                slot[state] = old[state]
-                if peak is not None:
-                    slot[peak] = old[state]
+            counts, floats = array("I", _NO_COUNTS), array("f", _NO_FLOATS)
+            self.second = second
+            counts[0], counts[1] = second & _MAX_32, second >> 32
+            # what is a state and not an event goes on, and peaks begin with it
+            for state, peak in _GOES_ON:
+                counts[state] = counts[peak] = self.counts[state]
+            counts[_S_DEFERRED] = self.counts[_S_DEFERRED]
+            floats[_F_KV] = floats[_F_KV_MAX] = self.floats[_F_KV]
+            self.counts, self.floats = counts, floats
 
     def _scheduler(self, stats: Any) -> None:
-        gauges, slot = self.gauges, self.slot
+        gauges, counts, floats = self.gauges, self.counts, self.floats
         running = getattr(stats, "num_running_reqs", None)
         if running is not None:
-            gauges[_G_RUNNING] = slot[_S_RUNNING] = running
-            if running > slot[_S_RUNNING_MAX]:
-                slot[_S_RUNNING_MAX] = running
+            gauges[_G_RUNNING] = counts[_S_RUNNING] = running
+            if running > counts[_S_RUNNING_MAX]:
+                counts[_S_RUNNING_MAX] = running
         waiting = getattr(stats, "num_waiting_reqs", None)
         if waiting is not None:
             gauges[_G_WAITING] = waiting
             # from 0.20 on requests that a constraint defers are counted apart
             deferred = getattr(stats, "num_skipped_waiting_reqs", None)
             if deferred is not None:
-                gauges[_G_DEFERRED] = slot[_S_DEFERRED] = deferred
+                gauges[_G_DEFERRED] = counts[_S_DEFERRED] = deferred
                 waiting += deferred
-            slot[_S_WAITING] = waiting
-            if waiting > slot[_S_WAITING_MAX]:
-                slot[_S_WAITING_MAX] = waiting
+            counts[_S_WAITING] = waiting
+            if waiting > counts[_S_WAITING_MAX]:
+                counts[_S_WAITING_MAX] = waiting
         usage = getattr(stats, "kv_cache_usage", None)
         if usage is not None:
-            gauges[_G_KV] = slot[_S_KV] = usage
-            if usage > slot[_S_KV_MAX]:
-                slot[_S_KV_MAX] = usage
+            gauges[_G_KV] = floats[_F_KV] = usage
+            if usage > floats[_F_KV_MAX]:
+                floats[_F_KV_MAX] = usage
         counters = self.counters
         prefix = getattr(stats, "prefix_cache_stats", None)
         if prefix is not None and prefix.queries:
             counters[_C_QUERIES] += prefix.queries
             counters[_C_HITS] += prefix.hits
-            slot[_S_QUERIES] += prefix.queries
-            slot[_S_HITS] += prefix.hits
+            counts[_S_QUERIES] += prefix.queries
+            counts[_S_HITS] += prefix.hits
         external = getattr(stats, "connector_prefix_cache_stats", None)
         if external is not None:
             counters[_C["external_prefix_queries"]] += external.queries
@@ -197,14 +209,14 @@ class Totals:
             counters[_C["spec_accepted_tokens"]] += getattr(spec, "num_accepted_tokens", 0)
 
     def _iteration(self, stats: Any, age_s: float) -> None:
-        counters, slot = self.counters, self.slot
+        counters, counts, floats = self.counters, self.counts, self.floats
         counters[_C_STEPS] += 1
-        slot[_S_STEPS] += 1
+        counts[_S_STEPS] += 1
         generated = getattr(stats, "num_generation_tokens", 0)
         tokens = prompt = getattr(stats, "num_prompt_tokens", 0)
         if prompt:
             counters[_C_PROMPT] += prompt
-            slot[_S_PROMPT] += prompt
+            counts[_S_PROMPT] += prompt
             sources = getattr(stats, "prompt_token_stats", None)
             if sources is not None:
                 tokens = getattr(sources, "computed", prompt)
@@ -215,13 +227,13 @@ class Totals:
                 counters[_C["external_prompt_tokens"]] += external
         tokens += generated
         counters[_C_GENERATION] += generated
-        slot[_S_GENERATION] += generated
+        counts[_S_GENERATION] += generated
         counters[_C_STEP_TOKENS] += tokens
-        slot[_S_STEP_TOKENS] += tokens
+        counts[_S_STEP_TOKENS] += tokens
         preempted = getattr(stats, "num_preempted_reqs", 0)
         if preempted:
             counters[_C_PREEMPTIONS] += preempted
-            slot[_S_PREEMPTIONS] += preempted
+            counts[_S_PREEMPTIONS] += preempted
         gaps = getattr(stats, "inter_token_latencies_iter", None)
         if gaps:
             self._gaps(gaps, age_s)
@@ -229,10 +241,10 @@ class Totals:
         if firsts:
             for value in firsts:
                 seconds = self._observe(_H_TTFT, value, age_s)
-                slot[_S_TTFT] += 1
-                slot[_S_TTFT_SUM] += seconds
-                if seconds > slot[_S_TTFT_MAX]:
-                    slot[_S_TTFT_MAX] = seconds
+                counts[_S_TTFT] += 1
+                floats[_F_TTFT_SUM] += seconds
+                if seconds > floats[_F_TTFT_MAX]:
+                    floats[_F_TTFT_MAX] = seconds
         finished = getattr(stats, "finished_requests", None)
         if finished:
             counters[_C["corrupted_requests"]] += getattr(stats, "num_corrupted_reqs", 0)
@@ -252,30 +264,30 @@ class Totals:
         first, many = gaps[0], len(gaps)
         distinct: Iterable[tuple[float, int]]
         distinct = ((first, many),) if gaps.count(first) == many else Counter(gaps).items()
-        slot = self.slot
-        slot[_S_ITL] += many
+        counts, floats = self.counts, self.floats
+        counts[_S_ITL] += many
         for value, times in distinct:
             seconds = self._observe(_H_ITL, value, age_s, times)
-            slot[_S_ITL_SUM] += seconds * times
-            if seconds > slot[_S_ITL_MAX]:
-                slot[_S_ITL_MAX] = seconds
+            floats[_F_ITL_SUM] += seconds * times
+            if seconds > floats[_F_ITL_MAX]:
+                floats[_F_ITL_MAX] = seconds
 
     def _finished(self, request: Any, age_s: float) -> None:
-        counters, slot = self.counters, self.slot
+        counters, counts, floats = self.counters, self.counts, self.floats
         reason = str(getattr(request, "finish_reason", "other"))
         counters[_FINISHED.get(reason, _C["finished_other"])] += 1
-        slot[_S_FINISHED] += 1
+        counts[_S_FINISHED] += 1
         if reason in _FINISHED_IN_SLOT:
-            slot[_FINISHED_IN_SLOT[reason]] += 1
+            counts[_FINISHED_IN_SLOT[reason]] += 1
         for name, histogram, total, peak in _REQUEST_TIMES:
             value = getattr(request, name, None)
             if value is None:
                 continue
             seconds = self._observe(histogram, value, age_s)
             if total is not None:
-                slot[total] += seconds
-            if peak is not None and seconds > slot[peak]:
-                slot[peak] = seconds
+                floats[total] += seconds
+            if peak is not None and seconds > floats[peak]:
+                floats[peak] = seconds
         for name, histogram, total in _REQUEST_TOKENS:
             tokens = getattr(request, name, None)
             if tokens is None:
@@ -285,7 +297,7 @@ class Totals:
             if total is not None or tokens:
                 self._observe(histogram, tokens, math.inf)
             if total is not None:
-                slot[total] += tokens
+                counts[total] += tokens
         cached = getattr(request, "num_cached_tokens", None)
         prompt = getattr(request, "num_prompt_tokens", 0)
         computed = max(0, prompt - max(0, cached or 0))

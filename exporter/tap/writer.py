@@ -14,6 +14,7 @@ import json
 import mmap
 import os
 import struct
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,8 +29,8 @@ FILE_MODE = 0o640
 
 DIRECTORY_MODE = 0o750
 
-_STATE = struct.Struct(f"<{len(layout.COUNTERS)}Q{len(layout.GAUGES)}d")
-_STATE_START, _STATE_END = layout.COUNTERS_OFFSET, layout.COUNTERS_OFFSET + _STATE.size
+_COUNTERS = slice(layout.COUNTERS_OFFSET, layout.GAUGES_OFFSET)
+_GAUGES = slice(layout.GAUGES_OFFSET, layout.GAUGES_OFFSET + 8 * len(layout.GAUGES))
 _ADAPTERS_SIZE = layout.ADAPTERS * layout.ADAPTER.size
 _SEQUENCE = layout.HEADER_OFFSETS["sequence"] // 8
 _TOUCHED = layout.HEADER_OFFSETS["touched"] // 8
@@ -60,6 +61,8 @@ class PageWriter:
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        if sys.byteorder != "little":
+            raise OSError("pages are little-endian, and this machine is not")
         self.path = directory / identity.file_name
         self.totals = Totals()
         self._now = now
@@ -134,24 +137,25 @@ class PageWriter:
     def _publish(self, now: float, adapters: bytes | None) -> None:
         """Copy to the page what has been added up."""
         totals = self.totals
-        # packed first: a number that does not fit is found before the page is touched
-        state = _STATE.pack(*totals.counters, *totals.gauges)
-        slot = layout.SLOT.pack(*totals.slot)
         where = layout.RING_OFFSET + totals.second % layout.SLOTS * layout.SLOT.size
-        page, cells, floats = self._map, self._cells, self._floats
+        counts, floats = totals.counts, totals.floats
+        middle = where + 4 * len(counts)
+        page, cells, doubles = self._map, self._cells, self._floats
         self._sequence += 1
         cells[_SEQUENCE] = self._sequence
         try:
-            floats[_TOUCHED] = now
-            page[_STATE_START:_STATE_END] = state
+            doubles[_TOUCHED] = now
+            page[_COUNTERS] = totals.counters
+            page[_GAUGES] = totals.gauges
             if totals.second:
-                page[where : where + layout.SLOT.size] = slot
+                page[where:middle] = counts
+                page[middle : middle + 4 * len(floats)] = floats
             for cell, times in totals.added:
                 cells[cell] += times
             for histogram in totals.touched:
                 cell = FIRST_BUCKETS[histogram] - layout.HISTOGRAM_HEAD
-                floats[cell] = totals.sums[histogram]
-                floats[cell + 1] = totals.largest[histogram]
+                doubles[cell] = totals.sums[histogram]
+                doubles[cell + 1] = totals.largest[histogram]
             if adapters is not None:
                 page[layout.ADAPTERS_OFFSET : layout.ADAPTERS_OFFSET + _ADAPTERS_SIZE] = adapters
         finally:
