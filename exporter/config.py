@@ -8,6 +8,7 @@ ever named.
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -71,6 +72,43 @@ VariableName = Annotated[str, AfterValidator(_variable)]
 
 TAP_ONLY = "tap:"
 """The URL of a target that is read by its tap pages alone."""
+
+
+BUCKET_FAMILIES: dict[str, tuple[str, ...]] = {
+    "time_to_first_token": ("time_to_first_token_seconds",),
+    "inter_token_latency": ("inter_token_latency_seconds",),
+    "request_latency": ("request_e2e_seconds", "request_queue_seconds"),
+}
+"""
+The families of vLLM's --custom-histogram-buckets that objectives' histograms belong to.
+
+Source:
+    vllm/v1/metrics/buckets.py and loggers.py, 0.32.0.
+"""
+
+
+def _arn(text: str) -> str:
+    if not re.fullmatch(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[A-Za-z0-9_-]+(\.fifo)?", text):
+        raise ValueError(
+            f"{text!r} is not a topic's ARN; write arn:aws:sns:eu-central-1:123456789012:llm-page"
+        )
+    return text
+
+
+Arn = Annotated[str, AfterValidator(_arn)]
+
+
+def _web_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{text!r} is not a URL; write https://host/path")
+    if parts.username or parts.password:
+        # not repeated here: it holds the secret
+        raise ValueError("the URL holds credentials; give the one without them")
+    return text.rstrip("/")
+
+
+WebUrl = Annotated[str, AfterValidator(_web_url)]
 
 
 class _Strict(BaseModel):
@@ -227,11 +265,59 @@ class Exporter(_Strict):
 
 
 class Alarms(_Strict):
-    """What pages and verdicts link to."""
+    """Where alarms go, and what pages and verdicts link to."""
 
+    page_topic: Arn | None = Field(None, description="SNS topic (ARN) that pages somebody.")
+    ticket_topic: Arn | None = Field(
+        None, description="SNS topic (ARN) of tickets; they go to the webhook when unset."
+    )
+    region: str | None = Field(
+        None, description="AWS region that signs; unset: the one of each topic's ARN."
+    )
+    api_url: WebUrl | None = Field(
+        None, description="SNS endpoint, for emulators and VPC endpoints; unset: AWS's own."
+    )
+    webhook: WebUrl | None = Field(
+        None,
+        description="Receiver of the pager's own failures, which SNS cannot tell, and of tickets "
+        "without a topic; without a secret in it.",
+    )
+    deadman_url: WebUrl | None = Field(
+        None, description="Dead-man's switch that the watchdog keeps from ringing."
+    )
     runbook_url: str | None = Field(
         None, description="Base of the runbook pages' URLs; the failure mode's id is appended."
     )
+    dashboard_url: WebUrl | None = Field(
+        None, description="Board that a page links to; objective and model are appended."
+    )
+    sidecar_url: WebUrl | None = Field(
+        None,
+        description="The sidecar as people on call reach it; unset: http:// and exporter.listen.",
+    )
+    prometheus_url: WebUrl | None = Field(
+        None,
+        description="The Prometheus as people on call reach it, for diagnosis without a sidecar.",
+    )
+    histogram_buckets: dict[str, tuple[float, ...]] | None = Field(
+        None,
+        description="Bounds that vLLM is given with --custom-histogram-buckets, the same JSON.",
+    )
+
+    @field_validator("histogram_buckets")
+    @classmethod
+    def _as_vllm_wants_them(
+        cls, buckets: dict[str, tuple[float, ...]] | None
+    ) -> dict[str, tuple[float, ...]] | None:
+        for family, bounds in (buckets or {}).items():
+            if family not in BUCKET_FAMILIES:
+                known = ", ".join(BUCKET_FAMILIES)
+                raise ValueError(f"{family!r} has no objective's histogram; there are {known}")
+            if not bounds or bounds[0] <= 0 or any(b <= a for a, b in pairwise(bounds)):
+                raise ValueError(
+                    f"{family}: bounds must be above 0 and ascending, as vLLM wants them"
+                )
+        return buckets
 
 
 class Config(_Strict):

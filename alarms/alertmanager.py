@@ -1,0 +1,271 @@
+"""
+Alertmanager's configuration (0.25 and newer): who hears of what, and what is muted by what.
+
+Two things lose a page for good, for SNS refuses them and Alertmanager does not try again: a subject of
+100 characters or more, and an empty message attribute. So the subject is cut to 99 ASCII characters
+and every attribute has a fallback; failed notifications are told over the webhook.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vllm_opsctl.alarms.burn import Clock
+from vllm_opsctl.errors import ConfigError
+from vllm_opsctl.exporter.config import Alarms
+
+TEMPLATE_FILE = "sns.tmpl"
+
+SUBJECT = (
+    '{{ $first := index .Alerts 0 }}{{ $state := printf "%s:%d" (.Status | toUpper) (len .Alerts) }}'
+    '{{ $text := printf "[%s] %s %s %s" $state $first.Labels.alertname '
+    '(or .CommonLabels.objective "-") (or .CommonLabels.model .CommonLabels.target "-") }}'
+    '{{ printf "%.99s" ($text | reReplaceAll "[^ -~]" "?") }}'
+)
+"""Body of the subject's template; also inlined where there are no template files."""
+
+MESSAGE = (
+    "{{ with .CommonLabels.scale }}TEST RULES: every window is scaled by {{ . }}.\n\n{{ end }}"
+    "{{ range .Alerts }}{{ .Status | toUpper }} {{ .Labels.severity }}: {{ .Annotations.summary }}\n"
+    "{{ .Annotations.description }}\n"
+    "{{ with .Annotations.command }}Diagnose: {{ . }}\n{{ end }}"
+    "{{ with .Annotations.runbook_url }}Runbook: {{ . }}\n{{ end }}"
+    "{{ with .Annotations.dashboard_url }}Board: {{ . }}\n{{ end }}"
+    'Since: {{ .StartsAt.UTC.Format "2006-01-02 15:04:05" }} UTC\n\n{{ end }}'
+)
+"""Body of the message's template; SNS takes 256 KB."""
+
+ATTRIBUTES: Mapping[str, str] = {
+    name: f'{{{{ or .CommonLabels.{name} "none" }}}}'
+    for name in ("severity", "service", "model", "objective")
+}
+"""SNS message attributes, for subscriptions' filter policies."""
+
+GROUP_BY = ("service", "model", "objective")
+
+_GROUP_WAIT_S, _GROUP_INTERVAL_S, _REPEAT_S = 30.0, 300.0, 4 * 3600.0
+_DEADMAN_S = 60.0
+
+Matchers = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Inhibition:
+    """
+    What is muted while something else fires.
+
+    Args:
+        source: Labels of what mutes.
+        target: Labels of what is muted.
+        equal: Labels that both share.
+        because: Why.
+    """
+
+    source: Matchers
+    target: Matchers
+    equal: tuple[str, ...]
+    because: str
+
+
+INHIBITIONS: tuple[Inhibition, ...] = (
+    Inhibition(
+        (("role", "cause"), ("notify", "page")),
+        (("role", "symptom"),),
+        ("service", "model"),
+        "a page with the cause is enough",
+    ),
+    Inhibition(
+        (("role", "cause"), ("notify", "ticket")),
+        (("role", "symptom"), ("notify", "ticket")),
+        ("service", "model"),
+        "a ticket with the cause is enough; it never mutes a page",
+    ),
+    Inhibition(
+        (("role", "symptom"), ("notify", "page")),
+        (("role", "symptom"), ("notify", "ticket")),
+        GROUP_BY,
+        "whoever is paged needs no ticket for the same budget",
+    ),
+    Inhibition(
+        (("alertname", "LLMSidecarsDown"),),
+        (("alertname", "LLMModelVanished"),),
+        ("service",),
+        "without a sidecar all models seem to be gone",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Receiver:
+    """
+    Who hears: an SNS topic, a webhook, or nobody.
+
+    Args:
+        name: As routes call it.
+        topic: ARN.
+        region: AWS region that signs.
+        webhook: URL.
+    """
+
+    name: str
+    topic: str | None = None
+    region: str | None = None
+    webhook: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pager:
+    """
+    Routes, receivers and what mutes what, in no file's form yet.
+
+    Args:
+        receivers: By name.
+        api_url: SNS endpoint; None for AWS's own.
+        clock: How long the waits really are.
+    """
+
+    receivers: tuple[Receiver, ...]
+    api_url: str | None
+    clock: Clock
+
+    def waits(self) -> tuple[str, str, str]:
+        """group_wait, group_interval, repeat_interval."""
+        texts = [self.clock.text(s) for s in (_GROUP_WAIT_S, _GROUP_INTERVAL_S, _REPEAT_S)]
+        return texts[0], texts[1], texts[2]
+
+    def deadman_interval(self) -> str:
+        """How often the dead-man's switch is told."""
+        return self.clock.text(_DEADMAN_S)
+
+
+ROUTES: tuple[tuple[str, str], ...] = (
+    ("deadman", "deadman"),
+    ("pager", "pager-failures"),
+    ("page", "page"),
+    ("ticket", "ticket"),
+)
+"""Label ``notify`` to receiver."""
+
+
+def pager(alarms: Alarms, clock: Clock) -> Pager | None:
+    """
+    Who hears of what.
+
+    Returns:
+        None when no topic pages.
+
+    Raises:
+        ConfigError: Tickets have no receiver, or a topic is in another region.
+    """
+    if alarms.page_topic is None:
+        return None
+    problems = []
+    if alarms.ticket_topic is None and alarms.webhook is None:
+        problems.append(
+            "alarms.ticket_topic: tickets have no receiver; set it, or alarms.webhook for both "
+            "tickets and the pager's own failures"
+        )
+    for key, topic in (("page_topic", alarms.page_topic), ("ticket_topic", alarms.ticket_topic)):
+        if topic is not None and alarms.region not in (None, region_of(topic)):
+            problems.append(
+                f"alarms.region: {alarms.region} is not the region of alarms.{key}, "
+                f"{region_of(topic)}; remove it or change one of them"
+            )
+    if problems:
+        raise ConfigError(problems)
+    ticket = Receiver("ticket", webhook=alarms.webhook)
+    if alarms.ticket_topic is not None:
+        ticket = Receiver("ticket", alarms.ticket_topic, region_of(alarms.ticket_topic))
+    receivers = (
+        Receiver("page", alarms.page_topic, region_of(alarms.page_topic)),
+        ticket,
+        Receiver("pager-failures", webhook=alarms.webhook),
+        Receiver("deadman", webhook=alarms.deadman_url),
+    )
+    return Pager(receivers, alarms.api_url, clock)
+
+
+def region_of(arn: str) -> str:
+    """
+    The region of a topic.
+
+    >>> region_of("arn:aws:sns:eu-central-1:123456789012:llm-page")
+    'eu-central-1'
+    """
+    return arn.split(":")[3]
+
+
+def notices(alarms: Alarms) -> list[str]:
+    """What the pager cannot do as configured, one line each."""
+    if alarms.page_topic is None:
+        return ["alarms.page_topic is not set: no Alertmanager configuration is written"]
+    found = []
+    if alarms.webhook is None:
+        found.append("alarms.webhook is not set: nobody hears of a page that SNS refuses")
+    if alarms.deadman_url is None:
+        found.append("alarms.deadman_url is not set: nobody hears when Prometheus itself is down")
+    return found
+
+
+def configuration(found: Pager) -> dict[str, Any]:
+    """Alertmanager's own configuration file."""
+    wait, interval, repeat = found.waits()
+    routes = []
+    for notify, receiver in ROUTES:
+        route: dict[str, Any] = {"matchers": [f'notify="{notify}"'], "receiver": receiver}
+        if notify == "deadman":
+            route |= {"group_wait": "0s", "group_interval": found.deadman_interval()}
+            route |= {"repeat_interval": found.deadman_interval()}
+        routes.append(route)
+    return {
+        "route": {
+            "receiver": "ticket",
+            "group_by": list(GROUP_BY),
+            "group_wait": wait,
+            "group_interval": interval,
+            "repeat_interval": repeat,
+            "routes": routes,
+        },
+        "inhibit_rules": [
+            {
+                "source_matchers": [f'{name}="{value}"' for name, value in one.source],
+                "target_matchers": [f'{name}="{value}"' for name, value in one.target],
+                "equal": list(one.equal),
+            }
+            for one in INHIBITIONS
+        ],
+        "receivers": [_receiver(one, found.api_url) for one in found.receivers],
+        "templates": [TEMPLATE_FILE],
+    }
+
+
+def _receiver(one: Receiver, api_url: str | None) -> dict[str, Any]:
+    if one.topic is not None:
+        endpoint = {"api_url": api_url} if api_url is not None else {}
+        sns = {
+            **endpoint,
+            "sigv4": {"region": one.region},
+            "topic_arn": one.topic,
+            "subject": '{{ template "llm.sns.subject" . }}',
+            "message": '{{ template "llm.sns.message" . }}',
+            "attributes": dict(ATTRIBUTES),
+            "send_resolved": True,
+        }
+        return {"name": one.name, "sns_configs": [sns]}
+    if one.webhook is not None:
+        resolved = one.name != "deadman"
+        return {
+            "name": one.name,
+            "webhook_configs": [{"url": one.webhook, "send_resolved": resolved}],
+        }
+    return {"name": one.name}
+
+
+def template() -> str:
+    """The template file: subject and message of an SNS notification."""
+    return (
+        f'{{{{ define "llm.sns.subject" }}}}{SUBJECT}{{{{ end }}}}\n'
+        f'{{{{ define "llm.sns.message" }}}}{MESSAGE}{{{{ end }}}}\n'
+    )
