@@ -6,7 +6,7 @@ ENGINE ?= replay
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test real-parts lint types check bench bench-tap compare-peers docs golden dist clean
+.PHONY: help demo test real-parts lint types check bench bench-tap compare-peers docs alarms golden dist clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ accuracy: $(VENV)/installed-dev ## How often diagnosis is right, on every record
 
 docs: $(VENV)/installed-dev ## Write the generated reference pages
 	$(BIN)/python docs/generate.py
+
+alarms: $(VENV)/installed-dev ## Rebuild the example alarms; review the difference
+	$(BIN)/python tests/alarms/golden.py
 
 golden: $(VENV)/installed-dev ## Rewrite the golden files; review the difference
 	$(BIN)/python tests/cli/golden.py

@@ -37,8 +37,8 @@ class FiresWhen(_Strict):
     becomes: dict[str, float | str] = Field({}, description="The fleet from the onset on.")
     series: dict[str, str] = Field({}, description="Series instead, in promtool's notation.")
     labels: dict[str, str] = Field({}, description="Labels that the series bring into the alert.")
+    history: str = Field("20m", description="Healthy traffic before the onset.")
     after: str = Field(description="From the onset until it fires.")
-    until: str | None = Field(None, description="When it is over by itself, where that is soon.")
     value: str | None = Field(
         "", description="$value as the description prints it; null where it is not known exactly."
     )

@@ -10,7 +10,8 @@ metric with matchers, ``${5m}`` a duration (scaled in tests), ``${10m:s}`` its s
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from vllm_opsctl.alarms.burn import Clock
@@ -101,15 +102,23 @@ class Vocabulary:
             f"vLLM {asked} does not expose {concept.concept}; it is there from {_dotted(first)} on"
         )
 
-    def expand(self, template: str) -> str:
+    def expand(self, template: str, optional: Collection[str] = ()) -> str:
         """
         Fill the placeholders of an expression.
+
+        Args:
+            template: PromQL with placeholders.
+            optional: Concepts without which it still holds; a release that lacks one has no series of
+                its newest name either.
 
         Raises:
             NotMeasured: This vLLM does not expose one of its metrics.
             KeyError: A placeholder is no concept of the catalogue.
         """
-        return _PLACEHOLDER.sub(self._placeholder, template)
+        newest = replace(self, version=None)
+        return _PLACEHOLDER.sub(
+            lambda match: (newest if match[1] in optional else self)._placeholder(match), template
+        )
 
     def _placeholder(self, match: re.Match[str]) -> str:
         name, matchers = match[1], match[2] or ""

@@ -1,0 +1,37 @@
+"""
+Rebuilds alarms/generated, the alarms of the starter configuration; a test compares, `make alarms` runs it.
+
+The starter names no topics and no links, for they are different everywhere: the example's are set here.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+GENERATED = ROOT / "alarms" / "generated"
+STARTER = ROOT / "cli" / "templates" / "opsctl.yaml"
+
+EXAMPLE = {
+    "OPSCTL_ALARMS__PAGE_TOPIC": "arn:aws:sns:eu-central-1:123456789012:llm-page",
+    "OPSCTL_ALARMS__TICKET_TOPIC": "arn:aws:sns:eu-central-1:123456789012:llm-ticket",
+    "OPSCTL_ALARMS__WEBHOOK": "http://alerts.internal:8080/hook",
+    "OPSCTL_ALARMS__DEADMAN_URL": "http://deadman.internal:8080/ping",
+    "OPSCTL_ALARMS__RUNBOOK_URL": "https://runbooks.example.com/vllm",
+    "OPSCTL_ALARMS__DASHBOARD_URL": "https://grafana.example.com/d/llm-incident",
+    "OPSCTL_ALARMS__SIDECAR_URL": "http://sidecar.internal:9836",
+}
+
+
+def build(out: Path, *arguments: str) -> int:
+    """Build the example into a folder: the exit code of `opsctl alarms build`."""
+    from vllm_opsctl.cli.main import run
+
+    os.environ.update(EXAMPLE)
+    return run(["--config", str(STARTER), "alarms", "build", "--out", str(out), *arguments])
+
+
+if __name__ == "__main__":
+    sys.exit(build(GENERATED))
