@@ -71,7 +71,7 @@ docs: $(VENV)/installed-dev ## Write the generated reference pages
 	$(BIN)/python docs/generate.py
 
 alarms: $(VENV)/installed-dev ## Rebuild the example alarms; review the difference
-	$(BIN)/python tests/alarms/golden.py
+	$(BIN)/python tests/example_alarms.py
 
 golden: $(VENV)/installed-dev ## Rewrite the golden files; review the difference
 	$(BIN)/python tests/cli/golden.py

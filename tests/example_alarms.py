@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 GENERATED = ROOT / "alarms" / "generated"
 STARTER = ROOT / "cli" / "templates" / "opsctl.yaml"
 
