@@ -32,6 +32,9 @@ from vllm_opsctl.exporter.target_state import Snapshot, TargetState
 JOIN_POLLERS_S = 0.3
 """Pollers that hang in a read longer than this at the end are left to die with the process."""
 
+DISCOVER_EVERY = 3
+"""Polls between two looks for new servers: each reads every page."""
+
 HTTP_THREADS = 8
 """More than recordings may be sent at once, so that /livez and /metrics always find one."""
 
@@ -144,7 +147,7 @@ class Sidecar:
     def _discover(self) -> None:
         """Watch servers that appear in the folder of tap pages, and clear away dead ones."""
         assert self._folder is not None
-        while not self._stop.wait(self.config.exporter.poll_interval):
+        while not self._stop.wait(DISCOVER_EVERY * self.config.exporter.poll_interval):
             try:
                 servers = self._folder.servers()
                 for name in assigned(servers, self.config.targets):

@@ -22,8 +22,8 @@ from typing import Any
 
 from vllm_opsctl.exporter.tap import layout
 
-_TRIES = 2000
-"""An update takes some ten microseconds and a copy a few more; so many in a row is a stuck writer."""
+_PATIENCE_S = 2.0
+"""An update takes microseconds; a writer that lost its core within one is back long before this."""
 
 _PAUSE_S = 50e-6
 
@@ -201,7 +201,8 @@ def _header(data: bytes) -> dict[str, Any]:
 def consistent_copy(fd: int, *, alive: bool) -> tuple[bytes, bool]:
     """The page between two equal, even sequence numbers; of a dead writer as it is."""
     size = os.fstat(fd).st_size
-    for _ in range(_TRIES):
+    deadline = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < deadline:
         before = _sequence(fd)
         if before is None:
             raise BadTapPage("no tap page")
