@@ -391,6 +391,27 @@ def test_api_processes_of_one_server_are_added_up(site: Site) -> None:
     assert sample.counters["generation_tokens"] == clients.total.completion_tokens
 
 
+def test_every_engine_of_a_data_parallel_server_has_a_page(site: Site) -> None:
+    with site.server("parallel", "--data-parallel-size", "2") as server:
+        with start_load(
+            server.url, server.model, [Phase("both", 6, concurrency=8, output_tokens=20)]
+        ) as load:
+            clients = load.wait()
+        wait_for(
+            lambda: read_metrics(server.url).gauges["requests_running"] == 0,
+            timeout_s=60,
+            what="the last request",
+        )
+        served = read_page(http_get(f"{server.url}/metrics")[1], t=0.0, target="served")
+        (found,) = TapFolder(site.pages("parallel"), Bounds()).servers()
+        tapped = read_page(found.text(Bounds(), 0.0), t=0.0, target="tap")
+
+    tokens = {e.key: e.counters["generation_tokens"] for e in tapped.engines}
+    assert tokens == {e.key: e.counters["generation_tokens"] for e in served.engines}
+    assert len(tokens) == 2
+    assert sum(tokens.values()) == clients.total.completion_tokens + WARM_UP
+
+
 def is_healthy(url: str) -> bool:
     with contextlib.suppress(OSError):
         return http_get(f"{url}/health", timeout_s=2)[0] == 200
