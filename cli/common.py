@@ -74,13 +74,31 @@ def load(ctx: click.Context) -> LoadedConfig:
     return load_config(Path(ctx.obj) if ctx.obj else None, os.environ)
 
 
-def resolve_targets(names: tuple[str, ...], loaded: LoadedConfig) -> list[Target]:
+def resolve_targets(
+    names: tuple[str, ...], loaded: LoadedConfig, *, tap_only: bool = False
+) -> list[Target]:
     """
     Targets by name (of the configuration) or URL; all of the configuration's when none is named.
 
+    Args:
+        names: As given.
+        loaded: The configuration.
+        tap_only: Targets without an address will do: their tap pages are read.
+
     Raises:
-        UsageError: None named and none configured, or a name that is neither.
+        UsageError: None named and none configured, a name that is neither, or one without an address.
     """
+    found = _resolved(names, loaded)
+    for target in found:
+        if target.is_tap_only and not tap_only:
+            raise UsageError(
+                f"{target.name} has no address, only tap pages; opsctl diagnose --tap DIR reads "
+                "them, and so does the sidecar"
+            )
+    return found
+
+
+def _resolved(names: tuple[str, ...], loaded: LoadedConfig) -> list[Target]:
     configured = {target.name: target for target in loaded.config.targets}
     if not names:
         if not configured:

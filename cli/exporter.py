@@ -32,7 +32,7 @@ def run(ctx: click.Context, targets: tuple[str, ...], listen: str | None) -> Non
     loaded = load(ctx)
     settings = loaded.config
     if targets:
-        chosen = tuple(resolve_targets(targets, loaded))
+        chosen = tuple(resolve_targets(targets, loaded, tap_only=True))
         settings = settings.model_copy(update={"targets": chosen})
     if listen is not None:
         settings = _with_listen(settings, listen)

@@ -163,6 +163,7 @@ class Sidecar:
         assert self._folder is not None
         recorded = {key for poller in self._pollers() for key in poller.reader.finished}
         horizon = self.now() - self.config.exporter.tap.keep_dead
+        self._folder.remove_unfinished(horizon)
         for server in servers:
             if not server.alive and server.key in recorded and server.touched < horizon:
                 log.warning("%s: its tap page is old and read; deleted", server.name)

@@ -7,6 +7,7 @@ with one parent, and has one or more engines.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import time
@@ -227,6 +228,13 @@ class TapFolder:
             groups.setdefault(key, []).append(page)
         servers = [TapServer(tuple(pages)) for pages in groups.values()]
         return sorted(servers, key=lambda server: server.started)
+
+    def remove_unfinished(self, before: float) -> None:
+        """Delete what writers left that died while they created a page before a time (Unix seconds)."""
+        for file in self.path.glob(f".*{layout.SUFFIX}.new"):
+            with contextlib.suppress(FileNotFoundError):
+                if file.stat().st_mtime < before:
+                    file.unlink()
 
     def remove(self, server: TapServer) -> None:
         """Delete a dead server's pages."""

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # tests/bench/tap_gpu.py on a bare GPU machine: CPython 3.12, torch 2.11+cu130, no network.
-# vLLM 0.26.0 comes as a bundle in two halves (see README of the bundle), for one call carries half of it.
+# vLLM 0.26.0 comes as a bundle in two halves, for one call carries half of it: a tar of what a
+# site-packages folder needs beside torch and transformers, packed by zstd --long=27 and cut by split.
 #   tap_gpu.sh first   keeps build/gpu/a (half of the bundle, zstd, make_model.py) for the next call
 #   tap_gpu.sh run     unpacks both halves (build/gpu/b, build/gpu/tap are there) and measures; the
 #                      measurement goes on when this call ends, which it does after WAIT_S at the latest

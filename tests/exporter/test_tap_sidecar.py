@@ -237,3 +237,15 @@ def test_a_target_without_an_address_needs_a_folder(opsctl: Opsctl, tmp_path: Pa
 
     assert ran.returncode == 64
     assert "exporter.tap.dir; set it" in ran.stderr
+
+
+@pytest.mark.parametrize("command", ["diagnose", "record", "top"])
+def test_a_target_without_an_address_is_not_asked_over_http(
+    opsctl: Opsctl, tmp_path: Path, pages: Path, command: str
+) -> None:
+    configure(tmp_path, pages, "targets: [{name: chat, url: 'tap:'}]\n")
+    more = {"record": ("-o", "x.jsonl.gz"), "top": ("--once",)}.get(command, ())
+    ran = opsctl.run(command, *more, cwd=tmp_path)
+
+    assert ran.returncode == 64
+    assert "chat has no address, only tap pages; opsctl diagnose --tap" in ran.stderr

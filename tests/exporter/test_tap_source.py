@@ -319,3 +319,13 @@ def test_what_is_no_page_is_left_out_and_told_once(
     assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
         "no tap page; left out"
     ]
+
+
+def test_what_a_writer_left_unfinished_goes_when_it_is_old(tmp_path: Path) -> None:
+    (tmp_path / ".1-2.0.0.tap.new").write_bytes(b"")
+    folder = TapFolder(tmp_path, BOUNDS)
+    folder.remove_unfinished(before=T0 - 1e9)
+    assert len(list(tmp_path.iterdir())) == 1
+
+    folder.remove_unfinished(before=T0 * 2)
+    assert list(tmp_path.iterdir()) == []
