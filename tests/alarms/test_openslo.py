@@ -7,7 +7,7 @@ import re
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
@@ -54,6 +54,7 @@ def test_examples_in_docstrings(module: object) -> None:
     assert doctest.testmod(module).failed == 0  # type: ignore[arg-type]
 
 
+@settings(deadline=None)
 @given(CONFIGS)
 def test_what_is_exported_comes_back_the_same(config: Config) -> None:
     text = export_openslo(config)
@@ -67,6 +68,7 @@ def test_what_is_exported_comes_back_the_same(config: Config) -> None:
     assert export_openslo(config) == text
 
 
+@settings(deadline=None)
 @given(CONFIGS)
 def test_what_is_exported_has_the_published_shape(config: Config) -> None:
     documents = list(yaml.safe_load_all(export_openslo(config)))
