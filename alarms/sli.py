@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from vllm_opsctl.alarms.burn import duration_text
 from vllm_opsctl.alarms.vocabulary import NotMeasured, Vocabulary
 from vllm_opsctl.exporter.catalogue import catalogue
 from vllm_opsctl.exporter.config import BUCKET_FAMILIES, SLI_CONCEPTS, Config, Objective
@@ -53,7 +54,11 @@ class Indicator:
         return self._latency("_count", window)
 
     def bad(self, nominal_s: float) -> str:
-        """Bad events per second by model over a window (nominal seconds)."""
+        """
+        Bad events per second by model over a window (nominal seconds).
+
+        On vLLM's page it reads the recording of all events, which must come before it.
+        """
         window = self.names.clock.text(nominal_s)
         if self.names.source == "sidecar":
             events = self._events(', outcome="bad"')
@@ -61,10 +66,10 @@ class Indicator:
         if self.objective.sli == "availability":
             # the 5xx series is born with the first 5xx; until then it must not delete the sum
             bad = self._availability("5xx", 'finished_reason="error"', window)
-            return f"{bad}\nor 0 * {self.total(nominal_s)}"
+            return f"{bad}\nor 0 * {self._recorded_total(nominal_s)}"
         # counters born apart are extrapolated apart: a hair below zero is zero
         good = self._latency("_bucket", window)
-        return f"clamp_min(\n  {self.total(nominal_s)}\n  - {good},\n  0)"
+        return f"clamp_min(\n  {self._recorded_total(nominal_s)}\n  - {good},\n  0)"
 
     def series(self, suffix: str = "_bucket") -> str:
         """
@@ -78,6 +83,11 @@ class Indicator:
             matchers.append(f'model_name="{self.objective.model}"')
         concept = SLI_CONCEPTS[self.objective.sli]
         return self.names.selector(concept, suffix, ", ".join(matchers))
+
+    def _recorded_total(self, nominal_s: float) -> str:
+        # the rule before it in its group: computing it again would cost as much once more
+        name = f"llm_slo:total:rate{duration_text(nominal_s)}"
+        return f'sum by (model) ({name}{{objective="{self.objective.name}"}})'
 
     def _events(self, more: str = "") -> str:
         return f'{_SLI_EVENTS}{{objective="{self.objective.name}"{more}}}'

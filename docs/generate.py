@@ -2,14 +2,17 @@
 Writes the reference pages from the data they describe; `make docs` runs it, a test compares.
 
 docs/metrics.md from the catalogue, docs/features.md from the feature registry, docs/tap-page.md from the
-tap's layout, and docs/runbooks from the failure modes (as `opsctl runbook build` does).
+tap's layout, docs/alerts.md from the alerts that are data, and docs/runbooks from the failure modes (as
+`opsctl runbook build` does).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from vllm_opsctl.alarms.alerts import shipped_alerts
 from vllm_opsctl.exporter.catalogue import Concept, Version, catalogue
 from vllm_opsctl.exporter.tap import layout
 from vllm_opsctl.runbooks.features import feature_groups, registry
@@ -26,6 +29,7 @@ def pages() -> dict[str, str]:
         "metrics.md": _metrics(),
         "features.md": _features(),
         "tap-page.md": "\n".join(_tap_page()) + "\n",
+        "alerts.md": "\n".join(_alerts()) + "\n",
         **{f"runbooks/{name}": text for name, text in build_pages(shipped_library()).items()},
     }
 
@@ -48,6 +52,23 @@ def _metrics() -> str:
             f"| `{name}`{split} | {concept.kind} | {concept.meaning} | {_names(concept)} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _alerts() -> Iterator[str]:
+    yield HEAD
+    yield "# Alerts beside the burn rates\n"
+    yield "What they are for, and how objectives become alerts: [alarms.md](alarms.md). *Fires after* is"
+    yield "what the generated unit test shows, from the first bad minute on.\n"
+    yield "| alert | does | about one | tells | fires after | failure modes |"
+    yield "|---|---|---|---|---|---|"
+    for specs in shipped_alerts().values():
+        for spec in specs:
+            modes = ", ".join(f"[{mode}](runbooks/{mode}.md)" for mode in spec.modes)
+            summary = re.sub(r"\{\{ \$labels\.(\w+) \}\}", r"*\1*", spec.summary)
+            about = spec.per if spec.per != "none" else "Prometheus"
+            yield (
+                f"| `{spec.alert}` | {spec.notify} | {about} | {summary} | {spec.test.after} | {modes} |"
+            )
 
 
 def _names(concept: Concept) -> str:

@@ -32,6 +32,7 @@ PARTS: dict[str, Part] = {
     "prometheus": Part("Prometheus", lambda: shutil.which("prometheus")),
     "promtool": Part("promtool", lambda: shutil.which("promtool")),
     "alertmanager": Part("Alertmanager", lambda: shutil.which("prometheus-alertmanager")),
+    "amtool": Part("amtool", lambda: shutil.which("amtool")),
     "chromium": Part("Chromium", lambda: shutil.which("chromium")),
 }
 

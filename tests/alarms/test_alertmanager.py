@@ -1,0 +1,176 @@
+"""Alertmanager's configuration: amtool accepts it, routes lead right, and SNS refuses no page."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from vllm_opsctl.alarms.alertmanager import INHIBITIONS, pager
+from vllm_opsctl.alarms.build import build_files
+from vllm_opsctl.alarms.burn import Clock
+from vllm_opsctl.alarms.rules import Rulebook, build_rules
+from vllm_opsctl.errors import ConfigError
+from vllm_opsctl.exporter.config import Alarms, Config
+
+PAGE = "arn:aws:sns:eu-central-1:123456789012:llm-page"
+TICKET = "arn:aws:sns:eu-central-1:123456789012:llm-ticket.fifo"
+FULL: dict[str, Any] = {
+    "page_topic": PAGE,
+    "ticket_topic": TICKET,
+    "webhook": "http://127.0.0.1:8080/hook",
+    "deadman_url": "http://127.0.0.1:8080/ping",
+    "api_url": "http://127.0.0.1:5055",
+}
+
+
+def built(folder: Path, alarms: dict[str, Any]) -> tuple[Rulebook, dict[str, str]]:
+    config = Config.model_validate({"alarms": alarms})
+    rulebook = build_rules(config, "sidecar")
+    files = build_files(config, rulebook)
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    return rulebook, files
+
+
+def amtool(binary: Path, folder: Path, *arguments: str) -> str:
+    answer = subprocess.run(
+        [binary, *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    return answer.stdout
+
+
+@pytest.mark.parametrize(
+    "without", [(), ("ticket_topic",), ("webhook", "deadman_url"), ("api_url",)]
+)
+def test_amtool_accepts_it(
+    part: Callable[[str], Path], tmp_path: Path, without: tuple[str, ...]
+) -> None:
+    binary = part("amtool")
+    built(tmp_path, {key: value for key, value in FULL.items() if key not in without})
+
+    assert "SUCCESS" in amtool(binary, tmp_path, "check-config", "alertmanager.yaml")
+
+
+def test_every_alert_reaches_who_it_is_for(part: Callable[[str], Path], tmp_path: Path) -> None:
+    binary = part("amtool")
+    rulebook, _ = built(tmp_path, FULL)
+    receivers = {
+        "page": "page",
+        "ticket": "ticket",
+        "pager": "pager-failures",
+        "deadman": "deadman",
+    }
+    labels = {tuple(sorted({**r.labels, "model": "m"}.items())) for r in rulebook.alerts}
+    assert {dict(one)["notify"] for one in labels} == set(receivers)
+    for one in labels:
+        pairs = [f"{name}={value}" for name, value in one]
+        answer = amtool(
+            binary, tmp_path, "config", "routes", "test", "--config.file=alertmanager.yaml", *pairs
+        )
+        assert answer.strip() == receivers[dict(one)["notify"]]
+
+
+def data_of(labels: dict[str, str], status: str = "firing") -> dict[str, Any]:
+    alert = {
+        "status": status,
+        "labels": labels,
+        "annotations": {"summary": "s", "description": "d", "command": "opsctl diagnose"},
+        "startsAt": "2026-11-24T10:00:00Z",
+    }
+    return {
+        "status": status,
+        "alerts": [alert],
+        "commonLabels": labels,
+        "commonAnnotations": {},
+        "groupLabels": {},
+        "externalURL": "",
+        "receiver": "page",
+    }
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"alertname": "LLMSLOErrorBudgetBurn", "objective": "o" * 200, "model": "m" * 300},
+        {"alertname": "LLMModelVanished", "model": "größe/模型" * 30},
+        {"alertname": "LLMTargetDown", "target": "chat-0"},
+        {"alertname": "A"},
+    ],
+)
+def test_no_subject_and_no_attribute_is_one_that_sns_refuses(
+    part: Callable[[str], Path], tmp_path: Path, labels: dict[str, str]
+) -> None:
+    """SNS refuses subjects of 100 characters, other than ASCII ones, and empty attributes."""
+    binary = part("amtool")
+    _, files = built(tmp_path, FULL)
+    (tmp_path / "data.json").write_text(json.dumps(data_of(labels)))
+    config = yaml.safe_load(files["alertmanager.yaml"])
+    resource = yaml.safe_load(files["alertmanagerconfig.yaml"])
+    sns = config["receivers"][0]["sns_configs"][0]
+    inlined = resource["spec"]["receivers"][0]["snsConfigs"][0]
+
+    def render(text: str) -> str:
+        arguments = (f"--template.text={text}", "--template.data=data.json")
+        return amtool(
+            binary, tmp_path, "template", "render", "--template.glob=sns.tmpl", *arguments
+        ).removesuffix("\n")
+
+    subject = render(sns["subject"])
+    assert 0 < len(subject) < 100
+    assert subject.isascii()
+    assert labels["alertname"] in subject
+    assert render(inlined["subject"]) == subject
+    assert all(render(text) for text in sns["attributes"].values())
+    message = render(sns["message"])
+    assert "Diagnose: opsctl diagnose" in message
+    assert render(inlined["message"]) == message
+
+
+def test_a_ticket_never_mutes_a_page() -> None:
+    for one in INHIBITIONS:
+        source, target = dict(one.source), dict(one.target)
+        if source.get("notify") == "ticket":
+            assert target.get("notify") == "ticket"
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"ticket_topic": None, "webhook": None}, "alarms.ticket_topic: tickets have no receiver"),
+        (
+            {"region": "us-east-1"},
+            "alarms.region: us-east-1 is not the region of alarms.page_topic",
+        ),
+    ],
+)
+def test_receivers_that_do_not_fit_are_one_line(changes: dict[str, Any], line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        pager(Alarms.model_validate({**FULL, **changes}), Clock())
+
+    assert caught.value.problems[0].startswith(line)
+
+
+def test_without_a_topic_there_is_no_configuration(tmp_path: Path) -> None:
+    _, files = built(tmp_path, {})
+
+    assert set(files) == {"rules.yaml", "rules_test.yaml", "prometheusrule.yaml"}
+
+
+def test_the_resources_say_what_the_files_say(tmp_path: Path) -> None:
+    _, files = built(tmp_path, FULL)
+    rules = yaml.safe_load(files["rules.yaml"])
+    resource = yaml.safe_load(files["prometheusrule.yaml"])
+    config = yaml.safe_load(files["alertmanager.yaml"])
+    other = yaml.safe_load(files["alertmanagerconfig.yaml"])["spec"]
+
+    assert resource["spec"]["groups"] == rules["groups"]
+    assert other["route"]["groupBy"] == config["route"]["group_by"]
+    assert len(other["inhibitRules"]) == len(config["inhibit_rules"])
+    assert [r["name"] for r in other["receivers"]] == [r["name"] for r in config["receivers"]]

@@ -1,0 +1,353 @@
+"""The rules: promtool accepts them, their unit tests hold, and they fail when a rule is spoiled."""
+
+from __future__ import annotations
+
+import doctest
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from vllm_opsctl.alarms import fleet, sli, vocabulary
+from vllm_opsctl.alarms.alerts import shipped_alerts
+from vllm_opsctl.alarms.build import build_files
+from vllm_opsctl.alarms.burn import Clock, parse_scale
+from vllm_opsctl.alarms.rules import Rulebook, build_rules
+from vllm_opsctl.alarms.vocabulary import Source, Vocabulary, concepts_in
+from vllm_opsctl.errors import ConfigError
+from vllm_opsctl.exporter.catalogue import catalogue, parse_version
+from vllm_opsctl.exporter.config import Config, Objective
+from vllm_opsctl.runbooks.load import shipped_library
+
+TAP: dict[str, Any] = {"exporter": {"tap": {"dir": "/dev/shm/vllm-opsctl"}}}  # noqa: S108
+SPECIAL: dict[str, Any] = {
+    "objectives": [
+        {
+            "name": "ttft-strict",
+            "sli": "time_to_first_token",
+            "threshold": "180ms",
+            "target": "90%",
+            "bucket_policy": "stricter",
+            "model": "org/chat-8b",
+        },
+        {
+            "name": "itl",
+            "sli": "inter_token_latency",
+            "threshold": "1s",
+            "target": "99.9%",
+            "notify": "ticket",
+        },
+        {"name": "all", "sli": "availability", "target": "99%", "model": "org/other"},
+    ]
+}
+
+
+def book(
+    source: Source,
+    settings: dict[str, Any] | None = None,
+    version: str | None = None,
+    scale: str = "1",
+) -> tuple[Config, Rulebook]:
+    config = Config.model_validate(settings or {})
+    release = parse_version(version) if version else None
+    return config, build_rules(config, source, version=release, clock=Clock(parse_scale(scale)))
+
+
+def written(folder: Path, config: Config, rulebook: Rulebook) -> Path:
+    for name, text in build_files(config, rulebook).items():
+        (folder / name).write_text(text)
+    return folder
+
+
+def promtool(binary: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [binary, *arguments], cwd=folder, capture_output=True, text=True, check=False, timeout=500
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "settings", "version", "scale"),
+    [
+        ("sidecar", {}, None, "1"),
+        ("sidecar", TAP, None, "1/60"),
+        ("sidecar", {"objectives": SPECIAL["objectives"]}, None, "1"),
+        ("sidecar", {"objectives": []}, None, "1"),
+        ("vllm", {}, None, "1"),
+        ("vllm", {}, "0.8.5", "1"),
+        ("vllm", SPECIAL, "0.10.2", "1/7"),
+        (
+            "vllm",
+            {"objectives": [{"name": "a", "sli": "availability", "target": 0.99}]},
+            "0.4.3",
+            "1",
+        ),
+    ],
+)
+def test_promtool_accepts_the_rules(
+    part: Callable[[str], Path],
+    tmp_path: Path,
+    source: Source,
+    settings: dict[str, Any],
+    version: str | None,
+    scale: str,
+) -> None:
+    binary = part("promtool")
+    config, rulebook = book(source, settings, version, scale)
+    written(tmp_path, config, rulebook)
+
+    answer = promtool(binary, tmp_path, "check", "rules", "--lint-fatal", "rules.yaml")
+
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("source", "settings", "version", "scale"),
+    [
+        ("sidecar", {}, None, "1"),
+        ("vllm", {}, None, "1"),
+        ("sidecar", SPECIAL, None, "1/60"),
+    ],
+)
+def test_every_alert_fires_when_it_should_and_not_else(
+    part: Callable[[str], Path],
+    tmp_path: Path,
+    source: Source,
+    settings: dict[str, Any],
+    version: str | None,
+    scale: str,
+) -> None:
+    binary = part("promtool")
+    config, rulebook = book(source, settings, version, scale)
+    written(tmp_path, config, rulebook)
+
+    answer = promtool(binary, tmp_path, "test", "rules", "rules_test.yaml")
+
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+def spoiled(
+    groups: list[dict[str, Any]], alert: str, change: Callable[[dict[str, Any]], None]
+) -> None:
+    for group in groups:
+        for rule in group["rules"]:
+            if rule.get("alert") == alert:
+                change(rule)
+
+
+@pytest.mark.parametrize(
+    ("alert", "change", "seen_in"),
+    [
+        ("LLMModelVanished", lambda r: r.update(expr="vector(0) > 1"), "every replica dies"),
+        (
+            "LLMModelVanished",
+            lambda r: r.update(expr=r["expr"].replace("1d", "1h")),
+            "every replica",
+        ),
+        ("LLMEngineStalled", lambda r: r.update({"for": "10m"}), "LLMEngineStalled"),
+        ("LLMSLOErrorBudgetBurn", lambda r: r.update({"for": "5h"}), "when each row fires"),
+        (
+            "LLMSLOErrorBudgetBurn",
+            lambda r: r.update(expr=re.sub(r" >= \d+$", " >= 0", r["expr"])),
+            "one failed request",
+        ),
+        ("LLMTargetDown", lambda r: r.pop("for"), "a rolling restart"),
+        ("LLMSLOBucketMissing", lambda r: r.update(expr="vector(0) > 1"), "adds a bucket"),
+        ("LLMKVPreemptionThrash", lambda r: r["annotations"].update(command="true"), "Thrash"),
+    ],
+)
+def test_the_unit_tests_notice_a_spoiled_rule(
+    part: Callable[[str], Path],
+    tmp_path: Path,
+    alert: str,
+    change: Callable[[dict[str, Any]], None],
+    seen_in: str,
+) -> None:
+    binary = part("promtool")
+    one = {"name": "ttft", "sli": "time_to_first_token", "threshold": "1s", "target": "99%"}
+    config, rulebook = book("vllm", {"objectives": [one]})
+    written(tmp_path, config, rulebook)
+    rules = yaml.safe_load((tmp_path / "rules.yaml").read_text())
+    spoiled(rules["groups"], alert, change)
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rules))
+    tests = yaml.safe_load((tmp_path / "rules_test.yaml").read_text())
+    tests["tests"] = [test for test in tests["tests"] if seen_in in test["name"]]
+    assert tests["tests"]
+    (tmp_path / "rules_test.yaml").write_text(yaml.safe_dump(tests))
+
+    answer = promtool(binary, tmp_path, "test", "rules", "rules_test.yaml")
+
+    assert answer.returncode != 0
+
+
+def test_without_the_guard_a_deploy_of_a_new_bucket_pages_falsely(
+    part: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The reason for the guard on series that have not had the bound for the whole window."""
+    binary = part("promtool")
+    one = {"name": "ttft", "sli": "time_to_first_token", "threshold": "1s", "target": "99%"}
+    config, rulebook = book("vllm", {"objectives": [one]})
+    written(tmp_path, config, rulebook)
+    text = (tmp_path / "rules.yaml").read_text()
+    unguarded = re.sub(
+        r" and on \(job, instance, model_name, engine\) \(sum without \(le\).*?\]\)\)(?=, \"model\")",
+        "",
+        text,
+    )
+    assert unguarded != text
+    (tmp_path / "rules.yaml").write_text(unguarded)
+    tests = yaml.safe_load((tmp_path / "rules_test.yaml").read_text())
+    tests["tests"] = [test for test in tests["tests"] if "adds a bucket" in test["name"]]
+    (tmp_path / "rules_test.yaml").write_text(yaml.safe_dump(tests))
+
+    answer = promtool(binary, tmp_path, "test", "rules", "rules_test.yaml")
+
+    assert answer.returncode != 0
+    assert "LLMSLOErrorBudgetBurn" in answer.stdout + answer.stderr
+
+
+def test_every_alert_has_labels_texts_and_a_unit_test() -> None:
+    links = {
+        "alarms": {
+            "runbook_url": "https://runbooks.example.com/vllm",
+            "dashboard_url": "https://grafana.example.com/d/x",
+        }
+    }
+    sources: tuple[Source, ...] = ("sidecar", "vllm")
+    for source in sources:
+        config, rulebook = book(source, links)
+        tests = yaml.safe_load(build_files(config, rulebook)["rules_test.yaml"])
+        tested = str(tests)
+        for rule in rulebook.alerts:
+            assert {"severity", "notify", "role", "service"} <= set(rule.labels)
+            assert {"summary", "description", "command", "runbook_url"} <= set(rule.annotations)
+            assert rule.alert in tested
+            assert "$value" not in str(rule.labels)
+
+
+def test_names_are_the_fields_and_no_expression_divides_by_nothing() -> None:
+    for source in ("sidecar", "vllm"):
+        _, rulebook = book(source)
+        for group in rulebook.groups:
+            for rule in group["rules"]:
+                name = rule.get("record")
+                assert name is None or re.fullmatch(r"llm_slo(:[a-z_]+:[a-z0-9_]+|_info)", name)
+                divisors = re.findall(r"/ (\(?\S+)", rule["expr"]) if name else []
+                assert all(d.startswith("(") or re.fullmatch(r"[\d.e-]+", d) for d in divisors)
+
+
+def test_the_shipped_alerts_name_what_there_is() -> None:
+    concepts = {concept.concept for concept in catalogue()}
+    modes = shipped_library().modes
+    for specs in shipped_alerts().values():
+        for spec in specs:
+            texts = [spec.expr] if isinstance(spec.expr, str) else list(spec.expr.values())
+            assert {c for text in texts for c in concepts_in(text)} <= concepts
+            assert set(spec.modes) <= set(modes)
+    assert all(spec.modes for spec in shipped_alerts()["causes"])
+
+
+def test_a_threshold_between_bounds_is_refused_with_the_whole_flag() -> None:
+    objectives = [
+        {"name": "t", "sli": "time_to_first_token", "threshold": "180ms", "target": "95%"},
+        {"name": "e", "sli": "e2e_latency", "threshold": "1.4s", "target": "99%"},
+        {"name": "q", "sli": "queue_time", "threshold": "0.1s", "target": "99%"},
+    ]
+    for source in ("sidecar", "vllm"):
+        with pytest.raises(ConfigError) as caught:
+            book(source, {"objectives": objectives})
+
+        lines = caught.value.problems
+        assert lines[0] == (
+            "objectives[0] (t).threshold: 0.18 s is no bucket bound; the nearest are 0.1 s and 0.25 s"
+        )
+        assert '"request_latency":[0.1,0.3,0.5,0.8,1,1.4,1.5,2,' in lines[3]
+        assert '"time_to_first_token":[0.001,' in lines[3]
+        assert "0.1,0.18,0.25" in lines[3]
+        assert "tap" in lines[4]
+
+
+def test_bounds_given_to_vllm_and_the_tap_make_a_threshold_exact() -> None:
+    objective = {"name": "t", "sli": "time_to_first_token", "threshold": "180ms", "target": "95%"}
+    given = {"alarms": {"histogram_buckets": {"time_to_first_token": [0.1, 0.18, 1]}}}
+
+    _, from_vllm = book("vllm", {"objectives": [objective], **given})
+    _, from_tap = book("sidecar", {"objectives": [objective], **TAP})
+
+    assert [one.bound for one in from_vllm.indicators] == [0.18]
+    assert [one.bound for one in from_tap.indicators] == [0.18]
+    with pytest.raises(ConfigError):
+        book("vllm", {"objectives": [objective], **TAP})
+
+
+@pytest.mark.parametrize(("policy", "used"), [("stricter", 0.1), ("looser", 0.25)])
+def test_a_moved_threshold_is_labelled(policy: str, used: float) -> None:
+    objective = {
+        "name": "t",
+        "sli": "time_to_first_token",
+        "threshold": "180ms",
+        "target": "95%",
+        "bucket_policy": policy,
+    }
+    _, rulebook = book("vllm", {"objectives": [objective]})
+    rules = [rule for group in rulebook.groups for rule in group["rules"]]
+    info = next(rule for rule in rules if rule.get("record") == "llm_slo_info")
+
+    assert rulebook.indicators[0].bound == used
+    assert info["labels"]["threshold_asked"] == "0.18"
+    assert info["labels"]["threshold_used"] == f"{used:g}"
+    assert "(180 ms was asked for)" in str(rules)
+
+
+def test_what_cannot_be_measured_or_fire_is_told() -> None:
+    lax = {"name": "t", "sli": "time_to_first_token", "threshold": "1s", "target": "90%"}
+    _, rulebook = book("vllm", {"objectives": [lax]}, "0.6.0")
+
+    told = "\n".join(rulebook.left_out)
+    assert "objective t, row 5m/1h: 14.4x of a budget of 10 % is 144 %" in told
+    assert "alert LLMEngineStalled: vLLM 0.6.0 does not expose step_tokens" in told
+    assert not any(rule.labels.get("window") == "1h" for rule in rulebook.alerts)
+    assert any(rule.alert == "LLMSLOHardFloor" for rule in rulebook.alerts)
+
+
+def test_an_engine_without_sleep_mode_can_stall_too() -> None:
+    _, rulebook = book("vllm", {}, "0.9.2")
+
+    assert "LLMEngineStalled" in [rule.alert for rule in rulebook.alerts]
+
+
+def test_names_follow_the_release() -> None:
+    old, new = (Vocabulary("vllm", parse_version(v)) for v in ("0.9.1", "0.33.0"))
+
+    assert old.selector("kv_cache_usage_ratio") == "vllm:gpu_cache_usage_perc"
+    assert new.selector("kv_cache_usage_ratio") == "vllm:kv_cache_usage_perc"
+    assert Vocabulary("vllm").selector("inter_token_latency_seconds", "_count") == (
+        "vllm:inter_token_latency_seconds_count"
+    )
+    assert Vocabulary("sidecar").selector("preemptions") == "vllm_engine_preemptions_total"
+
+
+def test_a_scaled_build_says_so_everywhere() -> None:
+    config, rulebook = book("sidecar", {}, None, "1/60")
+    files = build_files(config, rulebook)
+
+    assert all("FOR TESTS" in text.splitlines()[0] for text in files.values())
+    assert all(rule.labels["scale"] == "1/60" for rule in rulebook.alerts)
+    assert "[5s]" in files["rules.yaml"]
+    assert "[5m]" not in files["rules.yaml"]
+
+
+def test_an_objective_of_one_model_reads_that_model_alone() -> None:
+    objective = Objective(name="a", sli="queue_time", threshold=0.3, target=0.95, model="m")
+    config = Config(objectives=(objective,))
+    one = sli.indicator(objective, Vocabulary("vllm"), config)
+
+    assert one.total(300).count('model_name="m"') == 3
+
+
+def test_examples_in_the_docstrings() -> None:
+    for module in (fleet, sli, vocabulary):
+        assert doctest.testmod(module).failed == 0
