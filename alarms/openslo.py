@@ -182,6 +182,18 @@ class ServiceSpec(_Part):
     description: Description | None = None
 
 
+class Dumper(yaml.SafeDumper):
+    """YAML that reads back as it was: PyYAML alone loses Unicode's line breaks in single quotes."""
+
+
+def _string(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = '"' if re.search("[\x85\u2028\u2029]", text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+Dumper.add_representer(str, _string)
+
+
 def seconds_text(seconds: float) -> str:
     """
     A duration that reads back as exactly the same number.
@@ -236,8 +248,13 @@ def export_openslo(config: Config) -> str:
     names = object_names([objective.name for objective in config.objectives])
     for name, objective in zip(names, config.objectives, strict=True):
         documents += _documents(name, objective, service)
-    return yaml.safe_dump_all(
-        documents, sort_keys=False, allow_unicode=True, width=100, explicit_start=True
+    return yaml.dump_all(
+        documents,
+        Dumper=Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        width=100,
+        explicit_start=True,
     )
 
 

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from vllm_opsctl.alarms.openslo import (
     ANNOTATION,
     PERIOD,
+    Dumper,
     Header,
     Metadata,
     Metric,
@@ -233,7 +234,9 @@ def objectives_section(objectives: tuple[Objective, ...]) -> str:
             entry["threshold"] = seconds_text(objective.threshold)
         entry["target"] = ratio_text(objective.target)
         entries.append(entry)
-    return yaml.safe_dump({"objectives": entries}, sort_keys=False, allow_unicode=True, width=100)
+    return yaml.dump(
+        {"objectives": entries}, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100
+    )
 
 
 def ratio_text(ratio: float) -> str | float:

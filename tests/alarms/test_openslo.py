@@ -7,7 +7,7 @@ import re
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
@@ -54,7 +54,11 @@ def test_examples_in_docstrings(module: object) -> None:
     assert doctest.testmod(module).failed == 0  # type: ignore[arg-type]
 
 
+NEXT_LINE = Objective(name="a", sli="availability", target=0.9, model="\x85", description="\u2028")
+
+
 @settings(deadline=None)
+@example(Config(objectives=(NEXT_LINE,)))
 @given(CONFIGS)
 def test_what_is_exported_comes_back_the_same(config: Config) -> None:
     text = export_openslo(config)
