@@ -147,9 +147,9 @@ class TapServer:
         slots = [slot["second"] for page in self.pages for slot in page.slots]
         found: list[Observation] = []
         if slots:
-            newest = int(max(slots))
-            oldest = max(newest - layout.SLOTS + 1, int(min(slots)), int(start))
             until = int(self.touched) - 1 if self.alive else int(self.touched)
+            # an engine that idles since has only the state in which it was left to tell
+            oldest = max(until - layout.SLOTS + 1, int(min(slots)), int(start))
             times = list(thinned_times(range(oldest, until + 1), full_from, step_s))
             by_time: dict[int, list[tuple[TapEngine, EngineTotals]]] = {}
             for engine in engines:

@@ -204,6 +204,21 @@ def test_every_second_of_the_past_has_its_own_numbers(writers: Writers) -> None:
     assert grown.sum == pytest.approx(0.6)
 
 
+def test_an_engine_that_idles_has_a_quarter_of_an_hour_of_past_and_no_more(
+    writers: Writers,
+) -> None:
+    writer = writers.add()
+    writer.record(fake_scheduler(1), fake_iteration(ttft=[0.1]), None)
+    writer.record(fake_scheduler(0), fake_iteration(itl=[0.1]), None)
+    writers.clock.t += 36_000
+    writer.touch()
+    past = writers.history()
+
+    assert len(past) == 900
+    assert {s.gauges["requests_running"] for s in past} == {0}
+    assert {s.counters["generation_tokens"] for s in past} == {2}
+
+
 def test_what_clients_hung_up_on_is_estimated_and_never_too_much(writers: Writers) -> None:
     writer = writers.add()
     truth = 0
