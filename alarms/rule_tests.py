@@ -20,10 +20,10 @@ from vllm_opsctl.alarms.fleet import HEALTHY, IDLE, MODEL, REPLICAS, Phase, Stat
 from vllm_opsctl.alarms.rules import Rulebook
 from vllm_opsctl.exporter.units import parse_duration
 
-_ONSET = 60
+_ONSET = 30
 """Minutes of healthy traffic before something happens."""
 
-_OUTAGE = 205
+_OUTAGE = 195
 """Minutes of an outage: the slowest row holds for three hours."""
 
 _WATCHDOG = "LLMWatchdog"
@@ -49,7 +49,7 @@ class _Tests:
 
     def all(self) -> Iterator[dict[str, Any]]:
         yield self._silent(
-            "busy traffic with a few errors", _both(Phase(240, _busy())), _FIRST_ERROR
+            "busy traffic with a few errors", _both(Phase(120, _busy())), _FIRST_ERROR
         )
         yield self._silent("no traffic", _both(Phase(90, IDLE)))
         yield self._silent("one failed request at night", _both(*_one_failure()), _FIRST_ERROR)
@@ -283,7 +283,7 @@ def _one_failure() -> tuple[Phase, ...]:
     """Three requests an hour, then one more, which fails: a share of bad events that would page."""
     night = HEALTHY.changed({"requests": 0.05, "requests_running": 0, "steps": 3})
     return (
-        Phase(_ONSET, night),
+        Phase(60, night),
         Phase(1, night.changed({"requests": 1, "bad_share": 1.0})),
         Phase(90, night),
     )
