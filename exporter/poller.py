@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from vllm_opsctl.exporter.config import Exporter, Target
 from vllm_opsctl.exporter.observation import Observation, error
 from vllm_opsctl.exporter.sources.probe import Prober
-from vllm_opsctl.exporter.sources.reader import FACTS_EVERY_S, TargetReader
+from vllm_opsctl.exporter.sources.reader import FACTS_EVERY_S, Reading, TargetReader
 from vllm_opsctl.exporter.sources.scrape import Scraper
 from vllm_opsctl.exporter.sources.tap import TapFolder
 from vllm_opsctl.exporter.target_state import TargetState
@@ -89,7 +89,7 @@ class Poller(threading.Thread):
         self._wait(self._random.random() * min(0.5, self._exporter.poll_interval))
         while not self._stop_event.is_set():
             started = self._clock()
-            good, observation = self.read_once()
+            good, observation = self._read_once()
             if self._prober is not None:
                 if good and self._clock() >= facts_due:
                     self.state.record(self._prober.facts())
@@ -108,7 +108,7 @@ class Poller(threading.Thread):
         if self._prober is not None:
             self._prober.close()
 
-    def read_once(self) -> tuple[bool, Observation]:
+    def _read_once(self) -> tuple[bool, Observation]:
         """
         One read; a fault of ours is an error of this read, not the end of all reading.
 
@@ -119,15 +119,27 @@ class Poller(threading.Thread):
         try:
             reading = self.reader.read()
             seconds = self._clock() - started
-            for observation in reading.past:
-                self.state.remember(observation)
-            for observation in reading.now:
-                good = self.state.record(observation, seconds=seconds)
-            return good, observation
+            return self._take(reading, seconds), reading.now[-1]
         except Exception as problem:
             log.exception("%s: a fault of the sidecar itself", self.state.target.name)
             failed = error(time.time(), self.state.target.name, "internal", repr(problem))
             return self.state.record(failed), failed
+
+    def read_the_dead(self) -> None:
+        """Once more, at the end: an engine that has ended just now left its last second on its page."""
+        try:
+            self._take(self.reader.read_the_dead(), 0.0)
+        except Exception:
+            log.exception("%s: a fault of the sidecar itself", self.state.target.name)
+
+    def _take(self, reading: Reading, seconds: float) -> bool:
+        """Give the state what was read; whether the last of it was a page."""
+        good = False
+        for observation in reading.past:
+            self.state.remember(observation)
+        for observation in reading.now:
+            good = self.state.record(observation, seconds=seconds)
+        return good
 
     def _tell(self, good: bool, failures: int, observation: Observation) -> None:
         """Log when a target comes and goes, not every read of a dead one."""

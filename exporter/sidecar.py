@@ -122,9 +122,8 @@ class Sidecar:
         deadline = time.monotonic() + JOIN_POLLERS_S
         for poller in self._pollers():
             poller.join(max(0.0, deadline - time.monotonic()))
-            if self._folder is not None and not poller.is_alive():
-                # an engine that ended just now has left its last second on its page
-                poller.read_once()
+            if not poller.is_alive():
+                poller.read_the_dead()
         self._save()
 
     def _watch(self, target: Target, key: str | None) -> Poller:

@@ -72,10 +72,11 @@ class TargetReader:
     def read(self) -> Reading:
         """Read once; never raises for what a server does."""
         reading = Reading()
-        server = self._living(reading) if self._folder is not None else None
+        servers = self._servers()
+        server = self._living(servers, reading)
         served = self._scraper.read() if self._scraper is not None else None
         if server is None:
-            reading.now.append(served if served is not None else self._nothing())
+            reading.now.append(served if served is not None else self._nothing(servers))
             return reading
         assert self._folder is not None
         now = self._clock()
@@ -100,10 +101,22 @@ class TargetReader:
         if self._scraper is not None:
             self._scraper.close()
 
-    def _living(self, reading: Reading) -> TapServer | None:
+    def read_the_dead(self) -> Reading:
+        """What servers that have ended since the last read left, and how; asks nobody."""
+        reading, servers = Reading(), self._servers()
+        self._living(servers, reading)
+        if servers and not servers[-1].alive:
+            reading.now.append(self._nothing(servers))
+        return reading
+
+    def _servers(self) -> list[TapServer]:
+        """The target's servers that have pages, oldest first."""
+        if self._folder is None:
+            return []
+        return assigned(self._folder.servers(), self._targets).get(self._target.name, [])
+
+    def _living(self, servers: Sequence[TapServer], reading: Reading) -> TapServer | None:
         """The newest server that lives; what older ones left goes to the record."""
-        assert self._folder is not None
-        servers = assigned(self._folder.servers(), self._targets).get(self._target.name, [])
         living: TapServer | None = None
         for server in servers:
             seen_until = self._read_until.get(server.key)
@@ -126,11 +139,10 @@ class TargetReader:
             self._target.name, self._folder.bounds, start=start, full_from=0.0, step_s=1.0
         )
 
-    def _nothing(self) -> Observation:
+    def _nothing(self, servers: Sequence[TapServer]) -> Observation:
         """No server lives and there is no address to ask."""
         assert self._folder is not None
         now, name = self._clock(), self._target.name
-        servers = assigned(self._folder.servers(), self._targets).get(name, [])
         if not servers:
             return error(now, name, NO_PAGE, f"{self._folder.path}: no tap page of {name}")
         newest = servers[-1]

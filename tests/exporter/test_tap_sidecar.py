@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import RECORDINGS, Opsctl, http_get, wait_for
+from conftest import RECORDINGS, Opsctl, answers, free_port, http_get, wait_for
 from prometheus_client.parser import text_string_to_metric_families
 from tap.fakes import FakeEngine
 
-OVERLOAD = RECORDINGS / "queue-overload.jsonl.gz"
+from vllm_opsctl.exporter.tap.page import read_tap_page
 
-pytestmark = pytest.mark.usefixtures("opsctl")
+OVERLOAD = RECORDINGS / "queue-overload.jsonl.gz"
 
 
 def one(url: str, name: str, **labels: str) -> float | None:
@@ -141,6 +141,31 @@ def test_a_killed_engine_leaves_a_black_box(opsctl: Opsctl, tmp_path: Path, page
     assert target["window"]["source"] == "tap"
     assert target["vllm_version"] == "0.32.0"
     assert http_get(f"{sidecar}/readyz")[0] == 503
+
+
+def test_an_engine_that_ends_with_its_sidecar_is_in_the_recording_to_its_end(
+    opsctl: Opsctl, tmp_path: Path, pages: Path
+) -> None:
+    """As under supervise: the sidecar is stopped the moment that the engine has ended."""
+    saved, url = tmp_path / "last.jsonl", f"http://127.0.0.1:{free_port()}"
+    (tmp_path / "opsctl.yaml").write_text(
+        f"exporter: {{poll_interval: 2s, tap: {{dir: '{pages}'}}, "
+        f"flight_recorder: {{save_to: '{saved}'}}}}\n"
+    )
+    with FakeEngine(pages) as engine:
+        sidecar = opsctl.start(
+            "exporter", "run", "--listen", url.removeprefix("http://"), cwd=tmp_path
+        )
+        wait_for(lambda: answers(f"{url}/livez"), timeout_s=20, what="the sidecar")
+        wait_for_target(url)
+        engine.kill()
+        sidecar.terminate()
+        sidecar.wait(20)
+    found = [json.loads(line) for line in saved.read_text().splitlines()]
+    touched = read_tap_page(engine.page).touched
+
+    assert [o["reason"] for o in found if o.get("kind") == "error"] == ["died"]
+    assert max(o["t"] for o in found if o.get("kind") == "metrics") == pytest.approx(touched)
 
 
 def test_pages_of_the_dead_stay_until_they_are_read_and_old(
