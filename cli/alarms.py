@@ -13,8 +13,8 @@ from vllm_opsctl.alarms.burn import Clock, parse_scale
 from vllm_opsctl.alarms.lint import lint as find_mistakes
 from vllm_opsctl.alarms.rules import build_rules
 from vllm_opsctl.alarms.vocabulary import Source
-from vllm_opsctl.cli.common import load
-from vllm_opsctl.errors import ConfigError, UsageError
+from vllm_opsctl.cli.common import load, mistakes_of, note, source_option
+from vllm_opsctl.errors import UsageError
 from vllm_opsctl.exporter.catalogue import Version, parse_version
 
 EXIT_FINDINGS = 1
@@ -42,14 +42,6 @@ def _check_version(source: Source, version: Version | None) -> None:
         raise UsageError("--vllm-version belongs to --from vllm; the sidecar reads every release")
 
 
-from_option = click.option(
-    "--from",
-    "source",
-    type=click.Choice(["sidecar", "vllm"]),
-    default="sidecar",
-    show_default=True,
-    help="Whose metrics the rules read: the sidecar's, or vLLM's own.",
-)
 version_option = click.option(
     "--vllm-version",
     "version",
@@ -72,7 +64,7 @@ def alarms() -> None:
     type=click.Path(path_type=Path, file_okay=False),
     help="Where the files go.",
 )
-@from_option
+@source_option
 @version_option
 @click.option(
     "--scale",
@@ -95,18 +87,15 @@ def build(
     _check_version(source, version)
     loaded = load(ctx)
     config = loaded.config
-    origin = str(loaded.path or "(defaults)")
-    try:
+    with mistakes_of(loaded):
         rulebook = build_rules(config, source, version=version, clock=Clock(scale))
         files = build_files(config, rulebook)
-    except ConfigError as problem:
-        raise ConfigError([f"{origin}: {line}" for line in problem.problems]) from None
-    for note in (
+    for text in (
         *rulebook.left_out,
         *rulebook.links.notices(),
         *alertmanager.notices(config.alarms),
     ):
-        click.echo(f"{click.style('Note:', fg='yellow', bold=True)} {note}", err=True)
+        note(text)
     counts = f"{len(rulebook.alerts)} alerts of {len(rulebook.indicators)} objectives"
     if check:
         changed = differences(out, files)
@@ -121,7 +110,7 @@ def build(
 
 
 @alarms.command()
-@from_option
+@source_option
 @version_option
 @click.option(
     "--requests-per-day",

@@ -31,6 +31,48 @@ output_option = click.option(
 )
 
 
+source_option = click.option(
+    "--from",
+    "source",
+    type=click.Choice(["sidecar", "vllm"]),
+    default="sidecar",
+    show_default=True,
+    help="Whose metrics the rules read: the sidecar's, or vLLM's own.",
+)
+
+
+def text_or_json_option(help_text: str) -> Callable[[_Function], _Function]:
+    """An --output without Markdown."""
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Choice(["text", "json"]),
+        default="text",
+        show_default=True,
+        help=help_text,
+    )
+
+
+def note(text: str) -> None:
+    """Tell on stderr what is worth knowing and no mistake."""
+    click.echo(f"{click.style('Note:', fg='yellow', bold=True)} {text}", err=True)
+
+
+@contextmanager
+def mistakes_of(loaded: LoadedConfig) -> Iterator[None]:
+    """
+    Put the configuration's name before mistakes that are found in it later.
+
+    Raises:
+        ConfigError: The mistakes.
+    """
+    try:
+        yield
+    except ConfigError as problem:
+        origin = loaded.path or "(defaults)"
+        raise ConfigError([f"{origin}: {line}" for line in problem.problems]) from None
+
+
 def seconds_of(ctx: click.Context, param: click.Parameter, value: str) -> float:
     """
     Callback of options that take a duration such as 500ms, 10s or 30m.

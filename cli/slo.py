@@ -13,9 +13,16 @@ from vllm_opsctl.alarms.explain import Explained, Window, explain_objective
 from vllm_opsctl.alarms.openslo import export_openslo
 from vllm_opsctl.alarms.openslo_read import objectives_section, read_openslo
 from vllm_opsctl.alarms.vocabulary import Source
-from vllm_opsctl.cli.common import emit, load
+from vllm_opsctl.cli.common import (
+    emit,
+    load,
+    mistakes_of,
+    note,
+    source_option,
+    text_or_json_option,
+)
 from vllm_opsctl.cli.text import wrapped
-from vllm_opsctl.errors import ConfigError, InputFileError, UsageError
+from vllm_opsctl.errors import InputFileError, UsageError
 from vllm_opsctl.exporter.config import Config, Objective
 from vllm_opsctl.exporter.units import format_duration, format_number, format_percent
 from vllm_opsctl.runbooks.names import nearest
@@ -37,11 +44,8 @@ def slo() -> None:
 def export(ctx: click.Context, out: Path | None) -> None:
     """Write the configured objectives as OpenSLO v1 documents."""
     loaded = load(ctx)
-    origin = loaded.path or "(defaults)"
-    try:
+    with mistakes_of(loaded):
         text = export_openslo(loaded.config)
-    except ConfigError as problem:
-        raise ConfigError([f"{origin}: {line}" for line in problem.problems]) from None
     if out is None:
         emit(text.rstrip("\n"))
         return
@@ -67,8 +71,8 @@ def import_command(file: Path) -> None:
     except (OSError, UnicodeDecodeError) as problem:
         raise InputFileError(f"{file}: cannot be read ({problem})") from None
     found = read_openslo(text, str(file))
-    for note in found.notes:
-        click.echo(f"{click.style('Note:', fg='yellow', bold=True)} {note}", err=True)
+    for text in found.notes:
+        note(text)
     emit(objectives_section(found.objectives).rstrip("\n"))
 
 
@@ -80,22 +84,8 @@ def import_command(file: Path) -> None:
     metavar="N",
     help="Requests a day of the quietest model [default: plenty].",
 )
-@click.option(
-    "--from",
-    "source",
-    type=click.Choice(["sidecar", "vllm"]),
-    default="sidecar",
-    show_default=True,
-    help="Whose metrics the rules read: the sidecar's, or vLLM's own.",
-)
-@click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="Format of the answer on stdout.",
-)
+@source_option
+@text_or_json_option("Format of the answer on stdout.")
 @click.pass_context
 def explain(
     ctx: click.Context, name: str, requests_per_day: float | None, source: Source, output: str

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from vllm_opsctl.cli.common import emit
+from vllm_opsctl.cli.common import emit, text_or_json_option
 from vllm_opsctl.errors import InputFileError
 from vllm_opsctl.exporter.tap import layout
 from vllm_opsctl.exporter.tap.page import BadTapPage, TapHistogram, TapPage, read_tap_page
@@ -33,7 +33,7 @@ def tap() -> None:
 @click.option(
     "--seconds", default=_RECENT_S, show_default=True, help="Seconds of the ring to show."
 )
-@click.option("--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@text_or_json_option("Format of the page on stdout.")
 def dump(file: Path, seconds: int, output: str) -> None:
     """
     Print a page: who wrote it, facts, counters, quantiles, the last seconds.

@@ -11,7 +11,13 @@ import time
 import click
 from rich.console import Console
 
-from vllm_opsctl.cli.common import emit, load, resolve_targets, stopped_by_signals
+from vllm_opsctl.cli.common import (
+    emit,
+    load,
+    resolve_targets,
+    stopped_by_signals,
+    text_or_json_option,
+)
 from vllm_opsctl.cli.screen import Page, full_screen, pressed_keys
 from vllm_opsctl.cli.text import render_text
 from vllm_opsctl.cli.top_model import SORTS, Fleet, Row, fleet_json
@@ -30,14 +36,7 @@ ONCE_S = 3.0
 @click.option("--sidecar", metavar="URL", help="Read a sidecar's flight recorder instead.")
 @click.option("--no-probe", is_flag=True, help="Send no canary completions (every 30 s).")
 @click.option("--once", is_flag=True, help="Print one frame, for pipes.")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="Format of the frame of --once.",
-)
+@text_or_json_option("Format of the frame of --once.")
 @click.pass_context
 def top(
     ctx: click.Context,

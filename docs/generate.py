@@ -9,6 +9,7 @@ tap's layout, docs/alerts.md from the alerts that are data, and docs/runbooks fr
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -106,7 +107,6 @@ def _features() -> str:
     return "\n".join(lines)
 
 
-_SIZES = {"8s": 8, "Q": 8, "d": 8, "I": 4, "f": 4}
 _TYPES = {
     "8s": "8 bytes",
     "Q": "unsigned 64",
@@ -202,7 +202,7 @@ def _tap_page() -> Iterator[str]:
     offset = 0
     for name, code, meaning in layout.SLOT_FIELDS:
         yield f"| {offset} | `{name}` | {_TYPES[code]} | {meaning} |"
-        offset += _SIZES[code]
+        offset += struct.calcsize(f"<{code}")
 
 
 if __name__ == "__main__":

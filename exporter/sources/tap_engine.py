@@ -226,7 +226,6 @@ class _Unwound:
             self._less(name, slot[name])
         told = slot["finished_abort"] + slot["finished_error"] + slot["finished_length"]
         self._less("finished_stop", slot["finished"] - told)
-        self._less("records", slot["scheduled"])
         computed = slot["finished_prompt_tokens"] - slot["finished_cached_tokens"]
         self._less("computed_at_finish", computed)
         rejected = max(

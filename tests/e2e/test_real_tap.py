@@ -25,7 +25,7 @@ import pytest
 from bench.tap_servers import install_tap, write_tiny_model
 from conftest import Opsctl, free_port, http_get, wait_for
 from real.counts import Summary
-from real.engine import RealVllm
+from real.engine import BASE_ENV, RealVllm
 from real.load import start_load
 from real.phase import Phase
 
@@ -356,7 +356,7 @@ def test_api_processes_of_one_server_are_added_up(site: Site) -> None:
     pages = site.pages("two")
     environment = {
         **os.environ,
-        **{"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"},
+        **BASE_ENV,
         "PYTHONPATH": f"{site.tap}{os.pathsep}{site.command}",
         "OPSCTL_TAP": str(pages),
     }
@@ -447,7 +447,7 @@ def test_engine_and_sidecar_come_from_one_entry_point(site: Site, opsctl: Opsctl
     ]
     environment = {
         **os.environ,
-        **{"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"},
+        **BASE_ENV,
         **{"PYTHONPATH": str(site.tap), "OPSCTL_TAP": str(pages)},
     }
     log = site.folder / "one.log"
