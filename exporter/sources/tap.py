@@ -31,7 +31,13 @@ DIED = "died"
 """Reason of a page whose writer is gone, where it did not say so or had work to do."""
 
 ENDED = "ended"
-"""The same where the writer ended in order and had nothing to do."""
+"""The same where the writer ended in order and had had nothing to do for a while."""
+
+_LATELY_S = 3.0
+"""
+Steps so shortly before an end in order tell that nobody took the traffic away first: vLLM's API
+process ends in order too when its engine core dies, and between two requests nothing runs.
+"""
 
 _LOOKS_AFTER_DEATH_S = (1.0, 5.0)
 """Seconds after the last sign of life at which a dead process is noted as not answering."""
@@ -70,6 +76,12 @@ class TapServer:
     def started(self) -> float:
         """Unix seconds."""
         return min(float(page.header["started"]) for page in self.pages)
+
+    @property
+    def stepped(self) -> float | None:
+        """The second of the newest step that its pages still hold, Unix seconds."""
+        seconds = (s["second"] for page in self.pages for s in page.slots if s.get("steps"))
+        return max(seconds, default=None)
 
     @property
     def touched(self) -> float:
@@ -188,13 +200,17 @@ def how_it_ended(server: TapServer) -> tuple[str, str]:
     states = [page.gauges for page in server.pages]
     running = max(state.get("running", 0.0) for state in states)
     waiting = max(state.get("waiting", 0.0) + state.get("deferred", 0.0) for state in states)
-    busy = f" with {running:.0f} requests running and {waiting:.0f} waiting"
+    idle = not running and not waiting
+    stepped = server.stepped
+    lately = stepped is not None and stepped >= server.touched - _LATELY_S
+    state = f" with {running:.0f} requests running and {waiting:.0f} waiting"
+    if idle:
+        state = ", within seconds of its last step" if lately else ", idle"
     last = datetime.fromtimestamp(server.touched, UTC)
     detail = (
-        f"process {pids} {how}{busy if running or waiting else ', idle'}; "
-        f"the last sign of life is of {last:%Y-%m-%d %H:%M:%S} UTC"
+        f"process {pids} {how}{state}; the last sign of life is of {last:%Y-%m-%d %H:%M:%S} UTC"
     )
-    return ENDED if in_order and not running and not waiting else DIED, detail
+    return ENDED if in_order and idle and not lately else DIED, detail
 
 
 class TapFolder:

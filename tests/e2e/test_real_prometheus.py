@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Opsctl, free_port
-from real.drive import play
 from real.engine import RealVllm
+from real.load import start_load
 from real.prometheus import RealPrometheus
 from real.scenarios import MODEL_SIZE, SCENARIOS
 
@@ -21,6 +21,9 @@ SCENARIO = SCENARIOS["queue-overload"]
 
 DIAGNOSE_AFTER_S = 19.0
 """Seconds into the incident at which on-call looks."""
+
+ENDLESS_S = 600.0
+"""Longer than any look takes."""
 
 
 @pytest.fixture(scope="module")
@@ -57,27 +60,22 @@ def test_the_past_says_of_an_overload_what_the_sidecar_said_live(
     prometheus = RealPrometheus(binary, tmp_path, free_port(), scrape={"vllm": [address]})
     prometheus.start()
     sidecar = opsctl.start_sidecar(vllm.url)
-    asked: list[tuple[float, subprocess.CompletedProcess[str]]] = []
-
-    def ask() -> None:
-        at = time.time()
-        asked.append((at, opsctl.run("diagnose", "--sidecar", sidecar, "--no-probe", "-o", "json")))
-
-    healthy_s = SCENARIO.phases[0].duration_s
-    timer = threading.Timer(healthy_s + DIAGNOSE_AFTER_S, ask)
-    timer.start()
+    later = ("diagnose", "--prometheus", prometheus.url, "--match", '{job="vllm"}')
+    healthy, incident = SCENARIO.phases
+    # the overload lasts until both were asked, however slow the machine is
+    phases = (healthy, replace(incident, duration_s=ENDLESS_S))
     try:
-        play(SCENARIO, vllm)
-        timer.join()
-        ((at, said),) = asked
-        later = ("diagnose", "--prometheus", prometheus.url, "--match", '{job="vllm"}')
-        then = opsctl.run(*later, "--at", str(at), "-o", "json")
-        before = opsctl.run(*later, "--at", str(at - DIAGNOSE_AFTER_S - 2), "-o", "json")
+        with start_load(vllm.url, vllm.model, phases, drain=False) as load:
+            load.wait_phase("incident")
+            time.sleep(DIAGNOSE_AFTER_S)
+            said = opsctl.run("diagnose", "--sidecar", sidecar, "--no-probe", "-o", "json")
+            (live,) = json.loads(said.stdout)["targets"]
+            then = opsctl.run(*later, "--at", str(live["window"]["end"]), "-o", "json")
+            before = opsctl.run(*later, "--at", str(live["window"]["onset"] - 2), "-o", "json")
+            load.stop()
     finally:
-        timer.cancel()
         prometheus.stop()
 
-    (live,) = json.loads(said.stdout)["targets"]
     (past,) = json.loads(then.stdout)["targets"]
     assert roots(live) == roots(past) == ["queue-overload"]
     assert live["verdict"] == past["verdict"] == "critical"

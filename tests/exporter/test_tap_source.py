@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -308,14 +309,27 @@ def test_a_killed_server_leaves_its_last_seconds_and_how_it_ended(tmp_path: Path
     assert "with 5 requests running and 2 waiting" in errors[0].data["detail"]
 
 
-def test_a_server_that_ended_idle_and_in_order_has_not_died(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("idle_s", "expected", "words"),
+    [
+        (60.0, "ended", "ended in order, idle"),
+        # vLLM's API process ends in order when its engine core dies between two requests
+        (0.5, "died", "ended in order, within seconds of its last step"),
+    ],
+)
+def test_a_server_that_ended_in_order_has_died_if_it_had_just_worked(
+    tmp_path: Path, idle_s: float, expected: str, words: str
+) -> None:
     with FakeEngine(tmp_path, running=0) as engine:
         engine.stop()
         (server,) = TapFolder(tmp_path, BOUNDS).servers()
+    (page,) = server.pages
+    stepped = page.slots[-1]["second"]
+    closed = replace(page, header={**page.header, "touched": stepped + idle_s})
 
-    reason, detail = how_it_ended(server)
-    assert reason == "ended"
-    assert "ended in order, idle" in detail
+    reason, detail = how_it_ended(TapServer((closed,)))
+    assert reason == expected
+    assert words in detail
 
 
 @pytest.mark.parametrize("name", ["", "nowhere"])
