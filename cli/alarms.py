@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 
 import click
 
-from vllm_opsctl.alarms import alertmanager
+from vllm_opsctl.alarms import alertmanager as alertmanager_file
 from vllm_opsctl.alarms.build import build_files, differences, write
 from vllm_opsctl.alarms.burn import Clock, parse_scale
+from vllm_opsctl.alarms.drill import Drill, Step, Way
 from vllm_opsctl.alarms.lint import lint as find_mistakes
+from vllm_opsctl.alarms.pager_api import AlertmanagerApi, PrometheusApi
 from vllm_opsctl.alarms.rules import build_rules
+from vllm_opsctl.alarms.sns_topic import Topic
 from vllm_opsctl.alarms.vocabulary import Source
-from vllm_opsctl.cli.common import load, mistakes_of, note, source_option
+from vllm_opsctl.cli.common import (
+    duration_option,
+    emit,
+    load,
+    mistakes_of,
+    note,
+    source_option,
+    text_or_json_option,
+)
+from vllm_opsctl.cli.text import wrapped
 from vllm_opsctl.errors import UsageError
 from vllm_opsctl.exporter.catalogue import Version, parse_version
+from vllm_opsctl.exporter.config import Alarms
+from vllm_opsctl.exporter.units import format_duration
 
 EXIT_FINDINGS = 1
-"""A file would change, or an objective does not do what it promises."""
+"""A file would change, an objective does not do what it promises, or a drill did not arrive."""
 
 
 def _version(ctx: click.Context, param: click.Parameter, value: str | None) -> Version | None:
@@ -93,7 +110,7 @@ def build(
     for text in (
         *rulebook.left_out,
         *rulebook.links.notices(),
-        *alertmanager.notices(config.alarms),
+        *alertmanager_file.notices(config.alarms),
     ):
         note(text)
     counts = f"{len(rulebook.alerts)} alerts of {len(rulebook.indicators)} objectives"
@@ -153,3 +170,117 @@ def lint(
     total = len(loaded.config.objectives)
     click.echo(f"{origin}: {total - len(wrong)} of {total} objectives are measured and can alert")
     return EXIT_FINDINGS if wrong else 0
+
+
+@alarms.command("test")
+@click.option(
+    "--alertmanager",
+    metavar="URL",
+    help="Takes the drill [default: alarms.alertmanager_url].",
+)
+@click.option(
+    "--prometheus",
+    metavar="URL",
+    help="Are its rules ours? [default: alarms.prometheus_url; not asked when unset]",
+)
+@click.option(
+    "--notify",
+    "way",
+    type=click.Choice(["page", "ticket"]),
+    default="page",
+    show_default=True,
+    help="Which way is drilled.",
+)
+@click.option(
+    "--listen/--no-listen",
+    default=True,
+    help="Subscribe an SQS queue for the time of the drill, to see it arrive "
+    "(needs sns:Subscribe, sqs:CreateQueue and the like).  [default: listen]",
+)
+@duration_option("--timeout", default="2m", help_text="How long the delivery may take.")
+@source_option
+@version_option
+@text_or_json_option("Format of the answer on stdout.")
+@click.pass_context
+def test_command(
+    ctx: click.Context,
+    alertmanager: str | None,
+    prometheus: str | None,
+    way: Way,
+    listen: bool,
+    timeout: float,
+    source: Source,
+    version: Version | None,
+    output: str,
+) -> int:
+    """
+    Send a drill through the whole chain and confirm that it arrives.
+
+    Everybody who hears of pages (or tickets) gets one that says DRILL, and its end. Exits with 1 when a
+    link is broken, and says which.
+    """
+    _check_version(source, version)
+    loaded = load(ctx)
+    settings = loaded.config.alarms
+    receiver, topic = _receiver(settings, way)
+    with mistakes_of(loaded):
+        rulebook = build_rules(loaded.config, source, version=version)
+    asked = prometheus or settings.prometheus_url
+    if asked is None:
+        note(
+            "neither --prometheus nor alarms.prometheus_url: whether the rules are loaded is not seen"
+        )
+    drill = Drill(
+        way=way,
+        service=loaded.config.service.name,
+        rulebook=rulebook,
+        alertmanager=AlertmanagerApi(alertmanager or settings.alertmanager_url),
+        prometheus=PrometheusApi(asked) if asked is not None else None,
+        receiver=receiver,
+        topic=topic,
+        listen=listen,
+        timeout_s=timeout,
+    )
+    steps = drill.run()
+    failed = _as_json(steps) if output == "json" else _as_text(steps, way)
+    return EXIT_FINDINGS if failed else 0
+
+
+def _receiver(settings: Alarms, way: Way) -> tuple[str, Topic | None]:
+    """Integration and topic behind a way."""
+    arn = settings.page_topic if way == "page" else settings.ticket_topic
+    if arn is not None:
+        region = settings.region or alertmanager_file.region_of(arn)
+        return "sns", Topic(arn, region, settings.api_url)
+    if way == "ticket" and settings.webhook is not None:
+        return "webhook", None
+    raise UsageError(f"alarms.{way}_topic is not set: there is nobody to send a {way} to")
+
+
+def _as_json(steps: Iterable[Step]) -> bool:
+    found = [asdict(step) for step in steps]
+    failed = any(step["state"] == "failed" for step in found)
+    emit(json.dumps({"arrives": not failed, "steps": found}, indent=2, ensure_ascii=False))
+    return failed
+
+
+_COLOURS = {"ok": "green", "failed": "red", "note": "yellow"}
+
+
+def _as_text(steps: Iterator[Step], way: Way) -> bool:
+    """Each link as soon as it is known; the last line is the answer."""
+    seconds, failed = None, []
+    for step in steps:
+        mark = click.style(f"{step.state:6}", fg=_COLOURS[step.state], bold=step.state != "ok")
+        lines = wrapped(step.text, indent=" " * 22, first=f"{'':8}{step.link:14}")
+        click.echo(f"{mark}  {lines[8:]}")
+        if step.state == "failed":
+            failed.append(step.link)
+        seconds = step.seconds or seconds
+    if failed:
+        links = ", ".join(dict.fromkeys(failed))
+        click.secho(f"A {way} does NOT arrive as it should: {links}", fg="red", bold=True)
+    else:
+        took = "" if seconds is None else f", {format_duration(seconds)} after Alertmanager has it"
+        click.secho(f"A {way} arrives{took}.", fg="green", bold=True)
+    return bool(failed)

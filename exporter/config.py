@@ -299,6 +299,9 @@ class Alarms(_Strict):
         None,
         description="The Prometheus as people on call reach it, for diagnosis without a sidecar.",
     )
+    alertmanager_url: WebUrl = Field(
+        "http://127.0.0.1:9093", description="The Alertmanager, for drills (opsctl alarms test)."
+    )
     histogram_buckets: dict[str, tuple[float, ...]] | None = Field(
         None,
         description="Bounds that vLLM is given with --custom-histogram-buckets, the same JSON.",

@@ -19,7 +19,7 @@ RECORDINGS = TESTS / "recordings"
 PAGES = TESTS / "pages"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def part() -> Callable[[str], Path]:
     """Where a real part is; without it the test is skipped, or fails where parts are required."""
 

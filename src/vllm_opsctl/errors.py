@@ -9,6 +9,7 @@ The errors that users see: each says what is wrong, where, and what to do about 
     * SourceError         vLLM (or a sidecar) could not be read
       x Unreachable       refused, no such host, timed out
       x BadPage           it answered, but not with a page of vLLM metrics
+    * AwsError            AWS refused or did not answer; exit 3
     * ServeError          the sidecar cannot open its port
     * CommandError        a command to supervise cannot be started; exit 126 or 127
 """
@@ -79,6 +80,12 @@ class Unreachable(SourceError):
 
 class BadPage(SourceError):
     """Something answered, but not with a page of vLLM metrics."""
+
+
+class AwsError(OpsError):
+    """AWS refused a call or did not answer; the message names the fix."""
+
+    exit_code = 3
 
 
 class ServeError(OpsError):

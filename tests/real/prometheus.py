@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import time
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from real.processes import start_server, stop_server
 from vllm_opsctl.exporter.observation import Observation
 
 _SAMPLE = re.compile(r"^([^{\s]+)(?:\{(.*)\})? (\S+)$")
-_READY_S = 30.0
 
 
 class RealPrometheus:
@@ -27,6 +25,8 @@ class RealPrometheus:
         scrape: Job to its static targets (``HOST:PORT``).
         interval_s: Time between two scrapes.
         job_settings: More lines of every scrape configuration.
+        rules: Rule files that it evaluates.
+        alertmanager: ``HOST:PORT`` of who gets the alerts.
     """
 
     def __init__(
@@ -38,6 +38,8 @@ class RealPrometheus:
         scrape: Mapping[str, Sequence[str]] | None = None,
         interval_s: float = 1.0,
         job_settings: Mapping[str, object] | None = None,
+        rules: Sequence[Path] = (),
+        alertmanager: str | None = None,
     ) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.data = folder / "data"
@@ -51,10 +53,19 @@ class RealPrometheus:
             }
             for job, targets in (scrape or {}).items()
         ]
-        settings = {
-            "global": {"scrape_interval": interval, "scrape_timeout": interval},
+        settings: dict[str, object] = {
+            "global": {
+                "scrape_interval": interval,
+                "scrape_timeout": interval,
+                "evaluation_interval": interval,
+            },
             "scrape_configs": jobs,
+            "rule_files": [str(path) for path in rules],
         }
+        if alertmanager is not None:
+            settings["alerting"] = {
+                "alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]
+            }
         config = folder / "prometheus.yml"
         # JSON is YAML
         config.write_text(json.dumps(settings), encoding="utf-8")
@@ -66,31 +77,19 @@ class RealPrometheus:
             # recordings are as old as they are
             "--storage.tsdb.retention.time=100y",
             f"--web.listen-address=127.0.0.1:{port}",
+            # a minute by default: what was sent before the Alertmanager was known is late by it
+            "--rules.alert.resend-delay=1s",
         ]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it and wait until it is ready."""
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
-        deadline = time.monotonic() + _READY_S
-        while not self._is_ready():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"Prometheus did not start:\n{self._log.read_text()[-2000:]}")
-            time.sleep(0.1)
-
-    def _is_ready(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.url}/-/ready", timeout=1) as answer:  # noqa: S310
-                return bool(answer.status == 200)
-        except OSError:
-            return False
+        self._process = start_server(self._command, self._log, f"{self.url}/-/ready")
 
     def stop(self) -> None:
         """Stop it."""
         if self._process is not None:
-            self._process.terminate()
-            self._process.wait(timeout=20)
+            stop_server(self._process)
 
 
 def backfill(
