@@ -35,8 +35,22 @@ def part() -> Callable[[str], Path]:
     return need
 
 
+_MEASURED = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture(scope="session")
+def measured(pytestconfig: pytest.Config) -> list[str]:
+    """Lines on what was measured along the way; printed at the end of the run."""
+    return pytestconfig.stash.setdefault(_MEASURED, [])
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Name what is missing, loudly."""
+    """Print what was measured; name what is missing, loudly."""
+    lines = terminalreporter.config.stash.get(_MEASURED, [])
+    if lines:
+        terminalreporter.section("measured", sep="-")
+        for line in lines:
+            terminalreporter.line(line)
     missing = missing_parts()
     if missing:
         terminalreporter.section("MISSING PARTS: not everything was tested", sep="!", red=True)
