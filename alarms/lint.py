@@ -143,7 +143,21 @@ def _measured(where: str, one: Indicator, prometheus: str) -> Iterator[Finding]:
         )
 
 
+def _served(one: Indicator, prometheus: str) -> list[str]:
+    """Every model that runs there."""
+    label = "model" if one.names.source == "sidecar" else "model_name"
+    query = f"group by ({label}) ({one.names.selector('requests_running', '', '')})"
+    return sorted(labels[label] for labels, _ in instant(prometheus, query) if label in labels)
+
+
 def _nothing(one: Indicator, prometheus: str) -> str:
+    model = one.objective.model
+    if model is not None and (served := _served(one, prometheus)):
+        return (
+            f"{prometheus} knows nothing of {model}, but of {', '.join(served)}: vLLM counts requests to "
+            "LoRA adapters and aliases under its first served name, so an objective of their own cannot "
+            "be measured; name one of these, or none"
+        )
     if one.names.source == "sidecar":
         return (
             f"{prometheus} has no vllm_sli_events_total of it within a day; scrape the sidecar, and give "

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from vllm_opsctl.alarms.explain_alerts import alert_explanations
 from vllm_opsctl.cli.common import emit, load, output_option, runbooks_option
 from vllm_opsctl.cli.text import wrapped
 from vllm_opsctl.runbooks.explain import Explanation, explain
@@ -26,10 +27,10 @@ def explain_command(
     Explain a name.
 
     NAME is a feature (queue.waiting_avg), a metric of vLLM or of the sidecar, a failure mode, a
-    symptom, a part of vLLM (paged-attention), or an objective of the configuration.
+    symptom, a part of vLLM (paged-attention), an alert, or an objective of the configuration.
     """
     objectives = {objective.name: objective for objective in load(ctx).config.objectives}
-    found = explain(name, load_library(runbook_dirs), objectives)
+    found = explain(name, load_library(runbook_dirs), objectives, alert_explanations())
     if output == "json":
         emit(json.dumps(asdict(found), indent=2, ensure_ascii=False))
     elif output == "markdown":

@@ -23,7 +23,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "completion": ("completion:completion", "Print the shell completion for bash, zsh or fish."),
     "config": ("config:config", "Write, check and show the configuration."),
     "diagnose": ("diagnose:diagnose", "Find the root cause on live, recorded or past data."),
-    "explain": ("explain:explain_command", "Explain a feature, metric, failure mode or objective."),
+    "explain": (
+        "explain:explain_command",
+        "Explain a feature, metric, failure mode, alert or objective.",
+    ),
     "exporter": ("exporter:exporter", "Run the sidecar exporter."),
     "record": ("record:record", "Record live targets to a file."),
     "replay": ("replay:replay", "Serve a recording as a live vLLM endpoint."),

@@ -1,4 +1,4 @@
-"""What a name means: a feature, a metric, a failure mode, a symptom, a mechanism or an objective."""
+"""What a name means: of a feature, metric, failure mode, symptom, mechanism, alert or objective."""
 
 from __future__ import annotations
 
@@ -40,15 +40,22 @@ class Explanation:
     links: tuple[str, ...] = ()
 
 
-def explain(name: str, library: Library, objectives: Mapping[str, Objective]) -> Explanation:
+def explain(
+    name: str,
+    library: Library,
+    objectives: Mapping[str, Objective],
+    alerts: Mapping[str, Explanation],
+) -> Explanation:
     """
     Explain a name.
 
     Args:
         name: Of a feature (``queue.waiting_avg``), a metric (vLLM's, the sidecar's, or the bare
-            concept), a failure mode, a symptom, a mechanism, or an objective of the configuration.
+            concept), a failure mode, a symptom, a mechanism, an alert, or an objective of the
+            configuration.
         library: Failure modes.
         objectives: The configuration's, by name.
+        alerts: Those that a build writes, by name.
 
     Raises:
         UsageError: Nothing has that name; names the nearest.
@@ -59,6 +66,7 @@ def explain(name: str, library: Library, objectives: Mapping[str, Objective]) ->
         (library.modes, lambda n: _mode(n, library)),
         (library.symptoms, lambda n: _symptom(n, library)),
         (library.mechanisms, lambda n: _mechanism(n, library)),
+        (alerts, lambda n: alerts[n]),
         (objectives, lambda n: _objective(objectives[n])),
         (concepts, lambda n: _concept(n, concepts[n], library)),
         (own, lambda n: Explanation(n, "metric of the sidecar", own[n])),

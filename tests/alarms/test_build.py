@@ -165,16 +165,20 @@ def openmetrics(bounds: tuple[float, ...], per_minute: int) -> list[str]:
             f"{name}_{suffix}{{{labels}}} {minute * per_minute} {end - 7200 + 60 * minute}"
             for minute in range(121)
         ]
+    lines.append("# TYPE vllm:num_requests_running gauge")
+    lines += [f"vllm:num_requests_running{{{labels}}} 1 {end - 7200 + 60 * m}" for m in range(121)]
     return [*lines, "# EOF"]
 
 
 @pytest.mark.parametrize(
-    ("bounds", "per_minute", "code", "line"),
+    ("bounds", "per_minute", "model", "code", "line"),
     [
-        ((0.5, 1.0), 100, 0, "1 of 1 objectives are measured"),
-        ((0.5, 2.0), 100, 1, "has 1 histograms, but none with the bound 1 s"),
-        ((), 0, 1, "has no vllm:time_to_first_token_seconds_count; scrape vLLM's /metrics"),
-        ((0.5, 1.0), 0, 1, "0 events a day of m are too few"),
+        ((0.5, 1.0), 100, None, 0, "1 of 1 objectives are measured"),
+        ((0.5, 1.0), 100, "m", 0, "1 of 1 objectives are measured"),
+        ((0.5, 1.0), 100, "my-adapter", 1, "knows nothing of my-adapter, but of m: vLLM counts"),
+        ((0.5, 2.0), 100, None, 1, "has 1 histograms, but none with the bound 1 s"),
+        ((), 0, None, 1, "has no vllm:time_to_first_token_seconds_count; scrape vLLM's /metrics"),
+        ((0.5, 1.0), 0, None, 1, "0 events a day of m are too few"),
     ],
 )
 def test_lint_asks_a_real_prometheus(
@@ -183,10 +187,10 @@ def test_lint_asks_a_real_prometheus(
     tmp_path: Path,
     bounds: tuple[float, ...],
     per_minute: int,
+    model: str | None,
     code: int,
     line: str,
 ) -> None:
-
     binary, tool = part("prometheus"), part("promtool")
     prometheus = RealPrometheus(binary, tmp_path, free_port())
     if bounds:
@@ -196,7 +200,8 @@ def test_lint_asks_a_real_prometheus(
             [tool, *blocks, tmp_path / "past.om", prometheus.data], check=True, capture_output=True
         )
     prometheus.start()
-    env = {OBJECTIVES: "[{name: t, sli: time_to_first_token, threshold: 1s, target: 99%}]"}
+    of = "" if model is None else f", model: {model}"
+    env = {OBJECTIVES: f"[{{name: t, sli: time_to_first_token, threshold: 1s, target: 99%{of}}}]"}
     try:
         answer = opsctl.run(
             "alarms",

@@ -10,6 +10,8 @@ import pytest
 import yaml
 from conftest import Opsctl
 
+from vllm_opsctl.alarms.explain_alerts import alert_explanations
+
 ROOT = Path(__file__).parents[2]
 
 OURS = """\
@@ -42,6 +44,9 @@ actions:
         ("paged-attention", "cuts that memory into blocks"),
         ("inter-token-latency", "objective (inter_token_latency)"),
         ("opsctl_target_up", "metric of the sidecar"),
+        ("LLMModelVanished", "last_over_time over a day keeps the model's name"),
+        ("LLMSLOErrorBudgetBurn", "2 % of the budget went in 1h"),
+        ("LLMSLOHardFloor", "burn rates tell an outage late or never"),
     ],
 )
 def test_explain_knows_every_kind_of_name(opsctl: Opsctl, name: str, said: str) -> None:
@@ -50,6 +55,13 @@ def test_explain_knows_every_kind_of_name(opsctl: Opsctl, name: str, said: str) 
     assert answer.returncode == 0, answer.stderr
     assert said in " ".join(answer.stdout.split())
     assert max(map(len, answer.stdout.splitlines())) <= 80
+
+
+def test_explain_knows_every_alert_that_is_built() -> None:
+    rules = yaml.safe_load((ROOT / "alarms/generated/rules.yaml").read_text())
+    built = {r["alert"] for g in rules["groups"] for r in g["rules"] if "alert" in r}
+
+    assert built <= alert_explanations().keys()
 
 
 def test_explain_asks_back_when_a_name_is_misspelt(opsctl: Opsctl) -> None:
