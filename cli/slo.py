@@ -1,4 +1,4 @@
-"""opsctl slo: what objectives can do, and their exchange as OpenSLO."""
+"""opsctl slo: what objectives can do, where they stand, and their exchange as OpenSLO."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from vllm_opsctl.cli.common import (
     source_option,
     text_or_json_option,
 )
+from vllm_opsctl.cli.slo_report import report
+from vllm_opsctl.cli.slo_status import status
 from vllm_opsctl.cli.text import wrapped
 from vllm_opsctl.errors import InputFileError, UsageError
 from vllm_opsctl.exporter.config import Config, Objective
@@ -30,7 +32,11 @@ from vllm_opsctl.runbooks.names import nearest
 
 @click.group()
 def slo() -> None:
-    """Explain objectives; exchange them as OpenSLO."""
+    """Explain objectives, tell where they stand, report on them, exchange them as OpenSLO."""
+
+
+slo.add_command(status)
+slo.add_command(report)
 
 
 @slo.command()
