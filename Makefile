@@ -6,7 +6,7 @@ ENGINE ?= replay
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test real-parts lint types check bench bench-tap compare-peers docs alarms golden dist clean
+.PHONY: help demo test real-parts lint types check bench bench-alarms bench-tap compare-peers docs alarms golden dist clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ bench: $(VENV)/installed-dev ## The benchmarks; prints tables, writes build/benc
 	PYTHONPATH=tests $(BIN)/python tests/bench/page_cost.py
 	PYTHONPATH=tests $(BIN)/python tests/bench/sidecar_cost.py
 	PYTHONPATH=tests $(BIN)/python tests/bench/fleet.py
+
+bench-alarms: $(VENV)/installed-dev ## The alarm policy over synthetic months, beside static thresholds
+	PYTHONPATH=tests $(BIN)/python tests/bench/alarm_policy.py $(ARGS)
 
 bench-tap: $(VENV)/installed-dev ## What the tap costs inside a real vLLM (needs make real-parts; about ten minutes)
 	PYTHONPATH=tests $(BIN)/python tests/bench/tap_cost.py $(ARGS)
