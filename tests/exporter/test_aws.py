@@ -1,0 +1,85 @@
+"""What AWS refuses is told in words that name the fix; the answers come from a server that says so."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from vllm_opsctl.errors import AwsError
+from vllm_opsctl.exporter.aws import aws_client, aws_mistakes
+
+_ERROR = (
+    '<ErrorResponse xmlns="http://sns.amazonaws.com/doc/2010-03-31/"><Error><Type>Sender</Type>'
+    "<Code>{code}</Code><Message>{text}</Message></Error><RequestId>1</RequestId></ErrorResponse>"
+)
+
+
+@contextmanager
+def fake_aws(status: int, body: str) -> Iterator[str]:
+    """A server that answers every call with one error, in the form of AWS's query protocol."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *_: object) -> None:
+            """Keep quiet."""
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+
+
+def publish(url: str) -> str:
+    """Publish to a topic there; what our error says."""
+    sns = aws_client("sns", "eu-central-1", url)
+    with pytest.raises(AwsError) as caught, aws_mistakes("sns"):
+        sns.publish(TopicArn="arn:aws:sns:eu-central-1:123456789012:t", Message="m")
+    assert caught.value.exit_code == 3
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "words"),
+    [
+        (403, "AuthorizationError", "sns:Publish is not allowed; grant this IAM action"),
+        (403, "AccessDenied", "sns:Publish is not allowed; grant this IAM action"),
+        (403, "InvalidClientTokenId", "does not know the access key"),
+        (403, "SignatureDoesNotMatch", "this machine's clock is off"),
+        (403, "ExpiredToken", "the session's credentials have expired"),
+        (400, "Throttling", "throttled by AWS, 3 attempts failed"),
+        (404, "NotFound", "sns:Publish is refused: NotFound: because"),
+        (500, "InternalFailure", "sns:Publish is refused: InternalFailure: because"),
+    ],
+)
+def test_a_refusal_says_what_to_do(status: int, code: str, words: str) -> None:
+    with fake_aws(status, _ERROR.format(code=code, text="because")) as url:
+        assert words in publish(url)
+
+
+def test_no_answer_is_told_as_that() -> None:
+    assert "AWS does not answer" in publish("http://127.0.0.1:1")
+
+
+def test_an_answer_that_is_none_of_aws_is_no_traceback() -> None:
+    with fake_aws(502, "<html>Bad Gateway</html>") as url:
+        assert "sns:Publish" in publish(url)
