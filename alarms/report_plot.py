@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import warnings
 from bisect import bisect_left
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -44,6 +45,9 @@ _MOST_POINTS = 1500
 _NAMED = 3
 _WORTH_NAMING = 0.05
 """Episodes that are named in a panel: the dearest few, and none that is hardly to be seen."""
+
+_ROOM_UNTIL = 0.75
+"""Share of a panel's width after which an episode's name has no room to its right."""
 
 _FLOOR = -1.0
 """A budget that is overspent more than this is drawn at the edge, with its number."""
@@ -89,7 +93,20 @@ def write_plot(report: Report, path: Path) -> None:
 
     kind = path.suffix.lower().removeprefix(".")
     # the same report gives the same bytes
-    with mpl.rc_context({"svg.hashsalt": "vllm-opsctl", "font.size": 9, "hatch.linewidth": 0.5}):
+    with (
+        mpl.rc_context(
+            {
+                "svg.hashsalt": "vllm-opsctl",
+                "font.size": 9,
+                "hatch.linewidth": 0.5,
+                # a dollar in a model's name is a dollar
+                "text.parse_math": False,
+            }
+        ),
+        warnings.catch_warnings(),
+    ):
+        # a letter that the font lacks is drawn as a box
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)
         figure = _figure(report)
         FigureCanvasAgg(figure)
         temporary: str | None = None
@@ -177,27 +194,26 @@ def _panel(axes: Axes, one: Account, report: Report) -> None:
 
 
 def _name_episodes(axes: Axes, one: Account) -> None:
-    """When the dearest ones began, and what they cost, each at the height it fell to."""
+    """When the dearest ones began, and what they cost: above the curve after it, late ones below it."""
     ends = [t for t, _ in one.remaining]
+    first, last = axes.get_xlim()
     for episode in one.episodes[:_NAMED]:
         if episode.spent < _WORTH_NAMING:
             continue
         until = episode.start + episode.length_s
         at = bisect_left(ends, until - SLOT_S / 2)
-        middle = one.remaining[min(at, len(ends) - 1)][1] + episode.spent / 2
-        is_late = _moment(until) > sum(
-            w * x for w, x in zip((0.3, 0.7), axes.get_xlim(), strict=True)
-        )
+        after = one.remaining[min(at, len(ends) - 1)][1]
+        is_late = _moment(until) > first + _ROOM_UNTIL * (last - first)
+        level = after + episode.spent if is_late else after
         when = datetime.fromtimestamp(episode.start, UTC)
         axes.annotate(
             f"{when:%d %b %H:%M}, {format_duration(episode.length_s)}: {format_percent(episode.spent)}",
-            (_moment(episode.start if is_late else until), min(1.0, max(_FLOOR * 0.9, middle))),
-            xytext=(-6 if is_late else 6, 0),
+            (_moment(episode.start if is_late else until), max(_FLOOR, level)),
+            xytext=(-5, -5) if is_late else (5, 5),
             textcoords="offset points",
             ha="right" if is_late else "left",
-            va="center",
+            va="top" if is_late else "bottom",
             fontsize=8,
-            bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1},
         )
 
 

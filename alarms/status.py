@@ -110,6 +110,7 @@ class Status:
         at: Unix seconds.
         source: Whom was asked, for people.
         standings: The worst first.
+        is_since_start: Everything since the source's start is counted, instead of a rolling period.
         period_s: Length of what a budget is for.
         notes: What else is to be said.
     """
@@ -117,6 +118,7 @@ class Status:
     at: float
     source: str
     standings: tuple[Standing, ...]
+    is_since_start: bool = False
     period_s: float = PERIOD_S
     notes: tuple[str, ...] = ()
 

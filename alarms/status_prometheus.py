@@ -10,35 +10,24 @@ claimed.
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
 from vllm_opsctl.alarms.burn import PERIOD_S
 from vllm_opsctl.alarms.rules import how_to_get_bounds
 from vllm_opsctl.alarms.sli import Indicator, NoBound, indicator
 from vllm_opsctl.alarms.status import Standing, Status, standing_of_timeline, worst_first
+from vllm_opsctl.alarms.status_query import Prometheus
 from vllm_opsctl.alarms.status_timeline import SLOT_S, Count, Slot, Timeline
 from vllm_opsctl.alarms.vocabulary import NotMeasured, Source, Vocabulary
-from vllm_opsctl.errors import BadPage, ConfigError, UsageError
+from vllm_opsctl.errors import ConfigError, UsageError
 from vllm_opsctl.exporter.catalogue import Version
-from vllm_opsctl.exporter.config import Config, Objective, clean_url
-from vllm_opsctl.exporter.sources.http import get, new_session
+from vllm_opsctl.exporter.config import Config, Objective
 from vllm_opsctl.exporter.units import format_duration
 
-_TIMEOUT_S = 120.0
-"""Prometheus's own default for a query."""
-
-_MAX_BYTES = 2**28
-
-_CHUNK_SLOTS = 864
-"""Three days a query: a server allows 11,000 points a series, and a fleet's raw counters are many samples."""
-
-Progress = Callable[[int, int], None]
-"""Told how many objectives are done, of how many."""
+Progress = Callable[[str, int, int], None]
+"""Told the objective that is asked for, how many are done, and of how many."""
 
 
 class _Unrecorded(Indicator):
@@ -46,95 +35,6 @@ class _Unrecorded(Indicator):
 
     def _recorded_total(self, nominal_s: float) -> str:
         return f"({self.total(nominal_s)})"
-
-
-class Prometheus:
-    """
-    Evaluates PromQL over time.
-
-    Args:
-        url: Base URL.
-        token: Bearer token, or None.
-
-    Raises:
-        UsageError: No URL.
-    """
-
-    def __init__(self, url: str, *, token: str | None = None) -> None:
-        try:
-            self.url = clean_url(url)
-        except ValueError as problem:
-            raise UsageError(f"--prometheus: {problem}") from None
-        self._session = new_session(token)
-
-    def over_slots(self, query: str, start: float, end: float) -> dict[str, dict[int, float]]:
-        """
-        Evaluate an expression at the end of every slot.
-
-        Args:
-            query: Gives one series a model.
-            start: Unix seconds at which the first slot begins.
-            end: Unix seconds at which the last one ends.
-
-        Returns:
-            By model, then by number of the slot.
-
-        Raises:
-            Unreachable: Nothing answers.
-            BadPage: What answers is no Prometheus, or it cannot evaluate this.
-        """
-        found: dict[str, dict[int, float]] = {}
-        slots = round((end - start) / SLOT_S)
-        for first in range(0, slots, _CHUNK_SLOTS):
-            last = min(first + _CHUNK_SLOTS, slots) - 1
-            form = {
-                "query": query,
-                "start": f"{start + (first + 1) * SLOT_S:.3f}",
-                "end": f"{start + (last + 1) * SLOT_S:.3f}",
-                "step": f"{SLOT_S:g}",
-            }
-            for row in self._rows("query_range", form):
-                values = found.setdefault(row["metric"].get("model", ""), {})
-                for t, text in row["values"]:
-                    value = float(text)
-                    if math.isfinite(value):
-                        values[round((float(t) - start) / SLOT_S) - 1] = value
-        return found
-
-    def labels_at(self, query: str, name: str, at: float) -> list[str]:
-        """The values of a label in what an expression gives at a time."""
-        rows = self._rows("query", {"query": query, "time": f"{at:.3f}"})
-        return sorted({row["metric"].get(name, "") for row in rows})
-
-    def _rows(self, endpoint: str, form: Mapping[str, str]) -> list[dict[str, Any]]:
-        answer = get(
-            self._session,
-            f"{self.url}/api/v1/{endpoint}",
-            timeout_s=_TIMEOUT_S,
-            max_bytes=_MAX_BYTES,
-            method="POST",
-            form=form,
-        )
-        if answer.status in (401, 403):
-            raise BadPage(
-                "unauthorized",
-                f"--prometheus {self.url}: HTTP {answer.status}; it wants a token, "
-                "see --prometheus-token-env",
-            )
-        try:
-            data = json.loads(answer.body)
-            if data["status"] == "success":
-                rows = data["data"]["result"]
-                assert isinstance(rows, list)
-                return rows
-            reason = " ".join(f"{data['errorType']}: {data['error']}".split())
-        except (ValueError, KeyError, TypeError, AssertionError):
-            raise BadPage(
-                "not-a-prometheus",
-                f"--prometheus {self.url}: HTTP {answer.status}, not Prometheus's API; "
-                "give the base URL (http://HOST:9090)",
-            ) from None
-        raise BadPage("query-failed", f"--prometheus {self.url}: {reason}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +67,7 @@ def read_history(
     start: float,
     end: float,
     version: Version | None = None,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = lambda name, done, total: None,
 ) -> History:
     """
     Ask for the events of every objective.
@@ -193,7 +93,7 @@ def read_history(
         problems = [f"objectives ({o.name}): {reason}" for o, reason in history.not_measured]
         raise ConfigError([*problems, *how_to_get_bounds(config, names)])
     for done, one in enumerate(indicators):
-        progress(done, len(indicators))
+        progress(one.objective.name, done, len(indicators))
         found = _timelines(prometheus, one, config.service.name, start, end)
         for model, timeline in sorted(found.items()):
             history.timelines.append((one.objective, model, timeline))
@@ -210,7 +110,7 @@ def status_from_prometheus(
     *,
     at: float,
     version: Version | None = None,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = lambda name, done, total: None,
 ) -> Status:
     """
     Where the objectives stood at a time.

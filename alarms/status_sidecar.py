@@ -139,8 +139,8 @@ def status_from_sidecar(url: str, config: Config) -> Status:
         found = {model: n for (name, model), n in page.counts.items() if name == objective.name}
         why = _why_not(objective, page, found)
         if why is not None:
-            state: State = "not measured" if objective.target >= 1 else "no data"
-            standings.append(Standing(objective=objective, model=None, state=state, reason=why))
+            state, reason = why
+            standings.append(Standing(objective=objective, model=None, state=state, reason=reason))
             continue
         for model, count in found.items():
             standings.append(
@@ -158,16 +158,22 @@ def status_from_sidecar(url: str, config: Config) -> Status:
             f"{base} counts since its start, which is more than the 30 days of a budget; "
             "--prometheus URL knows the last 30"
         )
-    return Status(now, f"sidecar {base}", worst_first(standings), notes=tuple(notes))
+    return Status(
+        now, f"sidecar {base}", worst_first(standings), is_since_start=True, notes=tuple(notes)
+    )
 
 
-def _why_not(objective: Objective, page: _Page, found: Mapping[str, Count]) -> str | None:
+def _why_not(
+    objective: Objective, page: _Page, found: Mapping[str, Count]
+) -> tuple[State, str] | None:
     if objective.target >= 1:
-        return "a target of 100 % has no error budget; write 99.9% or less"
+        return "not measured", "a target of 100 % has no error budget; write 99.9% or less"
     if objective.name not in page.targets:
-        return "the sidecar does not count it; give it the same configuration"
+        return "no data", "the sidecar does not count it; give it the same configuration"
     if not found:
-        return "the sidecar has seen no engine of it yet"
+        return "no data", "the sidecar has seen no engine of it yet"
+    if objective.threshold is not None and objective.name not in page.thresholds:
+        return "not measured", "no server that it watches has its histogram (docs/tap.md)"
     return None
 
 

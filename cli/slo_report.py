@@ -14,7 +14,6 @@ from vllm_opsctl.alarms.report import Account, Period, Report, last_days, month,
 from vllm_opsctl.alarms.vocabulary import Source
 from vllm_opsctl.cli.alarms import version_option
 from vllm_opsctl.cli.common import (
-    Progress,
     emit,
     is_given,
     load,
@@ -23,7 +22,7 @@ from vllm_opsctl.cli.common import (
     source_option,
 )
 from vllm_opsctl.cli.slo_report_view import report_markdown, report_text
-from vllm_opsctl.cli.slo_status import prometheus_option, time_of, token_of, token_option
+from vllm_opsctl.cli.slo_status import progress, prometheus_option, time_of, token_of, token_option
 from vllm_opsctl.cli.slo_text import columns
 from vllm_opsctl.errors import UsageError
 from vllm_opsctl.exporter.config import Config
@@ -83,7 +82,8 @@ def report(
 
     An episode is a stretch of time in which the budget burned faster than 1x.
     """
-    from vllm_opsctl.alarms.status_prometheus import Prometheus, read_history
+    from vllm_opsctl.alarms.status_prometheus import read_history
+    from vllm_opsctl.alarms.status_query import Prometheus
 
     if version is not None and source == "sidecar":
         raise UsageError("--vllm-version belongs to --from vllm; the sidecar reads every release")
@@ -94,8 +94,7 @@ def report(
         check_plot(plot)
     config = load(ctx).config
     server = Prometheus(_url(config, prometheus), token=token_of(token_env))
-    progress = Progress("asking Prometheus", len(config.objectives), unit="objectives")
-    try:
+    with progress() as tell:
         history = read_history(
             server,
             config,
@@ -103,10 +102,8 @@ def report(
             start=period.start,
             end=period.end,
             version=version,
-            progress=progress.update,
+            progress=tell,
         )
-    finally:
-        progress.done()
     found = report_of(
         history, period, service=config.service.name, source=f"Prometheus {server.url}"
     )

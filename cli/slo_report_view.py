@@ -15,6 +15,7 @@ from vllm_opsctl.cli.slo_text import (
     Row,
     as_text,
     bar,
+    cell,
     chart,
     clock,
     events,
@@ -140,13 +141,13 @@ def report_markdown(found: Report, plot: Path | None) -> Iterator[str]:
     yield f"# {_headline(found)}\n"
     yield f"{_scope(found)}.\n"
     if plot is not None:
-        yield f"![Error budget remaining]({plot.name})\n"
+        yield f"![Error budget remaining]({plot.as_posix()})\n"
     yield "| met | objective | model | target | good | events | bad | budget left | known |"
     yield "|---|---|---|--:|--:|--:|--:|--:|--:|"
     for one in found.accounts:
         sli = "-" if one.sli is None else format_percent(one.sli)
         yield (
-            f"| {_met(one)} | `{one.objective.name}` | {one.model} | "
+            f"| {_met(one)} | `{one.objective.name}` | {cell(one.model)} | "
             f"{format_percent(one.objective.target)} | {sli} | {events(one.known.count.total)} | "
             f"{events(one.known.count.bad)} | {share(one.left)} | {span(one.known.seconds)} |"
         )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -16,7 +18,7 @@ from vllm_opsctl.alarms.status import Standing, Status
 from vllm_opsctl.alarms.status_timeline import SLOT_S
 from vllm_opsctl.alarms.vocabulary import Source
 from vllm_opsctl.cli.alarms import version_option
-from vllm_opsctl.cli.common import Progress, emit, load, note, output_option, source_option
+from vllm_opsctl.cli.common import emit, load, note, output_option, source_option
 from vllm_opsctl.cli.diagnose import parse_time
 from vllm_opsctl.cli.slo_text import (
     BAR,
@@ -24,6 +26,7 @@ from vllm_opsctl.cli.slo_text import (
     WIDE,
     Row,
     bar,
+    cell,
     clock,
     columns,
     events,
@@ -151,6 +154,23 @@ def time_of(at: str | None) -> float:
     return t
 
 
+@contextmanager
+def progress() -> Iterator[Callable[[str, int, int], None]]:
+    """One line on stderr that tells which objective is asked for; silent when nobody watches."""
+    is_shown = sys.stderr.isatty()
+
+    def tell(name: str, done: int, total: int) -> None:
+        if is_shown:
+            text = f"\r\033[Kasking Prometheus: {name}, {done + 1} of {total}"
+            click.echo(text, nl=False, err=True)
+
+    try:
+        yield tell
+    finally:
+        if is_shown:
+            click.echo("\r\033[K", nl=False, err=True)
+
+
 def _from_prometheus(
     config: Config,
     url: str,
@@ -159,19 +179,15 @@ def _from_prometheus(
     at: str | None,
     token_env: str | None,
 ) -> Status:
-    from vllm_opsctl.alarms.status_prometheus import Prometheus, status_from_prometheus
+    from vllm_opsctl.alarms.status_prometheus import status_from_prometheus
+    from vllm_opsctl.alarms.status_query import Prometheus
 
     if version is not None and source == "sidecar":
         raise UsageError("--vllm-version belongs to --from vllm; the sidecar reads every release")
     t = time_of(at)
     server = Prometheus(url, token=token_of(token_env))
-    progress = Progress("asking Prometheus", len(config.objectives), unit="objectives")
-    try:
-        return status_from_prometheus(
-            server, config, source, at=t, version=version, progress=progress.update
-        )
-    finally:
-        progress.done()
+    with progress() as tell:
+        return status_from_prometheus(server, config, source, at=t, version=version, progress=tell)
 
 
 def _text(found: Status, width: int) -> Iterator[str]:
@@ -208,21 +224,20 @@ def _headline(found: Status) -> str:
 
 def _scope(found: Status) -> str:
     parts = [f"{found.source}, {clock(found.at)} UTC"]
-    since = [one.since for one in found.standings if one.since is not None]
+    shown = [one for one in found.standings if one.reason is None]
+    since = [one.since for one in shown if one.since is not None]
     if not since:
-        parts.append("nothing is known")
-    elif found.source.startswith("sidecar"):
+        return "; ".join([*parts, "nothing is known"])
+    if found.is_since_start:
         parts.append(f"counted since its start, {clock(min(since))} UTC")
-    if since:
-        known = [one.known.seconds for one in found.standings if one.reason is None]
-        longest = max(known)
-        parts.append(
-            known_text(known, found.period_s)
-            if longest <= found.period_s
-            else f"{span(longest)} are counted"
-        )
-    recorded = max((b.known_s for one in found.standings for b in one.burns), default=0.0)
-    if since and recorded < _HOUR_S - SLOT_S:
+    known = [one.known.seconds for one in shown]
+    if max(known) > found.period_s:
+        parts.append(f"{span(max(known))} are counted")
+    else:
+        text = known_text(known, found.period_s)
+        parts.append(f"{text}, budgets are of those" if text.startswith("of") else text)
+    recorded = max((b.known_s for one in shown for b in one.burns), default=0.0)
+    if recorded < _HOUR_S - SLOT_S:
         parts.append(f"burn rates are over the last {span(recorded)}, more is not known")
     return "; ".join(parts)
 
@@ -279,7 +294,7 @@ def _markdown(found: Status) -> Iterator[str]:
         for one in shown:
             sli = "-" if one.sli is None else format_percent(one.sli)
             yield (
-                f"| {one.state} | `{one.objective.name}` | {one.model} | "
+                f"| {one.state} | `{one.objective.name}` | {cell(one.model or '-')} | "
                 f"{format_percent(one.objective.target)} | {sli} | {events(one.known.count.total)} | "
                 f"{events(one.known.count.bad)} | {share(one.left)} | {_burn(one, _HOUR_S)} | "
                 f"{_burn(one, _SHORT_S)} | {_gone(one)} | {span(one.known.seconds)} |"

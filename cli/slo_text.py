@@ -53,13 +53,16 @@ def as_text(content: RenderableType, width: int) -> str:
         color_system="standard",
         legacy_windows=False,
         highlight=False,
+        # names of models are text, whatever is in them
+        markup=False,
+        emoji=False,
     )
     console.print(content)
     assert isinstance(console.file, io.StringIO)
     # a cell's blanks stand within its colour
-    return re.sub(r" +((?:\x1b\[[\d;]*m)*)$", r"\1", console.file.getvalue(), flags=re.M).rstrip(
-        "\n"
-    )
+    end = re.compile(r"(?: |\x1b\[[\d;]*m)+$", re.M)
+    drawn = console.file.getvalue().rstrip("\n")
+    return end.sub(lambda match: match[0].replace(" ", ""), drawn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +117,16 @@ def objectives_table(
         )
         grid.add_row(*row.first, *names, *row.rest)
     return as_text(grid, width)
+
+
+def cell(text: str) -> str:
+    """
+    A name in a table of Markdown's.
+
+    >>> cell("a|b")
+    'a&#124;b'
+    """
+    return text.replace("|", "&#124;").replace("\n", " ")
 
 
 def clipped(text: str, room: int) -> str:

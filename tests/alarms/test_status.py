@@ -79,7 +79,7 @@ def test_used_of_a_sum_lies_between_that_of_its_parts(parts: list[Count], target
         assert together is None
     else:
         assert together is not None
-        assert min(used) * (1 - 1e-9) <= together <= max(used) * (1 + 1e-9)
+        assert min(used) - 1e-9 <= together <= max(used) * (1 + 1e-9) + 1e-9
 
 
 @given(

@@ -7,10 +7,13 @@ is known beforehand.
 
 from __future__ import annotations
 
+import doctest
 import json
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,11 @@ from real.parts import COMMAND, find_part, parts_are_required
 from real.prometheus import RealPrometheus
 
 from vllm_opsctl.alarms.rules import build_rules
+from vllm_opsctl.alarms.status_query import Prometheus
+from vllm_opsctl.cli import slo_text
 from vllm_opsctl.cli.main import run
+from vllm_opsctl.cli.slo_text import Row, cell, objectives_table
+from vllm_opsctl.errors import BadPage
 from vllm_opsctl.exporter.config import Config
 
 AT = "2025-06-30T12:00:00"
@@ -450,3 +457,35 @@ def test_nothing_measurable_is_a_matter_of_configuration(
     assert (answer.returncode, answer.stdout) == (64, "")
     assert "0.18 s is no bucket bound" in answer.stderr
     assert "--custom-histogram-buckets" in answer.stderr
+
+
+def test_another_api_is_no_prometheus() -> None:
+    """It answers as JSON and says success, but has no series."""
+
+    class Other(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = b'{"status": "success", "data": {"result": [{"name": "a row"}]}}'
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Other) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        prometheus = Prometheus(f"http://127.0.0.1:{other.server_port}")
+        with pytest.raises(BadPage, match="not Prometheus's API"):
+            prometheus.over_slots("x", START, END)
+        other.shutdown()
+
+
+def test_names_are_shown_as_they_are() -> None:
+    """Nothing in a model's name is markup, and no name breaks a table."""
+    rows = [Row(("ok",), "availability", "org/[bold]m:smile:|$x$", ())]
+
+    assert "org/[bold]m:smile:|$x$" in objectives_table(("State",), (), rows, 80)
+    assert cell(rows[0].model) == "org/[bold]m:smile:&#124;$x$"
+    assert doctest.testmod(slo_text).failed == 0
