@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".svg")
 
-MOST_PANELS = 12
+MOST_PANELS = 8
 """As many as an A4 page holds legibly; those with the least budget left."""
 
 _BLUE, _VERMILLION, _GREY = "#0072B2", "#D55E00", "#E4E4E4"
@@ -39,6 +39,10 @@ Source:
 
 _A4_IN = (8.27, 11.69)
 _DPI = 200
+_TITLE_PT = 13
+_TITLE_LETTERS = 70
+"""A title of so many letters fills the page's width; a longer one gets smaller."""
+
 _MOST_POINTS = 1500
 """As many as a panel is wide in dots."""
 
@@ -137,16 +141,14 @@ def _figure(report: Report) -> Figure:
     height = min(_A4_IN[1] - 1.0, 1.5 + 2.1 * rows)
     figure = Figure(figsize=(_A4_IN[0], height), layout="constrained")
     grid = figure.subplots(rows, 1, sharex=True, squeeze=False)
-    hidden = len(report.accounts) - len(shown)
-    more = f"; {hidden} more objectives are not drawn" if hidden else ""
-    figure.suptitle(
-        f"Error budget left: {report.service}, {_span(report)}{more}",
-        fontsize=13,
-        fontweight="bold",
-    )
+    title = f"Error budget left: {report.service}, {_span(report)}"
+    size = _TITLE_PT * min(1.0, _TITLE_LETTERS / len(title))
+    figure.suptitle(title, fontsize=size, fontweight="bold")
     for axes, one in zip(grid[:, 0], shown, strict=False):
         _panel(axes, one, report)
-    _dates(grid[-1, 0], report)
+    hidden = len(report.accounts) - len(shown)
+    more = f" {hidden} more are not drawn." if hidden else ""
+    _dates(grid[-1, 0], f"Times in UTC; hatched: not known.{more} From {report.source}")
     return figure
 
 
@@ -174,7 +176,7 @@ def _panel(axes: Axes, one: Account, report: Report) -> None:
     axes.axhline(0, color="black", lw=0.9)
     axes.grid(axis="both", color="#D0D0D0", lw=0.5)
     axes.set_axisbelow(True)
-    ticks = [0.0, 0.5, 1.0] if lowest > -0.25 else [lowest, 0.0, 0.5, 1.0]
+    ticks = [0.0, 0.5, 1.0] if lowest > -0.25 else [lowest, 0.0, 1.0]
     labels = [format_percent(tick) for tick in ticks]
     if ticks[0] == _FLOOR:
         labels[0] = f"≤ {labels[0]}"
@@ -257,14 +259,14 @@ def _unknown(one: Account, start: float, end: float) -> list[tuple[float, float]
     return [(a, b) for a, b in gaps if b - a > max(SLOT_S, (end - start) / 500)]
 
 
-def _dates(axes: Axes, report: Report) -> None:
+def _dates(axes: Axes, label: str) -> None:
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
     locator = AutoDateLocator(tz=UTC, minticks=4, maxticks=10)  # type: ignore[no-untyped-call]
     axes.xaxis.set_major_locator(locator)
     formatter = ConciseDateFormatter(locator, tz=UTC)  # type: ignore[no-untyped-call]
     axes.xaxis.set_major_formatter(formatter)
-    axes.set_xlabel(f"Times in UTC; hatched: not known. From {report.source}")
+    axes.set_xlabel(label, fontsize=8)
 
 
 def _moment(t: float) -> float:
