@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import yaml
 from bench import alarm_rules
-from bench.alarm_faults import BUSY, HOUR, LEVELS, MINUTE, QUIET, STEPS, Bools, Event, Floats
+from bench.alarm_faults import BUSY, HOUR, LEVELS, MINUTE, QUIET, STEPS, Bools, Event, Floats, Level
 from bench.alarm_months import TTFT_BOUNDS, Month, measured_objectives, month, simulated
 from bench.alarm_peers import Threshold, shipped, train, ttft_5m, tuned
 from bench.alarm_rules import MINUTES, Alarm, View, held, ours, rulebook, target_of
@@ -33,6 +33,7 @@ from bench.alarm_score import (
     spends_budget,
 )
 
+from vllm_opsctl.alarms.alert_rules import BURN_ALERT
 from vllm_opsctl.alarms.fleet import compressed
 
 DAY = 24 * HOUR
@@ -46,8 +47,8 @@ def lasting(kind: str, hour: float, minutes: float, size: float = 1.0) -> Event:
     return Event(kind, at(hour), at(hour) + int(minutes * MINUTE), size)
 
 
-def of(*events: Event, seed: int = 7) -> Month:
-    return simulated(BUSY, seed, list(events), np.random.default_rng(seed))
+def of(*events: Event, level: Level = BUSY, seed: int = 7) -> Month:
+    return simulated(level, seed, list(events), np.random.default_rng(seed))
 
 
 # -- months --------------------------------------------------------------------------------------------
@@ -162,6 +163,15 @@ BAD_DAY = (
 )
 """One of everything that pages, within a day; its last hours are quiet."""
 
+THIN_DAY = (
+    lasting("a few errors", 7.5, 1, 0.5),
+    lasting("10 % errors", 9, 90, 0.3),
+    lasting("TTFT shift", 12.5, 60, 9),
+    lasting("all requests 5xx", 15, 20),
+    lasting("ITL shift", 18, 60, 2.4),
+)
+"""The same where four requests come a minute, and the guards on few events decide."""
+
 
 def counters(increments: Floats, starts: Bools | None = None) -> Iterator[str]:
     """A counter at every scrape of a day; it begins anew where a process did."""
@@ -185,7 +195,7 @@ def input_series(found: Month) -> Iterator[dict[str, str]]:
     """What the sidecar would have exported, in promtool's notation."""
     names = rulebook().names
     for replica, alive in enumerate(found.alive):
-        labels = f'target="{target_of(replica)}",model="chat"'
+        labels = f'target="{target_of(replica)}",model="{found.level.name}"'
         for objective in measured_objectives():
             bad, total = (s[objective][replica] for s in (found.seen_bad, found.seen_total))
             for outcome, increments in (("good", total - bad), ("bad", bad)):
@@ -223,10 +233,10 @@ def rules_that_page() -> dict[str, Any]:
     return {"groups": [group for group in groups if group["rules"]]}
 
 
-def expectations(alarm: Alarm) -> Iterator[dict[str, Any]]:
+def expectations(alarm: Alarm, model: str) -> Iterator[dict[str, Any]]:
     """That it fires when the evaluator says, and at no other time, to within one evaluation."""
     minutes = DAY // MINUTE
-    matchers = {"alertname": alarm.name, "alertstate": "firing", **alarm.labels}
+    matchers = {"alertname": alarm.name, "alertstate": "firing", "model": model, **alarm.labels}
     selector = ",".join(f'{key}="{value}"' for key, value in matchers.items())
     edges = np.flatnonzero(np.diff(np.concatenate([[0], alarm.firing[:minutes], [0]])))
     silent_from = 0
@@ -266,16 +276,24 @@ def test_alerts_fire_when_they_fire_in_prometheus(
     part: Callable[[str], Path], tmp_path: Path
 ) -> None:
     binary = part("promtool")
-    found = of(*BAD_DAY)
-    alarms = ours().evaluate(View(found))
-    expected = [one for alarm in alarms for one in expectations(alarm)]
+    months = [of(*BAD_DAY), of(*THIN_DAY, level=QUIET)]
+    alarms = {found.level.name: ours().evaluate(View(found)) for found in months}
 
-    fired = {alarm.name for alarm in alarms if alarm.firing[: DAY // MINUTE].any()}
-    assert fired == set(alarm_rules.simulated_alerts()), "the day makes every one of them fire"
+    busy, quiet = (
+        {alarm.name for alarm in found if alarm.firing[: DAY // MINUTE].any()}
+        for found in alarms.values()
+    )
+    assert busy == {*alarm_rules.simulated_alerts()}, "the day makes every one of them fire"
+    assert quiet == {BURN_ALERT}, "there are too few events for the floor"
     test = {
         "interval": "30s",
-        "input_series": list(input_series(found)),
-        "promql_expr_test": expected,
+        "input_series": [series for found in months for series in input_series(found)],
+        "promql_expr_test": [
+            expected
+            for model, found in alarms.items()
+            for alarm in found
+            for expected in expectations(alarm, model)
+        ],
     }
     assert promtool(binary, tmp_path, test, rules_that_page()) == ""
 
@@ -388,6 +406,7 @@ def test_a_score_counts_what_was_found_when_and_what_was_told_for_nothing() -> N
     assert score.delays_min == [6, None]
     assert (score.recall, score.precision) == (0.5, 1 / 3)
     assert score.false_kinds == ["nothing", "burst"]
+    assert score.idle_pages == 2
     six_minutes, two_hours = 6 * MINUTE * 50 / 8640, 2 * HOUR * 50 / 8640
     assert score.spent == pytest.approx([six_minutes, two_hours]), "a missed one costs all of it"
 

@@ -214,6 +214,11 @@ class Score:
         return self.true_pages / pages if pages else float("nan")
 
     @property
+    def idle_pages(self) -> int:
+        """False pages while nothing was wrong at all."""
+        return sum(kind not in FAULTS for kind in self.false_kinds)
+
+    @property
     def f1(self) -> float:
         """Harmonic mean of the two; 0 when nothing was found."""
         both = self.recall + self.precision
