@@ -31,7 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "record": ("record:record", "Record live targets to a file."),
     "replay": ("replay:replay", "Serve a recording as a live vLLM endpoint."),
     "runbook": ("runbook:runbook", "List and show what diagnosis knows."),
-    "slo": ("slo:slo", "Explain objectives; exchange them as OpenSLO."),
+    "slo": ("slo:slo", "Budgets and burn now, monthly reports, OpenSLO."),
     "tap": ("tap:tap", "Print the statistics pages that vLLM keeps with the tap."),
     "top": ("top:top", "Watch what every target does, live."),
 }
