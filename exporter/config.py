@@ -245,6 +245,47 @@ class Tap(_Strict):
         return folder
 
 
+class CloudWatch(_Strict):
+    """Few metrics of the fleet for CloudWatch (docs/cloudwatch.md)."""
+
+    sink: Literal["off", "put", "emf"] = Field(
+        "off", description="PutMetricData, or lines of embedded metric format."
+    )
+    namespace: str = Field(
+        "vLLM", pattern=r"^[A-Za-z0-9_./#:-]{1,255}$", description="Namespace of all metrics."
+    )
+    region: str | None = Field(
+        None, description="AWS region; unset: AWS_REGION or AWS_DEFAULT_REGION."
+    )
+    endpoint_url: WebUrl | None = Field(
+        None, description="For emulators and VPC endpoints; unset: AWS's own."
+    )
+    emf_to: str = Field(
+        "stdout",
+        pattern=r"^(stdout|/.*|(tcp|udp)://[^/]+)$",
+        description="Where lines go: stdout, an absolute path, or the agent's tcp:// or udp:// address.",
+    )
+    interval: Duration = Field(
+        60.0, description="One datum a metric in so long; CloudWatch keeps 60s for 15 days."
+    )
+    per_target: bool = Field(
+        False, description="A dimension Target besides: the price is multiplied by the replicas."
+    )
+    spool_dir: str | None = Field(
+        None, description="Folder of what waits; unset: in memory, lost with the sidecar."
+    )
+    spool_keep: Duration = Field(
+        6 * 3600.0, description="How long an outage of CloudWatch may last."
+    )
+
+    @field_validator("spool_dir")
+    @classmethod
+    def _absolute(cls, folder: str | None) -> str | None:
+        if folder is not None and not folder.startswith("/"):
+            raise ValueError(f"{folder!r} is not an absolute path; write /var/lib/opsctl/spool")
+        return folder
+
+
 class Exporter(_Strict):
     """The sidecar."""
 
@@ -256,6 +297,7 @@ class Exporter(_Strict):
     max_backoff: Duration = Field(10.0, description="Longest pause between reads of a dead target.")
     flight_recorder: FlightRecorder = FlightRecorder()
     tap: Tap = Tap()
+    cloudwatch: CloudWatch = CloudWatch()
 
     @field_validator("listen")
     @classmethod

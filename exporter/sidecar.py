@@ -20,10 +20,12 @@ from prometheus_client.process_collector import ProcessCollector
 from vllm_opsctl.errors import InputFileError, ServeError
 from vllm_opsctl.exporter.config import TAP_ONLY, Config, Target, split_listen
 from vllm_opsctl.exporter.config_load import api_key
+from vllm_opsctl.exporter.engine import PageSample
 from vllm_opsctl.exporter.observation import Observation
 from vllm_opsctl.exporter.poller import Poller
 from vllm_opsctl.exporter.recording import save_recording
 from vllm_opsctl.exporter.server import Application
+from vllm_opsctl.exporter.sinks.cloudwatch.publisher import publisher
 from vllm_opsctl.exporter.sinks.prometheus import EngineCollector
 from vllm_opsctl.exporter.sources.tap import TapFolder, TapServer, assigned
 from vllm_opsctl.exporter.sources.tap_text import Bounds
@@ -31,6 +33,9 @@ from vllm_opsctl.exporter.target_state import Snapshot, TargetState
 
 JOIN_POLLERS_S = 0.3
 """Pollers that hang in a read longer than this at the end are left to die with the process."""
+
+JOIN_PUBLISHER_S = 1.0
+"""What CloudWatch has not taken by then waits in the spool, or is lost without one."""
 
 DISCOVER_EVERY = 3
 """Polls between two looks for new servers: each reads every page."""
@@ -50,7 +55,7 @@ class Sidecar:
         environment: For the API keys that the configuration names.
 
     Raises:
-        ConfigError: An API key is not where the configuration says.
+        ConfigError: An API key is not where the configuration says, or CloudWatch has no region.
         ServeError: The address cannot be listened on.
     """
 
@@ -63,6 +68,7 @@ class Sidecar:
         self._watched: dict[str, Poller] = {}
         for target in config.targets:
             self._watch(target, api_key(target, environment))
+        self._publisher = publisher(config, environment, self._take_pages, self._stop)
         registry = CollectorRegistry()
         registry.register(EngineCollector(self.snapshots, config.objectives))
         ProcessCollector(namespace="opsctl", registry=registry)
@@ -113,6 +119,8 @@ class Sidecar:
             poller.start()
         if self._folder is not None:
             threading.Thread(target=self._discover, name="tap", daemon=True).start()
+        if self._publisher is not None:
+            self._publisher.start()
         server = threading.Thread(target=self._serve, name="http", daemon=True)
         server.start()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -124,7 +132,13 @@ class Sidecar:
             poller.join(max(0.0, deadline - time.monotonic()))
             if not poller.is_alive():
                 poller.read_the_dead()
+        if self._publisher is not None:
+            self._publisher.finish(JOIN_PUBLISHER_S)
         self._save()
+
+    def _take_pages(self) -> dict[str, list[PageSample]]:
+        """Of every target, for the publisher."""
+        return {poller.state.target.name: poller.state.take_pages() for poller in self._pollers()}
 
     def _watch(self, target: Target, key: str | None) -> Poller:
         exporter, objectives = self.config.exporter, self.config.objectives

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -39,6 +39,9 @@ STAYED_READS = 3
 """Clients that are there in so many reads running have come to stay."""
 
 FULL_KV_RATIO = 0.95
+
+MAX_FRESH_PAGES = 3600
+"""Pages that wait for a sink: an hour of them at the usual pace."""
 
 CROWD = 5
 """New connections that count as demand."""
@@ -133,6 +136,18 @@ class TargetState:
         self._read_seconds = 0.0
         self._restarts = 0
         self._problems = 0
+        # for a sink that wants every page; none is kept where nobody takes them
+        self._fresh: deque[PageSample] | None = None
+        if exporter.cloudwatch.sink != "off":
+            self._fresh = deque(maxlen=MAX_FRESH_PAGES)
+
+    def take_pages(self) -> list[PageSample]:
+        """The pages since this was called last, oldest first."""
+        with self._lock:
+            pages = list(self._fresh or ())
+            if self._fresh is not None:
+                self._fresh.clear()
+        return pages
 
     def remember(self, observation: Observation) -> None:
         """Take in what happened before the sidecar looked: for the record, counted nowhere."""
@@ -177,6 +192,8 @@ class TargetState:
             for sample in page.engines:
                 self._follow(self._engines.setdefault(sample.key, _EngineState()), sample)
             self._sli.add(page)
+            if self._fresh is not None:
+                self._fresh.append(page)
         return True
 
     def _follow(self, engine: _EngineState, sample: EngineSample) -> None:

@@ -1,0 +1,202 @@
+"""The publisher: a thread that turns every interval into data and sees to it that CloudWatch has them."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from vllm_opsctl.errors import ConfigError, OpsError
+from vllm_opsctl.exporter.config import Config
+from vllm_opsctl.exporter.engine import PageSample
+from vllm_opsctl.exporter.sinks.cloudwatch.datum import Datum
+from vllm_opsctl.exporter.sinks.cloudwatch.emf import EmfSender
+from vllm_opsctl.exporter.sinks.cloudwatch.interval import Labels, data_of
+from vllm_opsctl.exporter.sinks.cloudwatch.put import PutSender
+from vllm_opsctl.exporter.sinks.cloudwatch.spool import Spool
+
+MAX_PAUSE_S = 60.0
+"""Longest pause between two attempts while CloudWatch does not answer."""
+
+log = logging.getLogger(__name__)
+
+
+class Sender(Protocol):
+    """Gets data to CloudWatch."""
+
+    def send(self, data: Sequence[Datum], now: float) -> None:
+        """
+        Send the data of one interval.
+
+        Raises:
+            OpsError: It was not taken; it stays in the spool.
+        """
+
+
+class Publisher(threading.Thread):
+    """
+    Publishes until stopped.
+
+    Args:
+        config: Service, objectives, and ``exporter.cloudwatch``.
+        take_pages: Gives, by target, the pages since it was called last.
+        sender: Where the data go.
+        spool: What waits.
+        stop: Set to end; the interval that has begun is sent then, once.
+        clock: Unix seconds.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        take_pages: Callable[[], Mapping[str, Sequence[PageSample]]],
+        sender: Sender,
+        spool: Spool,
+        *,
+        stop: threading.Event,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(name="cloudwatch", daemon=True)
+        self._config = config
+        self._settings = config.exporter.cloudwatch
+        self._take_pages = take_pages
+        self._sender = sender
+        self._spool = spool
+        self._stop_event = stop
+        self._clock = clock
+        self._last = spool.kept_pages()
+        self._failures = 0
+        self._not_before = 0.0
+        self._random = random.Random()  # noqa: S311 - spreads attempts, no secret
+
+    def run(self) -> None:
+        """One interval after the other, aligned with the clock, as all sidecars of a fleet are."""
+        length = self._settings.interval
+        while not self._stop_event.is_set():
+            began = self._clock() // length * length
+            self._stop_event.wait(max(0.0, began + length - self._clock()))
+            try:
+                self.close_interval(began)
+                self.send_waiting()
+            except Exception:
+                log.exception("a fault of the sidecar itself")
+
+    def finish(self, within_s: float) -> None:
+        """
+        Send the interval that has begun, after ``stop`` was set.
+
+        Args:
+            within_s: How long that may take.
+        """
+        if self.is_alive():
+            self.join(within_s)
+        if self.is_alive():
+            log.error("CloudWatch does not answer; what it has not taken waits in the spool")
+            return
+        last = threading.Thread(target=self._last_words, name="cloudwatch", daemon=True)
+        last.start()
+        last.join(within_s)
+
+    def _last_words(self) -> None:
+        self.close_interval(self._clock() // self._settings.interval * self._settings.interval)
+        self.send_waiting()
+
+    def close_interval(self, began: float) -> None:
+        """
+        Turn what was read since the last call into data.
+
+        Args:
+            began: The interval's start, Unix seconds: the time of its data.
+        """
+        data: list[Datum] = []
+        for target, pages in self._take_pages().items():
+            labels = Labels(
+                self._config.service.name, target if self._settings.per_target else None
+            )
+            data += data_of(
+                self._last.get(target),
+                pages,
+                t=began,
+                labels=labels,
+                objectives=self._config.objectives,
+            )
+            if pages:
+                self._last[target] = pages[-1]
+        if data:
+            self._spool.add(began, data)
+            self._spool.keep_pages(self._last)
+
+    def send_waiting(self) -> None:
+        """Send what waits, oldest first; after a failure not before a pause has passed."""
+        now = self._clock()
+        if now < self._not_before and not self._stop_event.is_set():
+            return
+        for t, data in list(self._spool.waiting()):
+            try:
+                self._sender.send(data, now)
+            except OpsError as problem:
+                self._failures += 1
+                if self._failures == 1:
+                    log.error("CloudWatch: %s; intervals wait until it takes them", problem)
+                longest = min(MAX_PAUSE_S, 2.0**self._failures)
+                self._not_before = now + self._random.uniform(0.0, longest)
+                return
+            self._spool.remove(t)
+        if self._failures:
+            log.warning("CloudWatch takes data again after %d failed attempts", self._failures)
+        self._failures = 0
+
+
+def publisher(
+    config: Config,
+    environment: Mapping[str, str],
+    take_pages: Callable[[], Mapping[str, Sequence[PageSample]]],
+    stop: threading.Event,
+) -> Publisher | None:
+    """
+    The configured publisher.
+
+    Args:
+        config: The whole configuration.
+        environment: For the region.
+        take_pages: Gives, by target, the pages since it was called last.
+        stop: Ends it.
+
+    Returns:
+        None when the sink is off.
+
+    Raises:
+        ConfigError: There is no region, or the spool's folder cannot be made.
+        UsageError: boto3 is not installed.
+    """
+    settings = config.exporter.cloudwatch
+    if settings.sink == "off":
+        return None
+    sender: Sender
+    if settings.sink == "put":
+        region = (
+            settings.region
+            or environment.get("AWS_REGION")
+            or environment.get("AWS_DEFAULT_REGION")
+        )
+        if region is None:
+            raise ConfigError(
+                [
+                    "exporter.cloudwatch.region: not set, and neither is AWS_REGION; write eu-central-1"
+                ]
+            )
+        sender = PutSender(settings.namespace, region, settings.endpoint_url)
+    else:
+        sender = EmfSender(settings.namespace, settings.emf_to)
+    folder = Path(settings.spool_dir) if settings.spool_dir is not None else None
+    try:
+        spool = Spool(folder, max(1, int(settings.spool_keep // settings.interval)))
+    except OSError as problem:
+        raise ConfigError(
+            [f"exporter.cloudwatch.spool_dir: {folder}: {problem.strerror}; choose another folder"]
+        ) from None
+    return Publisher(config, take_pages, sender, spool, stop=stop)
