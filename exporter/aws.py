@@ -28,7 +28,7 @@ def aws_client(service: str, region: str, endpoint_url: str | None = None) -> An
         endpoint_url: For emulators and VPC endpoints; None for AWS's own.
 
     Raises:
-        UsageError: boto3 is not installed.
+        UsageError: boto3 is not installed, or the region is none.
     """
     try:
         import boto3

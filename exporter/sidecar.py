@@ -27,8 +27,8 @@ from vllm_opsctl.exporter.recording import save_recording
 from vllm_opsctl.exporter.server import Application
 from vllm_opsctl.exporter.sinks.cloudwatch.publisher import publisher
 from vllm_opsctl.exporter.sinks.prometheus import EngineCollector
-from vllm_opsctl.exporter.sources.tap import TapFolder, TapServer, assigned
-from vllm_opsctl.exporter.sources.tap_text import Bounds
+from vllm_opsctl.exporter.sources.tap import TapFolder, TapServer, assigned, pages_now
+from vllm_opsctl.exporter.sources.tap_text import Bounds, EveryBound
 from vllm_opsctl.exporter.target_state import Snapshot, TargetState
 
 JOIN_POLLERS_S = 0.3
@@ -68,7 +68,9 @@ class Sidecar:
         self._watched: dict[str, Poller] = {}
         for target in config.targets:
             self._watch(target, api_key(target, environment))
-        self._publisher = publisher(config, environment, self._take_pages, self._stop)
+        self._publisher = publisher(
+            config, environment, self._take_pages, self._fine_pages, self._stop
+        )
         registry = CollectorRegistry()
         registry.register(EngineCollector(self.snapshots, config.objectives))
         ProcessCollector(namespace="opsctl", registry=registry)
@@ -139,6 +141,12 @@ class Sidecar:
     def _take_pages(self) -> dict[str, list[PageSample]]:
         """Of every target, for the publisher."""
         return {poller.state.target.name: poller.state.take_pages() for poller in self._pollers()}
+
+    def _fine_pages(self) -> dict[str, PageSample]:
+        """Of every target with the tap, with all of its bounds, for the publisher."""
+        if self._folder is None:
+            return {}
+        return pages_now(TapFolder(self._folder.path, EveryBound()), self.config.targets)
 
     def _watch(self, target: Target, key: str | None) -> Poller:
         exporter, objectives = self.config.exporter, self.config.objectives

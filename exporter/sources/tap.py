@@ -19,6 +19,8 @@ from urllib.parse import urlsplit
 
 from vllm_opsctl.errors import UsageError
 from vllm_opsctl.exporter.config import Target
+from vllm_opsctl.exporter.engine import PageSample
+from vllm_opsctl.exporter.exposition import read_page
 from vllm_opsctl.exporter.observation import Observation, error, metrics, thinned_times
 from vllm_opsctl.exporter.sources.tap_engine import EngineTotals, TapEngine
 from vllm_opsctl.exporter.sources.tap_text import Bounds, EngineText, page_text
@@ -273,6 +275,25 @@ def assigned(servers: Sequence[TapServer], targets: Sequence[Target]) -> dict[st
         if target is None and len(targets) == 1 and len(names) == 1:
             target = targets[0].name
         found.setdefault(target or server.name, []).append(server)
+    return found
+
+
+def pages_now(
+    folder: TapFolder, targets: Sequence[Target], *, clock: Callable[[], float] = time.time
+) -> dict[str, PageSample]:
+    """
+    One page of every living server, by target.
+
+    Args:
+        folder: Where they lie; its bounds are the pages'.
+        targets: Configured ones, for their names.
+        clock: Unix seconds.
+    """
+    now, found = clock(), {}
+    for name, own in assigned(folder.servers(), targets).items():
+        newest = own[-1]
+        if newest.alive and newest.usable:
+            found[name] = read_page(newest.text(folder.bounds, since=now), t=now, target=name)
     return found
 
 

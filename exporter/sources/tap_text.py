@@ -104,7 +104,6 @@ class Bounds:
             if concept is not None and objective.threshold is not None:
                 self._thresholds.setdefault(concept, set()).add(objective.threshold)
 
-    @functools.cache  # noqa: B019 - one or two of these live as long as the process
     def of(self, concept: str, version: str, scale: layout.Scale) -> tuple[_Bound, ...]:
         """
         Bounds of a concept, ascending, without +Inf.
@@ -114,12 +113,32 @@ class Bounds:
             version: vLLM's.
             scale: Buckets of the tap's histogram.
         """
+        return self._computed(concept, version, scale)
+
+    @functools.cache  # noqa: B019 - one or two of these live as long as the process
+    def _computed(self, concept: str, version: str, scale: layout.Scale) -> tuple[_Bound, ...]:
         if scale.unit == "tokens":
             values = set(_TOKEN_BOUNDS)
         else:
             own = catalogue()[concept].bounds_of(parse_version(version) or None)
             values = {*own, *_FINE_BOUNDS, *self._thresholds.get(concept, ())}
         return tuple(_Bound.at(value, scale) for value in sorted(values))
+
+
+class EveryBound(Bounds):
+    """Every bound that the tap's histograms have: for whoever wants percentiles as exact as the page."""
+
+    def of(self, concept: str, version: str, scale: layout.Scale) -> tuple[_Bound, ...]:
+        """All of them, ascending, without +Inf."""
+        return _every_bound(scale)
+
+
+@functools.cache
+def _every_bound(scale: layout.Scale) -> tuple[_Bound, ...]:
+    return tuple(
+        _Bound(str(floatToGoString(scale.upper(index))), index + 1)  # type: ignore[no-untyped-call]
+        for index in range(scale.buckets - 1)
+    )
 
 
 @dataclass(frozen=True, slots=True)

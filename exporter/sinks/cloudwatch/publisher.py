@@ -46,6 +46,7 @@ class Publisher(threading.Thread):
         take_pages: Gives, by target, the pages since it was called last.
         sender: Where the data go.
         spool: What waits.
+        fine_pages: Gives, by target, a page now with all bounds of the tap; none where there is no tap.
         stop: Set to end; the interval that has begun is sent then, once.
         clock: Unix seconds.
     """
@@ -57,6 +58,7 @@ class Publisher(threading.Thread):
         sender: Sender,
         spool: Spool,
         *,
+        fine_pages: Callable[[], Mapping[str, PageSample]] = dict,
         stop: threading.Event,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -68,7 +70,9 @@ class Publisher(threading.Thread):
         self._spool = spool
         self._stop_event = stop
         self._clock = clock
+        self._fine_pages = fine_pages
         self._last = spool.kept_pages()
+        self._last_fine: Mapping[str, PageSample] = {}
         self._failures = 0
         self._not_before = 0.0
         self._random = random.Random()  # noqa: S311 - spreads attempts, no secret
@@ -79,11 +83,15 @@ class Publisher(threading.Thread):
         while not self._stop_event.is_set():
             began = self._clock() // length * length
             self._stop_event.wait(max(0.0, began + length - self._clock()))
-            try:
-                self.close_interval(began)
-                self.send_waiting()
-            except Exception:
-                log.exception("a fault of the sidecar itself")
+            self._publish(began)
+
+    def _publish(self, began: float) -> None:
+        """One interval; a fault of ours is not the end of all publishing."""
+        try:
+            self.close_interval(began)
+            self.send_waiting()
+        except Exception:
+            log.exception("a fault of the sidecar itself")
 
     def finish(self, within_s: float) -> None:
         """
@@ -97,13 +105,10 @@ class Publisher(threading.Thread):
         if self.is_alive():
             log.error("CloudWatch does not answer; what it has not taken waits in the spool")
             return
-        last = threading.Thread(target=self._last_words, name="cloudwatch", daemon=True)
+        began = self._clock() // self._settings.interval * self._settings.interval
+        last = threading.Thread(target=self._publish, args=(began,), name="cloudwatch", daemon=True)
         last.start()
         last.join(within_s)
-
-    def _last_words(self) -> None:
-        self.close_interval(self._clock() // self._settings.interval * self._settings.interval)
-        self.send_waiting()
 
     def close_interval(self, began: float) -> None:
         """
@@ -113,6 +118,7 @@ class Publisher(threading.Thread):
             began: The interval's start, Unix seconds: the time of its data.
         """
         data: list[Datum] = []
+        fine = self._fine_pages()
         for target, pages in self._take_pages().items():
             labels = Labels(
                 self._config.service.name, target if self._settings.per_target else None
@@ -123,9 +129,11 @@ class Publisher(threading.Thread):
                 t=began,
                 labels=labels,
                 objectives=self._config.objectives,
+                fine=_both(self._last_fine.get(target), fine.get(target)),
             )
             if pages:
                 self._last[target] = pages[-1]
+        self._last_fine = fine
         if data:
             self._spool.add(began, data)
             self._spool.keep_pages(self._last)
@@ -151,10 +159,15 @@ class Publisher(threading.Thread):
         self._failures = 0
 
 
+def _both(old: PageSample | None, new: PageSample | None) -> tuple[PageSample, PageSample] | None:
+    return (old, new) if old is not None and new is not None else None
+
+
 def publisher(
     config: Config,
     environment: Mapping[str, str],
     take_pages: Callable[[], Mapping[str, Sequence[PageSample]]],
+    fine_pages: Callable[[], Mapping[str, PageSample]],
     stop: threading.Event,
 ) -> Publisher | None:
     """
@@ -164,6 +177,7 @@ def publisher(
         config: The whole configuration.
         environment: For the region.
         take_pages: Gives, by target, the pages since it was called last.
+        fine_pages: Gives, by target, a page now with all bounds of the tap.
         stop: Ends it.
 
     Returns:
@@ -183,7 +197,7 @@ def publisher(
             or environment.get("AWS_REGION")
             or environment.get("AWS_DEFAULT_REGION")
         )
-        if region is None:
+        if not region:
             raise ConfigError(
                 [
                     "exporter.cloudwatch.region: not set, and neither is AWS_REGION; write eu-central-1"
@@ -199,4 +213,4 @@ def publisher(
         raise ConfigError(
             [f"exporter.cloudwatch.spool_dir: {folder}: {problem.strerror}; choose another folder"]
         ) from None
-    return Publisher(config, take_pages, sender, spool, stop=stop)
+    return Publisher(config, take_pages, sender, spool, fine_pages=fine_pages, stop=stop)
