@@ -13,6 +13,14 @@ import click
 from vllm_opsctl.alarms import alertmanager as alertmanager_file
 from vllm_opsctl.alarms.build import build_files, differences, write
 from vllm_opsctl.alarms.burn import Clock, parse_scale
+from vllm_opsctl.alarms.cloudwatch.build import FILE as CLOUDWATCH_FILE
+from vllm_opsctl.alarms.cloudwatch.build import (
+    INLINE_BYTES,
+    is_current,
+    template_text,
+    write_template,
+)
+from vllm_opsctl.alarms.cloudwatch.template import build_template
 from vllm_opsctl.alarms.drill import Drill, Step, Way
 from vllm_opsctl.alarms.lint import lint as find_mistakes
 from vllm_opsctl.alarms.pager_api import AlertmanagerApi, PrometheusApi
@@ -32,6 +40,7 @@ from vllm_opsctl.cli.text import wrapped
 from vllm_opsctl.errors import UsageError
 from vllm_opsctl.exporter.catalogue import Version, parse_version
 from vllm_opsctl.exporter.config import Alarms
+from vllm_opsctl.exporter.config_load import LoadedConfig
 from vllm_opsctl.exporter.units import format_duration
 
 EXIT_FINDINGS = 1
@@ -81,6 +90,14 @@ def alarms() -> None:
     type=click.Path(path_type=Path, file_okay=False),
     help="Where the files go.",
 )
+@click.option(
+    "--to",
+    "platform",
+    type=click.Choice(["prometheus", "cloudwatch"]),
+    default="prometheus",
+    show_default=True,
+    help="Rules for Prometheus and Alertmanager, or a CloudFormation template.",
+)
 @source_option
 @version_option
 @click.option(
@@ -95,15 +112,22 @@ def alarms() -> None:
 def build(
     ctx: click.Context,
     out: Path,
+    platform: str,
     source: Source,
     version: Version | None,
     scale: Fraction,
     check: bool,
 ) -> int:
-    """Write rules, their unit tests, and an Alertmanager configuration."""
+    """
+    Write rules, their unit tests, and an Alertmanager configuration.
+
+    With --to cloudwatch: a CloudFormation template of alarms and their topics.
+    """
     _check_version(source, version)
     loaded = load(ctx)
     config = loaded.config
+    if platform == "cloudwatch":
+        return _build_cloudwatch(loaded, out, source, scale, check)
     with mistakes_of(loaded):
         rulebook = build_rules(config, source, version=version, clock=Clock(scale))
         files = build_files(config, rulebook)
@@ -123,6 +147,43 @@ def build(
         return 0
     changed = write(out, files)
     click.echo(f"{out}: {counts}; {len(files)} files, {len(changed)} changed")
+    return 0
+
+
+def _build_cloudwatch(
+    loaded: LoadedConfig, out: Path, source: Source, scale: Fraction, check: bool
+) -> int:
+    if source != "sidecar":
+        raise UsageError(
+            "--from vllm is for --to prometheus; what CloudWatch has, the sidecar sent"
+        )
+    if scale != 1:
+        raise UsageError(
+            "--scale is for --to prometheus; CloudWatch's periods are whole minutes and stay as they are"
+        )
+    with mistakes_of(loaded):
+        template = build_template(loaded.config)
+        text = template_text(template)
+    for line in (*template.left_out, *template.notes):
+        note(line)
+    size = len(text.encode())
+    if size > INLINE_BYTES:
+        note(
+            f"{size} bytes are more than CloudFormation takes inline: aws cloudformation deploy wants "
+            "--s3-bucket"
+        )
+    counts = (
+        f"{template.count('Alarm')} metric alarms on {template.billed_metrics} metrics, "
+        f"{template.count('CompositeAlarm')} composites"
+    )
+    if check:
+        if not is_current(out, text):
+            click.echo(f"{out}: not up to date: {CLOUDWATCH_FILE}", err=True)
+            return EXIT_FINDINGS
+        click.echo(f"{out}: up to date, {counts}")
+        return 0
+    changed = write_template(out, text)
+    click.echo(f"{out / CLOUDWATCH_FILE}: {counts}{'' if changed else '; unchanged'}")
     return 0
 
 

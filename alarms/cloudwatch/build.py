@@ -1,0 +1,107 @@
+"""The template as a file: its text, and how it gets into a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vllm_opsctl.alarms.build import MARK
+from vllm_opsctl.alarms.cloudwatch.template import Template
+from vllm_opsctl.alarms.cloudwatch.validate import MAX_BYTES, mistakes
+from vllm_opsctl.errors import ConfigError, UsageError
+
+FILE = "cloudwatch.yaml"
+
+INLINE_BYTES = 51_200
+"""A longer template goes through a bucket; `aws cloudformation deploy` asks for it."""
+
+
+_ON_ONE_LINE = 220
+
+
+class InvalidTemplate(Exception):
+    """A template of ours that CloudWatch would refuse: a fault of opsctl."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """YAML with texts of several lines as blocks, and without anchors."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Repeat what is shared: CloudFormation knows no anchors."""
+        return True
+
+    def represent_data(self, data: Any) -> yaml.Node:
+        """Put what is short on one line: a template may have 51,200 bytes without a bucket."""
+        node: yaml.Node = super().represent_data(data)
+        if isinstance(node, yaml.CollectionNode) and len(repr(data)) <= _ON_ONE_LINE:
+            node.flow_style = True
+        return node
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def template_text(template: Template) -> str:
+    """
+    The file's text, with what is left out in its head.
+
+    Raises:
+        ConfigError: It is too large for CloudFormation.
+        InvalidTemplate: It is wrong; only a fault of opsctl can be the cause.
+    """
+    wrong = mistakes(template.body)
+    if any(line.startswith("Resources: ") for line in wrong):
+        raise ConfigError([f"objectives, targets: too many for one stack: {wrong[-1]}"])
+    if wrong:
+        raise InvalidTemplate("; ".join(wrong))
+    lines = [f"# {MARK} --to cloudwatch", *(f"# not in here: {line}" for line in template.left_out)]
+    body = yaml.dump(
+        template.body, Dumper=_Dumper, sort_keys=False, width=10**6, default_flow_style=False
+    )
+    text = "\n".join(lines) + "\n" + body
+    if len(text.encode()) > MAX_BYTES:
+        raise ConfigError(
+            ["objectives, targets: too many for one stack: the template is over 1 MB"]
+        )
+    return text
+
+
+def is_current(folder: Path, text: str) -> bool:
+    """Whether the folder has this very template."""
+    path = folder / FILE
+    try:
+        return path.is_file() and path.read_text(encoding="utf-8") == text
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def write_template(folder: Path, text: str) -> bool:
+    """
+    Write the template, and touch nothing else in the folder.
+
+    Returns:
+        Whether it changed.
+
+    Raises:
+        UsageError: A file in the way is not of a build, or the folder cannot be written.
+    """
+    if is_current(folder, text):
+        return False
+    path = folder / FILE
+    try:
+        if path.exists() and MARK not in path.read_text(encoding="utf-8").partition("\n")[0]:
+            raise UsageError(
+                f"{path}: not written by opsctl, it is left alone; choose a folder of its own"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise UsageError(f"{folder}: cannot be written ({problem})") from None
+    return True

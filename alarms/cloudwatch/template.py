@@ -1,0 +1,145 @@
+"""The CloudFormation template: which alarms there are, for whom, and what there is no alarm for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from vllm_opsctl.alarms.alert_rules import BURN_ALERT, FLOOR_ALERT, AlertRule
+from vllm_opsctl.alarms.alertmanager import region_of
+from vllm_opsctl.alarms.burn import Notify
+from vllm_opsctl.alarms.cloudwatch.models import AS_PARAMETER, MAX_LENGTH, PARAMETER, models_of
+from vllm_opsctl.alarms.cloudwatch.signals import not_covered, signals
+from vllm_opsctl.alarms.cloudwatch.topics import topic_outputs, topic_resources
+from vllm_opsctl.alarms.cloudwatch.writer import AlarmWriter
+from vllm_opsctl.alarms.rules import build_rules
+from vllm_opsctl.errors import ConfigError
+from vllm_opsctl.exporter.config import Config
+
+LONGEST_INTERVAL_S = 300.0
+"""The shortest windows are five minutes; data that come more seldom leave them empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """
+    What a configuration becomes.
+
+    Args:
+        body: As CloudFormation reads it.
+        left_out: What there is no alarm for, and why, one line each.
+        notes: What was decided, or may surprise, one line each.
+    """
+
+    body: dict[str, Any]
+    left_out: list[str]
+    notes: list[str]
+
+    def count(self, kind: str) -> int:
+        """How many resources of a kind there are: ``Alarm`` or ``CompositeAlarm``."""
+        resources = self.body["Resources"].values()
+        return sum(one["Type"] == f"AWS::CloudWatch::{kind}" for one in resources)
+
+    @property
+    def billed_metrics(self) -> int:
+        """How many metrics all metric alarms read; each is billed as one alarm."""
+        return sum(
+            "MetricStat" in query
+            for one in self.body["Resources"].values()
+            for query in one["Properties"].get("Metrics", ())
+        )
+
+
+def build_template(config: Config) -> Template:
+    """
+    Turn a configuration into alarms.
+
+    Raises:
+        ConfigError: Something in it does not go with CloudWatch alarms.
+    """
+    _check(config)
+    models = models_of(config)
+    rulebook = build_rules(config, "sidecar")
+    writer = AlarmWriter(config, rulebook.links)
+    for model in models.all:
+        for rules in _by_objective(rulebook.alerts).values():
+            one = rules[0].indicator
+            assert one is not None
+            if one.objective.model == model or (
+                one.objective.model is None and model in models.fleet
+            ):
+                writer.objective(rules, model)
+    for signal in signals(config.exporter.cloudwatch.interval):
+        if signal.per == "model":
+            for model in models.all:
+                writer.signal(signal, model)
+        else:
+            # with one stack a model, each stack has its own: an alarm's name stands once in an account
+            writer.signal(signal, AS_PARAMETER if models.are_a_parameter else None)
+    ways: tuple[Notify, ...] = tuple(way for way in ("page", "ticket") if writer.arn(way) is None)
+    body: dict[str, Any] = {
+        "AWSTemplateFormatVersion": "2010-09-09",
+        "Description": f"Alarms of the vLLM service {config.service.name}.",
+    }
+    if models.are_a_parameter:
+        body["Parameters"] = {
+            PARAMETER: {
+                "Type": "String",
+                "MinLength": 1,
+                "MaxLength": MAX_LENGTH,
+                "AllowedPattern": "[A-Za-z0-9_./:@+=-]+",
+                "Description": "Served name of the model, as the dimension Model has it.",
+            }
+        }
+    body["Resources"] = {**topic_resources(config.service.name, ways), **writer.resources}
+    if ways:
+        body["Outputs"] = topic_outputs(ways)
+    measured = [line for line in rulebook.left_out if line.startswith("objective ")]
+    notes = [*models.notes, *_notes(config), *rulebook.links.notices()]
+    return Template(body, [*measured, *not_covered()], notes)
+
+
+def _check(config: Config) -> None:
+    settings, alarms = config.exporter.cloudwatch, config.alarms
+    problems = []
+    if settings.per_target:
+        problems.append(
+            "exporter.cloudwatch.per_target: alarms watch the fleet's metrics, which are not published "
+            "with it; set it to false"
+        )
+    if settings.interval > LONGEST_INTERVAL_S:
+        problems.append(
+            "exporter.cloudwatch.interval: data must come every 5 minutes at least, for the shortest "
+            "windows of burn rates; set 60s"
+        )
+    for key, topic in (("page_topic", alarms.page_topic), ("ticket_topic", alarms.ticket_topic)):
+        if topic is not None and settings.region not in (None, region_of(topic)):
+            problems.append(
+                f"alarms.{key}: alarms of {settings.region} (exporter.cloudwatch.region) cannot notify a "
+                f"topic of {region_of(topic)}; name one of the same region, or none: then it is made"
+            )
+    if problems:
+        raise ConfigError(problems)
+
+
+def _notes(config: Config) -> Iterator[str]:
+    if config.exporter.cloudwatch.sink == "off":
+        yield (
+            "exporter.cloudwatch.sink is off: no metrics arrive, and LLMSidecarsDown will page; set put "
+            "or emf"
+        )
+    for key in ("page_topic", "ticket_topic"):
+        if getattr(config.alarms, key) is not None:
+            yield (
+                f"alarms.{key} is used as it is: its policy must let cloudwatch.amazonaws.com publish, and "
+                "its key, if it has one, must be a customer's that CloudWatch may use"
+            )
+
+
+def _by_objective(rules: list[AlertRule]) -> dict[str, list[AlertRule]]:
+    found: dict[str, list[AlertRule]] = {}
+    for rule in rules:
+        if rule.alert in (BURN_ALERT, FLOOR_ALERT) and rule.indicator is not None:
+            found.setdefault(rule.indicator.objective.name, []).append(rule)
+    return found
