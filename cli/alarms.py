@@ -13,23 +13,17 @@ import click
 from vllm_opsctl.alarms import alertmanager as alertmanager_file
 from vllm_opsctl.alarms.build import build_files, differences, write
 from vllm_opsctl.alarms.burn import Clock, parse_scale
-from vllm_opsctl.alarms.cloudwatch.build import FILE as CLOUDWATCH_FILE
-from vllm_opsctl.alarms.cloudwatch.build import (
-    INLINE_BYTES,
-    is_current,
-    template_text,
-    write_template,
-)
-from vllm_opsctl.alarms.cloudwatch.template import build_template
 from vllm_opsctl.alarms.drill import Drill, Step, Way
 from vllm_opsctl.alarms.lint import lint as find_mistakes
 from vllm_opsctl.alarms.pager_api import AlertmanagerApi, PrometheusApi
 from vllm_opsctl.alarms.rules import build_rules
 from vllm_opsctl.alarms.sns_topic import Topic
 from vllm_opsctl.alarms.vocabulary import Source
+from vllm_opsctl.cli.alarms_cloudwatch import EXIT_FINDINGS, build_cloudwatch, on_recording
 from vllm_opsctl.cli.common import (
     duration_option,
     emit,
+    is_given,
     load,
     mistakes_of,
     note,
@@ -40,11 +34,7 @@ from vllm_opsctl.cli.text import wrapped
 from vllm_opsctl.errors import UsageError
 from vllm_opsctl.exporter.catalogue import Version, parse_version
 from vllm_opsctl.exporter.config import Alarms
-from vllm_opsctl.exporter.config_load import LoadedConfig
 from vllm_opsctl.exporter.units import format_duration
-
-EXIT_FINDINGS = 1
-"""A file would change, an objective does not do what it promises, or a drill did not arrive."""
 
 
 def _version(ctx: click.Context, param: click.Parameter, value: str | None) -> Version | None:
@@ -127,7 +117,7 @@ def build(
     loaded = load(ctx)
     config = loaded.config
     if platform == "cloudwatch":
-        return _build_cloudwatch(loaded, out, source, scale, check)
+        return build_cloudwatch(loaded, out, source, scale, check)
     with mistakes_of(loaded):
         rulebook = build_rules(config, source, version=version, clock=Clock(scale))
         files = build_files(config, rulebook)
@@ -147,43 +137,6 @@ def build(
         return 0
     changed = write(out, files)
     click.echo(f"{out}: {counts}; {len(files)} files, {len(changed)} changed")
-    return 0
-
-
-def _build_cloudwatch(
-    loaded: LoadedConfig, out: Path, source: Source, scale: Fraction, check: bool
-) -> int:
-    if source != "sidecar":
-        raise UsageError(
-            "--from vllm is for --to prometheus; what CloudWatch has, the sidecar sent"
-        )
-    if scale != 1:
-        raise UsageError(
-            "--scale is for --to prometheus; CloudWatch's periods are whole minutes and stay as they are"
-        )
-    with mistakes_of(loaded):
-        template = build_template(loaded.config)
-        text = template_text(template)
-    for line in (*template.left_out, *template.notes):
-        note(line)
-    size = len(text.encode())
-    if size > INLINE_BYTES:
-        note(
-            f"{size} bytes are more than CloudFormation takes inline: aws cloudformation deploy wants "
-            "--s3-bucket"
-        )
-    counts = (
-        f"{template.count('Alarm')} metric alarms on {template.billed_metrics} metrics, "
-        f"{template.count('CompositeAlarm')} composites"
-    )
-    if check:
-        if not is_current(out, text):
-            click.echo(f"{out}: not up to date: {CLOUDWATCH_FILE}", err=True)
-            return EXIT_FINDINGS
-        click.echo(f"{out}: up to date, {counts}")
-        return 0
-    changed = write_template(out, text)
-    click.echo(f"{out / CLOUDWATCH_FILE}: {counts}{'' if changed else '; unchanged'}")
     return 0
 
 
@@ -233,7 +186,31 @@ def lint(
     return EXIT_FINDINGS if wrong else 0
 
 
+_OF_A_DRILL = {
+    "alertmanager": "--alertmanager",
+    "prometheus": "--prometheus",
+    "way": "--notify",
+    "listen": "--listen",
+    "timeout": "--timeout",
+    "source": "--from",
+    "version": "--vllm-version",
+}
+
+
 @alarms.command("test")
+@click.option(
+    "--recording",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Send nothing; say which CloudWatch alarms would have gone off in this recording.",
+)
+@click.option(
+    "--scale",
+    metavar="FACTOR",
+    default="1",
+    callback=_scale,
+    help="With --recording: tell so much of a minute as one; with 1/60, a second is a minute.",
+)
 @click.option(
     "--alertmanager",
     metavar="URL",
@@ -265,6 +242,8 @@ def lint(
 @click.pass_context
 def test_command(
     ctx: click.Context,
+    recording: Path | None,
+    scale: Fraction,
     alertmanager: str | None,
     prometheus: str | None,
     way: Way,
@@ -278,10 +257,17 @@ def test_command(
     Send a drill through the whole chain and confirm that it arrives.
 
     Everybody who hears of pages (or tickets) gets one that says DRILL, and its end. Exits with 1 when a
-    link is broken, and says which.
+    link is broken, and says which. With --recording nobody hears of anything.
     """
     _check_version(source, version)
     loaded = load(ctx)
+    if recording is not None:
+        sent = next((name for name in _OF_A_DRILL if is_given(ctx, name)), None)
+        if sent is not None:
+            raise UsageError(f"{_OF_A_DRILL[sent]} belongs to a drill; --recording sends nothing")
+        return on_recording(loaded, recording, scale, output)
+    if is_given(ctx, "scale"):
+        raise UsageError("--scale belongs to --recording; a drill is as fast as the pager")
     settings = loaded.config.alarms
     receiver, topic = _receiver(settings, way)
     with mistakes_of(loaded):

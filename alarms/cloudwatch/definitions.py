@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -20,7 +19,6 @@ from vllm_opsctl.alarms.cloudwatch.evaluator import MetricAlarm, Stat
 from vllm_opsctl.alarms.cloudwatch.metric_math import MathError, parse
 from vllm_opsctl.alarms.cloudwatch.metrics import MetricKey
 from vllm_opsctl.alarms.cloudwatch.timeline import Timeline
-from vllm_opsctl.errors import InputFileError
 
 METRIC_ALARM = "AWS::CloudWatch::Alarm"
 COMPOSITE_ALARM = "AWS::CloudWatch::CompositeAlarm"
@@ -109,6 +107,16 @@ class Definitions:
     notify: Mapping[str, str]
     descriptions: Mapping[str, str]
 
+    def values_of(self, dimension: str) -> set[str]:
+        """Every value of a dimension that some alarm watches."""
+        return {
+            value
+            for alarm in self.metric_alarms
+            for stat in alarm.stats
+            for name, value in stat.metric.dimensions
+            if name == dimension
+        }
+
     def topic_of(self, timeline: Timeline) -> Iterator[tuple[float, str, str]]:
         """Time, alarm and topic of every notification that an alarm went off."""
         for action in timeline.went_off():
@@ -159,21 +167,6 @@ def read_definitions(text: str, parameters: Mapping[str, str] | None = None) -> 
         except (TemplateError, MathError, RuleError) as problem:
             raise TemplateError(f"{name}: {problem}") from None
     return Definitions(tuple(metric_alarms), tuple(composites), notify, descriptions)
-
-
-def read_template_file(path: Path, parameters: Mapping[str, str] | None = None) -> Definitions:
-    """
-    Read the alarms of a template's file.
-
-    Raises:
-        InputFileError: It cannot be read, or is no such template.
-    """
-    try:
-        return read_definitions(path.read_text(encoding="utf-8"), parameters)
-    except (OSError, UnicodeDecodeError) as problem:
-        raise InputFileError(f"{path}: cannot be read ({problem})") from None
-    except TemplateError as problem:
-        raise InputFileError(f"{path}: {problem}") from None
 
 
 def _metric_alarm(properties: Mapping[str, Any], resolver: Resolver) -> MetricAlarm:
