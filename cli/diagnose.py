@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TextIO
 
 import click
 
+from vllm_opsctl.cli.alarm_message import AlarmMessage, read_alarm
 from vllm_opsctl.cli.common import (
     duration_option,
     emit,
@@ -30,8 +32,8 @@ from vllm_opsctl.cli.observing import (
     read_log,
     wide_enough,
 )
-from vllm_opsctl.cli.text import render_markdown, render_text
-from vllm_opsctl.errors import UsageError
+from vllm_opsctl.cli.text import render_markdown, render_text, wrapped
+from vllm_opsctl.errors import InputFileError, UsageError
 from vllm_opsctl.exporter.bundle import (
     Asked,
     Scrubber,
@@ -69,6 +71,13 @@ SHORTEST_EVERY_S = 1.0
     metavar="DIR",
     type=click.Path(path_type=Path, file_okay=False),
     help="Use the tap's pages, those of dead engines too.",
+)
+@click.option(
+    "--alarm",
+    "alarm_file",
+    metavar="FILE",
+    type=click.File("r", encoding="utf-8"),
+    help="Look where this page says, at its time: SNS's message; - reads stdin.",
 )
 @click.option(
     "--match",
@@ -119,6 +128,7 @@ def diagnose(
     match: str,
     prometheus_token_env: str | None,
     tap: Path | None,
+    alarm_file: TextIO | None,
     for_s: float,
     at: str | None,
     window: float,
@@ -144,6 +154,16 @@ def diagnose(
         "--tap": tap,
     }
     chosen_sources = [name for name, value in given.items() if value is not None]
+    alarm: AlarmMessage | None = None
+    if alarm_file is not None:
+        if chosen_sources or targets or match:
+            raise UsageError("--alarm says where to look; leave the sources and targets to it")
+        alarm = _read(alarm_file)
+        sidecar, prometheus = alarm.sidecar, alarm.prometheus
+        match, targets = alarm.match, alarm.targets
+        chosen_sources = [f"--{name}" for name in ("sidecar", "prometheus") if getattr(alarm, name)]
+        if at is None and chosen_sources and alarm.since is not None:
+            at = str(alarm.since)
     if len(chosen_sources) > 1:
         raise UsageError(f"{' and '.join(chosen_sources)} are both given; choose one")
     if at is not None and not chosen_sources:
@@ -230,8 +250,16 @@ def diagnose(
 
         pack(bundle, observations, asked, verdict, loaded, scrubber)
         click.echo(f"{bundle} packed; opsctl diagnose --recording {bundle}", err=True)
-    emit(rendered(verdict, output, show_features=show_features))
+    emit(rendered(verdict, output, show_features=show_features, alarm=alarm))
     return verdict.exit_code
+
+
+def _read(alarm_file: TextIO) -> AlarmMessage:
+    name = getattr(alarm_file, "name", "--alarm")
+    try:
+        return read_alarm(alarm_file.read(), str(name))
+    except UnicodeDecodeError:
+        raise InputFileError(f"{name}: not text; give the message as SNS sent it") from None
 
 
 def _check_watch(
@@ -279,12 +307,19 @@ class Doctor:
         )
 
 
-def rendered(verdict: Verdict, output: str, *, show_features: bool) -> str:
-    """A verdict as text, json or markdown."""
+def rendered(
+    verdict: Verdict, output: str, *, show_features: bool, alarm: AlarmMessage | None = None
+) -> str:
+    """A verdict as text, json or markdown, below the alarm that asked for it."""
     if output == "json":
-        return json.dumps(verdict.to_json(), indent=2, ensure_ascii=False)
+        above = {"alarm": alarm.to_json()} if alarm is not None else {}
+        return json.dumps({**verdict.to_json(), **above}, indent=2, ensure_ascii=False)
     render = render_markdown if output == "markdown" else render_text
-    return render(verdict, show_features=show_features)
+    text = render(verdict, show_features=show_features)
+    if alarm is None:
+        return text
+    head = wrapped(alarm.headline(), indent="  ", first="Alarm: ")
+    return f"{head}\n\n{text}"
 
 
 def _names(observations: Sequence[Observation], asked: Sequence[str]) -> tuple[str, ...]:

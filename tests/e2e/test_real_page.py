@@ -71,6 +71,16 @@ class Site:
         (target,) = json.loads(ran.stdout)["targets"]
         return target, time.time()
 
+    def paste(self, page: Received) -> tuple[Any, Any]:
+        """Give the whole message to opsctl, later: the verdict at the alarm's time, and the alarm."""
+        message = self.chain.config.with_name("message.json")
+        message.write_text(page.raw, encoding="utf-8")
+        ran = self.opsctl.run("diagnose", "--alarm", str(message), "-o", "json")
+        assert ran.stdout, ran.stderr
+        said = json.loads(ran.stdout)
+        (target,) = said["targets"]
+        return target, said["alarm"]
+
 
 def roots(target: Any) -> list[str]:
     """The root causes of a verdict."""
@@ -114,6 +124,7 @@ def test_an_overload_pages_and_the_command_in_the_page_names_it(
         page = site.page("LLMSLOErrorBudgetBurn")
         target, told = site.obey(page)
         load.stop()
+    pasted, alarm = site.paste(page)
     measured.append(times("overload", began, page, told))
 
     assert page.subject == "[FIRING:1] LLMSLOErrorBudgetBurn ttft tiny"
@@ -127,6 +138,9 @@ def test_an_overload_pages_and_the_command_in_the_page_names_it(
     assert page.message.startswith(f"TEST RULES: every window is scaled by {SCALE}.")
     assert "waited longer than 500 ms for their first token" in page.message
     assert (target["target"], roots(target)) == ("chat-0", ["queue-overload"])
+    assert (pasted["target"], roots(pasted)) == ("chat-0", ["queue-overload"])
+    assert (alarm["service"], alarm["objective"], alarm["model"]) == ("shop", "ttft", "tiny")
+    assert began < alarm["since"] < page.at
 
 
 def test_a_killed_engine_pages_by_its_silence(site: Site, measured: list[str]) -> None:

@@ -20,9 +20,10 @@ REGION = "eu-central-1"
 
 @dataclass(frozen=True)
 class Received:
-    """A notification as a subscriber has it; ``at`` is when it was taken, Unix seconds."""
+    """A notification as a subscriber has it; ``at`` is when it was taken, Unix seconds; ``raw`` all of it."""
 
     at: float
+    raw: str
     subject: str
     message: str
     attributes: Mapping[str, str]
@@ -101,5 +102,5 @@ class Subscriber:
                 self.sqs.delete_message(QueueUrl=self.url, ReceiptHandle=one["ReceiptHandle"])
                 body = json.loads(one["Body"])
                 attributes = {k: v["Value"] for k, v in body["MessageAttributes"].items()}
-                return Received(at, body["Subject"], body["Message"], attributes)
+                return Received(at, one["Body"], body["Subject"], body["Message"], attributes)
         return None
