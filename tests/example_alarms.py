@@ -24,14 +24,19 @@ EXAMPLE = {
     "OPSCTL_ALARMS__SIDECAR_URL": "http://sidecar.internal:9836",
 }
 
+CLOUDWATCH_EXAMPLE = {name: text for name, text in EXAMPLE.items() if not name.endswith("_TOPIC")}
+"""The template's topics are made, not configured."""
 
-def build(out: Path, *arguments: str) -> int:
+
+def build(out: Path, *arguments: str, example: dict[str, str] = EXAMPLE) -> int:
     """Build the example into a folder: the exit code of `opsctl alarms build`."""
     from vllm_opsctl.cli.main import run
 
-    os.environ.update(EXAMPLE)
+    for name in EXAMPLE:
+        os.environ.pop(name, None)
+    os.environ.update(example)
     return run(["--config", str(STARTER), "alarms", "build", "--out", str(out), *arguments])
 
 
 if __name__ == "__main__":
-    sys.exit(build(GENERATED))
+    sys.exit(build(GENERATED) or build(GENERATED, "--to", "cloudwatch", example=CLOUDWATCH_EXAMPLE))

@@ -199,6 +199,7 @@ def not_covered() -> list[str]:
         elif spec.role in ("pager", "watchdog"):
             reason = "it watches Prometheus and Alertmanager"
         elif reason is None:
-            reason = f"{', '.join(absent)} does not go to CloudWatch"
+            verb = "does" if len(absent) == 1 else "do"
+            reason = f"{' and '.join(absent)} {verb} not go to CloudWatch"
         found.append(f"alert {spec.alert}: {reason}")
     return found

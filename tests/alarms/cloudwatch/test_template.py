@@ -12,7 +12,7 @@ import pytest
 import yaml
 from cloudwatch_fleet import body_of, config, text_of
 from conftest import Opsctl
-from example_alarms import EXAMPLE, STARTER
+from example_alarms import CLOUDWATCH_EXAMPLE, EXAMPLE, GENERATED, STARTER
 
 from vllm_opsctl.alarms.burn import ROWS
 from vllm_opsctl.alarms.cloudwatch.build import template_text
@@ -334,6 +334,13 @@ def test_data_that_come_every_two_minutes_are_judged_in_two_minutes() -> None:
 # -- the command -----------------------------------------------------------------------------------
 
 BUILD = ("alarms", "build", "--to", "cloudwatch", "--out", "out")
+
+
+def test_the_committed_example_is_what_a_build_writes(opsctl: Opsctl) -> None:
+    out = ("--out", str(GENERATED), "--check")
+    answer = opsctl.run("--config", str(STARTER), *BUILD[:4], *out, env=CLOUDWATCH_EXAMPLE)
+
+    assert answer.returncode == 0, f"run make alarms: {answer.stderr}"
 
 
 def test_a_build_is_repeatable_checked_and_leaves_prometheus_files_alone(
