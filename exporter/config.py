@@ -248,8 +248,9 @@ class Tap(_Strict):
 class CloudWatch(_Strict):
     """Few metrics of the fleet for CloudWatch (docs/cloudwatch.md)."""
 
-    sink: Literal["off", "put", "emf"] = Field(
-        "off", description="PutMetricData, or lines of embedded metric format."
+    sink: Literal["off", "put", "emf", "otlp"] = Field(
+        "off",
+        description="PutMetricData, lines of embedded metric format, or everything by OTLP.",
     )
     namespace: str = Field(
         "vLLM", pattern=r"^[A-Za-z0-9_./#:-]{1,255}$", description="Namespace of all metrics."
@@ -258,7 +259,8 @@ class CloudWatch(_Strict):
         None, description="AWS region; unset: AWS_REGION or AWS_DEFAULT_REGION."
     )
     endpoint_url: WebUrl | None = Field(
-        None, description="For emulators and VPC endpoints; unset: AWS's own."
+        None,
+        description="For emulators and VPC endpoints, with otlp any collector's; unset: AWS's own.",
     )
     emf_to: str = Field(
         "stdout",

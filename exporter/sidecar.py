@@ -25,7 +25,8 @@ from vllm_opsctl.exporter.observation import Observation
 from vllm_opsctl.exporter.poller import Poller
 from vllm_opsctl.exporter.recording import save_recording
 from vllm_opsctl.exporter.server import Application
-from vllm_opsctl.exporter.sinks.cloudwatch.publisher import publisher
+from vllm_opsctl.exporter.sinks.cloudwatch.publisher import Publisher, publisher
+from vllm_opsctl.exporter.sinks.otlp import OtlpPublisher, otlp_publisher
 from vllm_opsctl.exporter.sinks.prometheus import EngineCollector
 from vllm_opsctl.exporter.sources.tap import TapFolder, TapServer, assigned, pages_now
 from vllm_opsctl.exporter.sources.tap_text import Bounds, EveryBound
@@ -68,13 +69,11 @@ class Sidecar:
         self._watched: dict[str, Poller] = {}
         for target in config.targets:
             self._watch(target, api_key(target, environment))
-        self._publisher = publisher(
-            config, environment, self._take_pages, self._fine_pages, self._stop
-        )
         registry = CollectorRegistry()
         registry.register(EngineCollector(self.snapshots, config.objectives))
         ProcessCollector(namespace="opsctl", registry=registry)
         PlatformCollector(registry=registry)
+        self._publisher = self._new_publisher(environment, registry)
         host, port = split_listen(config.exporter.listen)
         try:
             self._server: Any = waitress.create_server(
@@ -137,6 +136,32 @@ class Sidecar:
         if self._publisher is not None:
             self._publisher.finish(JOIN_PUBLISHER_S)
         self._save()
+
+    def _new_publisher(
+        self, environment: Mapping[str, str], registry: CollectorRegistry
+    ) -> Publisher | OtlpPublisher | None:
+        """What sends metrics to CloudWatch; None where nothing does."""
+        match self.config.exporter.cloudwatch.sink:
+            case "off":
+                return None
+            case "otlp":
+                return otlp_publisher(
+                    self.config, environment, registry.collect, self._starts, self._stop
+                )
+            case _:
+                return publisher(
+                    self.config, environment, self._take_pages, self._fine_pages, self._stop
+                )
+
+    def _starts(self) -> dict[str, float]:
+        """When the process of every target that tells it began."""
+        return {
+            snapshot.target.name: snapshot.page.engines[0].gauges["process_start_time_seconds"]
+            for snapshot in self.snapshots()
+            if snapshot.page is not None
+            and snapshot.page.engines
+            and "process_start_time_seconds" in snapshot.page.engines[0].gauges
+        }
 
     def _take_pages(self) -> dict[str, list[PageSample]]:
         """Of every target, for the publisher."""

@@ -138,7 +138,7 @@ class TargetState:
         self._problems = 0
         # for a sink that wants every page; none is kept where nobody takes them
         self._fresh: deque[PageSample] | None = None
-        if exporter.cloudwatch.sink != "off":
+        if exporter.cloudwatch.sink in ("put", "emf"):
             self._fresh = deque(maxlen=MAX_FRESH_PAGES)
 
     def take_pages(self) -> list[PageSample]:

@@ -169,9 +169,9 @@ def publisher(
     take_pages: Callable[[], Mapping[str, Sequence[PageSample]]],
     fine_pages: Callable[[], Mapping[str, PageSample]],
     stop: threading.Event,
-) -> Publisher | None:
+) -> Publisher:
     """
-    The configured publisher.
+    The configured publisher of curated metrics.
 
     Args:
         config: The whole configuration.
@@ -180,16 +180,11 @@ def publisher(
         fine_pages: Gives, by target, a page now with all bounds of the tap.
         stop: Ends it.
 
-    Returns:
-        None when the sink is off.
-
     Raises:
         ConfigError: There is no region, or the spool's folder cannot be made.
         UsageError: boto3 is not installed.
     """
     settings = config.exporter.cloudwatch
-    if settings.sink == "off":
-        return None
     sender: Sender
     if settings.sink == "put":
         region = (

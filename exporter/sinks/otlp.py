@@ -1,0 +1,316 @@
+"""
+The OTLP sink: everything that the sidecar exposes, to CloudWatch's OTLP endpoint or any collector.
+
+The OpenTelemetry SDK's exporter encodes, compresses and repeats; here the families that the Prometheus
+sink makes become its data, cumulative, with the time at which each process's counters began.
+
+Source:
+    CloudWatch's endpoint is https://monitoring.REGION.amazonaws.com/v1/metrics, signed with SigV4 for
+    the service ``monitoring``; names and units are those of the Prometheus page, as the OpenTelemetry
+    specification's compatibility chapter maps them.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import requests
+from prometheus_client.core import Metric as Family
+from requests.auth import AuthBase
+
+from vllm_opsctl import __version__
+from vllm_opsctl.errors import ConfigError, UsageError
+from vllm_opsctl.exporter.aws import aws_mistakes
+from vllm_opsctl.exporter.config import Config
+
+if TYPE_CHECKING:
+    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+    from opentelemetry.sdk.metrics.export import Metric, MetricsData
+
+EXPORT_S = 15.0
+"""How long one attempt may take, repetitions of the SDK included."""
+
+AWS_HOST = ".amazonaws.com"
+
+log = logging.getLogger(__name__)
+
+Families = Callable[[], Iterable[Family]]
+Starts = Callable[[], Mapping[str, float]]
+
+
+class SigV4(AuthBase):
+    """
+    Signs requests for AWS.
+
+    Args:
+        region: AWS region.
+        service: Name of the service in the signature.
+    """
+
+    def __init__(self, region: str, service: str = "monitoring") -> None:
+        from botocore.session import get_session
+
+        self._region, self._service = region, service
+        self._session = get_session()
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Add the signature; credentials are asked for each time, for they expire."""
+        from botocore.auth import SigV4Auth
+        from botocore.awsrequest import AWSRequest
+        from botocore.exceptions import NoCredentialsError
+
+        with aws_mistakes(self._service):
+            credentials = self._session.get_credentials()
+            if credentials is None:
+                raise NoCredentialsError
+            signed = AWSRequest(request.method, request.url, data=request.body)
+            SigV4Auth(credentials, self._service, self._region).add_auth(signed)
+        request.headers.update(dict(signed.headers))
+        return request
+
+
+class OtlpPublisher(threading.Thread):
+    """
+    Sends everything once an interval until stopped.
+
+    Args:
+        config: Service, and ``exporter.cloudwatch``.
+        exporter: The SDK's.
+        families: Gives all metric families now.
+        starts: Gives, by target, when its process began, Unix seconds.
+        stop: Set to end.
+        clock: Unix seconds.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        exporter: OTLPMetricExporter,
+        families: Families,
+        starts: Starts,
+        *,
+        stop: threading.Event,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(name="otlp", daemon=True)
+        settings = config.exporter.cloudwatch
+        self._service = config.service.name
+        self._interval = settings.interval
+        self._exporter = exporter
+        self._families, self._starts = families, starts
+        self._stop_event = stop
+        self._clock = clock
+        self._began = clock()
+        self._waiting: deque[MetricsData] = deque(
+            maxlen=max(1, int(settings.spool_keep // settings.interval))
+        )
+        self._failures = 0
+
+    def run(self) -> None:
+        """One interval after the other."""
+        while not self._stop_event.wait(self._interval - self._clock() % self._interval):
+            self.publish()
+        self._exporter.shutdown()
+
+    def finish(self, within_s: float) -> None:
+        """
+        Send the newest state, after ``stop`` was set.
+
+        Args:
+            within_s: How long that may take.
+        """
+        last = threading.Thread(target=self.publish, name="otlp", daemon=True)
+        last.start()
+        last.join(within_s)
+
+    def publish(self) -> None:
+        """Send the state now, and what waits; a fault of ours is not the end of all publishing."""
+        try:
+            self._waiting.append(
+                metrics_data(
+                    self._families(),
+                    service=self._service,
+                    starts=self._starts(),
+                    began=self._began,
+                    now=self._clock(),
+                )
+            )
+            while self._waiting and self._send(self._waiting[0]):
+                self._waiting.popleft()
+        except Exception:
+            log.exception("a fault of the sidecar itself")
+
+    def _send(self, data: MetricsData) -> bool:
+        from opentelemetry.sdk.metrics.export import MetricExportResult
+
+        sent = self._exporter.export(data, timeout_millis=EXPORT_S * 1000)
+        if sent is MetricExportResult.SUCCESS:
+            if self._failures:
+                log.warning("OTLP: taken again after %d failed attempts", self._failures)
+            self._failures = 0
+            return True
+        self._failures += 1
+        if self._failures == 1:
+            log.error("OTLP: not taken (the line above says why); intervals wait")
+        return False
+
+
+def metrics_data(
+    families: Iterable[Family],
+    *,
+    service: str,
+    starts: Mapping[str, float],
+    began: float,
+    now: float,
+) -> MetricsData:
+    """
+    Families as the SDK's exporter takes them.
+
+    Args:
+        families: Of the sidecar's page.
+        service: Name of the fleet, the resource's ``service.name``.
+        starts: By target, when its process began, Unix seconds: its counters' beginning.
+        began: When the sidecar began, the beginning of all other counters.
+        now: Unix seconds.
+    """
+    from opentelemetry.sdk.metrics.export import MetricsData, ResourceMetrics, ScopeMetrics
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
+    def start_of(labels: Mapping[str, str], name: str) -> int:
+        own = starts.get(labels.get("target", ""))
+        # what the sidecar counts itself does not begin with the engine
+        begins = own if own is not None and name.startswith("vllm_engine_") else began
+        return int(min(begins, now) * 1e9)
+
+    metrics = [
+        metric
+        for family in families
+        if (metric := _metric(family, start_of, int(now * 1e9))) is not None
+    ]
+    scope = ScopeMetrics(InstrumentationScope("vllm_opsctl", __version__), metrics, "")
+    resource = Resource({"service.name": service})
+    return MetricsData([ResourceMetrics(resource, [scope], "")])
+
+
+def _metric(
+    family: Family, start_of: Callable[[Mapping[str, str], str], int], now: int
+) -> Metric | None:
+    from opentelemetry.sdk.metrics.export import (
+        AggregationTemporality,
+        Gauge,
+        Histogram,
+        Metric,
+        NumberDataPoint,
+        Sum,
+    )
+
+    cumulative = AggregationTemporality.CUMULATIVE
+    unit = (
+        "s" if family.name.endswith("_seconds") else "By" if family.name.endswith("_bytes") else "1"
+    )
+    if family.type in ("histogram", "summary"):
+        points = list(_histograms(family, start_of, now))
+        data: Any = Histogram(points, cumulative)
+    else:
+        total = f"{family.name}_total"
+        wanted = total if family.type == "counter" else family.name
+        points = [
+            NumberDataPoint(
+                dict(sample.labels), start_of(sample.labels, family.name), now, float(sample.value)
+            )
+            for sample in family.samples
+            if sample.name == wanted
+        ]
+        data = Sum(points, cumulative, True) if family.type == "counter" else Gauge(points)
+    return Metric(family.name, family.documentation, unit, data) if points else None
+
+
+def _histograms(
+    family: Family, start_of: Callable[[Mapping[str, str], str], int], now: int
+) -> Iterator[Any]:
+    """One point for each set of labels; a summary is a histogram without bounds."""
+    from opentelemetry.sdk.metrics.export import HistogramDataPoint
+
+    buckets: dict[tuple[tuple[str, str], ...], list[tuple[float, float]]] = {}
+    sums: dict[tuple[tuple[str, str], ...], float] = {}
+    counts: dict[tuple[tuple[str, str], ...], float] = {}
+    for sample in family.samples:
+        labels = {name: text for name, text in sample.labels.items() if name != "le"}
+        key = tuple(labels.items())
+        if sample.name.endswith("_bucket"):
+            buckets.setdefault(key, []).append((float(sample.labels["le"]), sample.value))
+        elif sample.name.endswith("_sum"):
+            sums[key] = sample.value
+        elif sample.name.endswith("_count"):
+            counts[key] = sample.value
+    for key, total in sums.items():
+        upto = sorted(buckets.get(key, [(float("inf"), counts.get(key, 0.0))]))
+        inside = [int(b - a) for (_, a), (_, b) in zip([(0.0, 0.0), *upto], upto, strict=False)]
+        labels = dict(key)
+        yield HistogramDataPoint(
+            attributes=labels,
+            start_time_unix_nano=start_of(labels, family.name),
+            time_unix_nano=now,
+            count=int(upto[-1][1]),
+            sum=total,
+            bucket_counts=inside,
+            explicit_bounds=[bound for bound, _ in upto[:-1]],
+            # not known; the SDK's encoder leaves out what is None
+            min=None,  # type: ignore[arg-type]
+            max=None,  # type: ignore[arg-type]
+        )
+
+
+def otlp_publisher(
+    config: Config,
+    environment: Mapping[str, str],
+    families: Families,
+    starts: Starts,
+    stop: threading.Event,
+) -> OtlpPublisher:
+    """
+    The configured publisher.
+
+    Args:
+        config: The whole configuration.
+        environment: For the region.
+        families: Gives all metric families now.
+        starts: Gives, by target, when its process began.
+        stop: Ends it.
+
+    Raises:
+        ConfigError: There is no region, and no endpoint either.
+        UsageError: The OpenTelemetry exporter, or boto3, is not installed.
+    """
+    settings = config.exporter.cloudwatch
+    region = (
+        settings.region or environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
+    )
+    endpoint = settings.endpoint_url
+    if endpoint is None and not region:
+        raise ConfigError(
+            [
+                "exporter.cloudwatch.region: not set, and neither is AWS_REGION; write eu-central-1, or "
+                "the endpoint_url of a collector, http://HOST:4318/v1/metrics"
+            ]
+        )
+    url = endpoint or f"https://monitoring.{region}.amazonaws.com/v1/metrics"
+    session = requests.Session()
+    try:
+        from opentelemetry.exporter.otlp.proto.http import Compression
+        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+
+        if AWS_HOST in url:
+            session.auth = SigV4(region or url.split(".")[1])
+    except ImportError as problem:
+        raise UsageError(
+            f"{problem.name} is not installed; pip install 'vllm-opsctl[otlp,aws]' brings it"
+        ) from None
+    exporter = OTLPMetricExporter(endpoint=url, session=session, compression=Compression.Gzip)
+    return OtlpPublisher(config, exporter, families, starts, stop=stop)

@@ -1,0 +1,207 @@
+"""
+The OTLP sink: everything that the sidecar's page says reaches a collector, and says the same.
+
+No collector can be had here: a server that decodes the protocol's own messages stands for one.
+"""
+
+from __future__ import annotations
+
+import gzip
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from conftest import RECORDINGS, Opsctl, http_get, wait_for
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+)
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    SummaryMetricFamily,
+)
+from prometheus_client.parser import text_string_to_metric_families
+
+from vllm_opsctl.exporter.config import Config
+from vllm_opsctl.exporter.sinks.otlp import SigV4, metrics_data, otlp_publisher
+
+NOW, BEGAN, START = 1_700_000_100.0, 1_700_000_000.0, 1_699_999_000.0
+
+
+@dataclass
+class FakeCollector:
+    """What was received; answers are taken from ``answers`` first, then all are 200."""
+
+    received: list[Any] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    answers: list[int] = field(default_factory=list)
+    url: str = ""
+
+    def metrics(self) -> dict[str, Any]:
+        """The newest request's metrics by name."""
+        (resource,) = self.received[-1].resource_metrics
+        (scope,) = resource.scope_metrics
+        return {metric.name: metric for metric in scope.metrics}
+
+
+@pytest.fixture
+def collector() -> Iterator[FakeCollector]:
+    fake = FakeCollector()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            status = fake.answers.pop(0) if fake.answers else 200
+            if status == 200:
+                fake.headers.append(dict(self.headers))
+                fake.received.append(ExportMetricsServiceRequest.FromString(gzip.decompress(body)))
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Keep quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    fake.url = f"http://127.0.0.1:{server.server_port}/v1/metrics"
+    yield fake
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def number(attribute: Any) -> str:
+    return str(attribute.value.string_value)
+
+
+def labels_of(point: Any) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted((a.key, number(a)) for a in point.attributes))
+
+
+def test_all_that_the_page_says_reaches_the_collector(
+    collector: FakeCollector, opsctl: Opsctl, tmp_path: Path
+) -> None:
+    target = opsctl.start_replay(RECORDINGS / "kv-preemption-thrash.jsonl.gz")
+    (tmp_path / "opsctl.yaml").write_text(
+        "service: {name: shop}\n"
+        f"exporter: {{cloudwatch: {{sink: otlp, endpoint_url: '{collector.url}', interval: 2s}}}}\n"
+    )
+    sidecar = opsctl.start_sidecar(target, cwd=tmp_path)
+    wait_for(lambda: len(collector.received) >= 3, timeout_s=60, what="three requests")
+    text = http_get(f"{sidecar}/metrics")[1]
+    page = {family.name: family for family in text_string_to_metric_families(text)}
+    sent = collector.metrics()
+
+    # families that the page may have gained since the request was made are few
+    assert set(sent) <= set(page)
+    assert len(set(page) - set(sent)) <= 2, set(page) - set(sent)
+    told = {
+        labels_of(point): point.count
+        for point in sent["vllm_engine_time_to_first_token_seconds"].histogram.data_points
+    }
+    shown = {
+        tuple(sorted(sample.labels.items())): sample.value
+        for sample in page["vllm_engine_time_to_first_token_seconds"].samples
+        if sample.name.endswith("_count")
+    }
+    assert told.keys() == shown.keys()
+    assert all(told[labels] <= shown[labels] for labels in told)
+    resource = collector.received[-1].resource_metrics[0].resource
+    assert {a.key: number(a) for a in resource.attributes}["service.name"] == "shop"
+
+
+def encoded(*families: Any) -> dict[str, Any]:
+    """Families through the SDK's own encoder."""
+    from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
+
+    data = metrics_data(families, service="shop", starts={"chat-0": START}, began=BEGAN, now=NOW)
+    (resource,) = encode_metrics(data).resource_metrics
+    return {metric.name: metric for metric in resource.scope_metrics[0].metrics}
+
+
+def test_a_counter_begins_when_its_process_did() -> None:
+    engine = CounterMetricFamily("vllm_engine_preemptions", "", labels=("target",))
+    engine.add_metric(["chat-0"], 7)
+    ours = CounterMetricFamily("vllm_sli_events", "", labels=("target",))
+    ours.add_metric(["chat-0"], 3)
+    found = encoded(engine, ours)
+
+    (point,) = found["vllm_engine_preemptions"].sum.data_points
+    assert (point.as_double, point.start_time_unix_nano) == (7, int(START * 1e9))
+    assert found["vllm_engine_preemptions"].sum.is_monotonic
+    assert found["vllm_engine_preemptions"].sum.aggregation_temporality == 2, "cumulative"
+    (point,) = found["vllm_sli_events"].sum.data_points
+    assert point.start_time_unix_nano == int(BEGAN * 1e9)
+
+
+def test_a_histogram_keeps_its_buckets_and_says_no_least_and_most() -> None:
+    family = HistogramMetricFamily("vllm_engine_queue_seconds", "", labels=("target",))
+    family.add_metric(["chat-0"], buckets=[("0.1", 2), ("1.0", 5), ("+Inf", 6)], sum_value=4.5)
+    (point,) = encoded(family)["vllm_engine_queue_seconds"].histogram.data_points
+
+    assert list(point.explicit_bounds) == [0.1, 1.0]
+    assert list(point.bucket_counts) == [2, 3, 1]
+    assert (point.count, point.sum) == (6, 4.5)
+    assert not point.HasField("min")
+    assert not point.HasField("max")
+
+
+def test_a_summary_is_a_histogram_without_bounds_and_a_gauge_a_gauge() -> None:
+    summary = SummaryMetricFamily("vllm_engine_step_tokens", "", labels=("target",))
+    summary.add_metric(["chat-0"], count_value=9, sum_value=90)
+    gauge = GaugeMetricFamily("opsctl_target_up", "", labels=("target",))
+    gauge.add_metric(["chat-0"], 1)
+    found = encoded(summary, gauge)
+
+    (point,) = found["vllm_engine_step_tokens"].histogram.data_points
+    assert (point.count, point.sum, list(point.explicit_bounds)) == (9, 90, [])
+    assert found["opsctl_target_up"].gauge.data_points[0].as_double == 1
+
+
+def test_what_a_collector_refuses_waits_and_comes_in_order(collector: FakeCollector) -> None:
+    gauge = GaugeMetricFamily("opsctl_target_up", "", value=1)
+    times = iter([NOW, NOW + 60, NOW + 120, NOW + 180])
+    config = Config.model_validate(
+        {"exporter": {"cloudwatch": {"sink": "otlp", "endpoint_url": collector.url}}}
+    )
+    publisher = otlp_publisher(config, {}, lambda: [gauge], dict, threading.Event())
+    publisher._clock = lambda: next(times)
+    # 400 is final for the SDK, so it does not repeat by itself
+    collector.answers += [400, 400]
+    for _ in range(3):
+        publisher.publish()
+
+    sent = [
+        request.resource_metrics[0].scope_metrics[0].metrics[0].gauge.data_points[0].time_unix_nano
+        for request in collector.received
+    ]
+    assert sent == [int(t * 1e9) for t in (NOW, NOW + 60, NOW + 120)]
+
+
+def test_requests_to_aws_are_signed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    url = "https://monitoring.eu-central-1.amazonaws.com/v1/metrics"
+    request = requests.Request("POST", url, data=b"x", auth=SigV4("eu-central-1")).prepare()
+
+    authorization = request.headers["Authorization"]
+    assert authorization.startswith("AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/")
+    assert "/eu-central-1/monitoring/aws4_request" in authorization
+
+
+def test_without_endpoint_and_region_the_error_names_both(opsctl: Opsctl, tmp_path: Path) -> None:
+    (tmp_path / "opsctl.yaml").write_text("exporter: {cloudwatch: {sink: otlp}}\n")
+    none = {"AWS_REGION": "", "AWS_DEFAULT_REGION": ""}
+    ran = opsctl.run("exporter", "run", "http://127.0.0.1:1", env=none, cwd=tmp_path)
+
+    assert ran.returncode == 64
+    assert "exporter.cloudwatch.region: not set" in ran.stderr
+    assert "endpoint_url of a collector" in " ".join(ran.stderr.split())
