@@ -52,13 +52,14 @@ class Fleet:
     Args:
         one: The configuration.
         model: Value of the dimension, and of the template's parameter.
+        late_s: How long after its timestamp a datum is there, seconds.
     """
 
-    def __init__(self, one: Config, model: str = "tiny") -> None:
+    def __init__(self, one: Config, model: str = "tiny", *, late_s: float = MINUTE) -> None:
         self._service = one.service.name
         self._objectives = [objective.name for objective in one.objectives]
         self._model = model
-        self.metrics = Metrics(one.exporter.cloudwatch.namespace)
+        self.metrics = Metrics(one.exporter.cloudwatch.namespace, late_s=late_s)
         self.definitions = read_definitions(text_of(one), {"Model": model})
         self.timeline = Timeline(
             self.definitions.metric_alarms, self.definitions.composites, self.metrics

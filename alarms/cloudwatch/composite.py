@@ -20,8 +20,13 @@ _STATES: Mapping[str, State] = {
     "OK": "OK",
     "INSUFFICIENT_DATA": "INSUFFICIENT_DATA",
 }
+_AT_LEAST = (
+    r"AT_LEAST\s*\(\s*(?P<least>\d+)(?P<percent>%?)\s*,\s*(?P<negated>NOT\s+)?"
+    r"(?P<state>ALARM|OK|INSUFFICIENT_DATA)\s*,\s*\((?P<names>[^()]*)\)\s*\)"
+)
 _TOKEN = re.compile(
-    r"\s*(?:(?P<test>ALARM|OK|INSUFFICIENT_DATA)\s*\(\s*(?:\"(?P<quoted>[^\"]+)\"|(?P<bare>[^\s()\"]+))\s*\)"
+    rf"\s*(?:(?P<many>{_AT_LEAST})|"
+    r"(?P<test>ALARM|OK|INSUFFICIENT_DATA)\s*\(\s*(?:\"(?P<quoted>[^\"]+)\"|(?P<bare>[^\s()\"]+))\s*\)"
     r"|(?P<word>[A-Za-z_]+)|(?P<sign>[()]))"
 )
 
@@ -36,14 +41,17 @@ class Rule:
     One operation of a rule.
 
     Args:
-        kind: ``AND``, ``OR``, ``NOT``, ``TRUE``, ``FALSE``, or the state that an alarm must be in.
+        kind: ``AND``, ``OR``, ``NOT``, ``AT_LEAST``, ``TRUE``, ``FALSE``, or the state that an alarm must be
+            in.
         arguments: What it joins.
         alarm: The alarm, where it is about one.
+        least: How many of the arguments must hold, for ``AT_LEAST``.
     """
 
     kind: str
     arguments: tuple[Rule, ...] = ()
     alarm: str | None = None
+    least: float = 0
 
     def alarms(self) -> Iterator[str]:
         """Every alarm that it refers to, in order, repeated as it is."""
@@ -69,6 +77,8 @@ class Rule:
         if self.kind in ("TRUE", "FALSE"):
             return self.kind == "TRUE"
         found = [argument.holds(states) for argument in self.arguments]
+        if self.kind == "AT_LEAST":
+            return sum(found) >= self.least
         return all(found) if self.kind == "AND" else any(found)
 
 
@@ -94,7 +104,7 @@ class _Parser:
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self.tokens: list[tuple[str, str | None]] = []
+        self.tokens: list[tuple[str, str | Rule | None]] = []
         position = 0
         while text[position:].strip():
             match = _TOKEN.match(text, position)
@@ -102,8 +112,11 @@ class _Parser:
                 raise RuleError(
                     f"{_short(text)}: {text[position:].strip()[:12]!r} is not understood"
                 )
-            alarm = match["quoted"] or match["bare"]
-            self.tokens.append((match["test"] or match["word"] or match["sign"], alarm))
+            if match["many"] is not None:
+                self.tokens.append(("AT_LEAST", _at_least(match)))
+            else:
+                alarm = match["quoted"] or match["bare"]
+                self.tokens.append((match["test"] or match["word"] or match["sign"], alarm))
             position = match.end()
 
     def read(self, word: Literal["OR", "AND"]) -> Rule:
@@ -120,6 +133,8 @@ class _Parser:
         if not self.tokens:
             raise RuleError(f"{_short(self._text)}: it ends too early")
         kind, alarm = self.tokens.pop(0)
+        if isinstance(alarm, Rule):
+            return alarm
         if alarm is not None:
             return Rule(kind, alarm=alarm)
         if kind == "NOT":
@@ -132,6 +147,18 @@ class _Parser:
                 raise RuleError(f"{_short(self._text)}: a parenthesis is not closed")
             return found
         raise RuleError(f"{_short(self._text)}: {kind!r} is no state of an alarm, AND, OR or NOT")
+
+
+def _at_least(match: re.Match[str]) -> Rule:
+    names = [name.strip().strip('"') for name in match["names"].split(",")]
+    tests = [Rule(match["state"], alarm=name) for name in names if name]
+    if match["negated"]:
+        tests = [Rule("NOT", (test,)) for test in tests]
+    least = float(match["least"])
+    needed = least * len(tests) / 100 if match["percent"] else least
+    if not 0 < needed <= len(tests):
+        raise RuleError(f"{_short(match['many'])}: it can never, or always, hold")
+    return Rule("AT_LEAST", tuple(tests), least=needed)
 
 
 def _short(text: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from vllm_opsctl.alarms.cloudwatch.definitions import read_definitions
-from vllm_opsctl.alarms.cloudwatch.metrics import PUBLISHED_EVERY_S, Metrics
+from vllm_opsctl.alarms.cloudwatch.metrics import Metrics
 from vllm_opsctl.alarms.cloudwatch.models import PARAMETER
 from vllm_opsctl.alarms.cloudwatch.timeline import Timeline
 from vllm_opsctl.errors import BadPage, InputFileError
@@ -81,7 +81,7 @@ def rehearse(
         config: What the template was built of.
         template: Its text.
         observations: The recording, in order.
-        scale: How much shorter than a minute the sidecar's intervals are in the recording.
+        scale: How much shorter than they are minutes and intervals are in the recording.
 
     Raises:
         InputFileError: There is no page in it.
@@ -89,20 +89,21 @@ def rehearse(
     pages = _pages(observations)
     models = dict.fromkeys(sample.key.model for page in pages for sample in page.engines)
     start, end = observations[0].t, observations[-1].t
-    metrics = Metrics(config.exporter.cloudwatch.namespace)
+    interval_s = config.exporter.cloudwatch.interval
+    metrics = Metrics(config.exporter.cloudwatch.namespace, late_s=interval_s)
     for target in dict.fromkeys(page.target for page in pages):
         _publish(config, metrics, [p for p in pages if p.target == target], start, scale)
-    judged_s = float((end - start) / float(scale)) // PUBLISHED_EVERY_S * PUBLISHED_EVERY_S
+    told_s = (end - start) / float(scale)
     found: dict[tuple[float, str], Notified] = {}
     watched: set[str] = set()
     for model in models:
         definitions = read_definitions(template, {PARAMETER: model})
         timeline = Timeline(definitions.metric_alarms, definitions.composites, metrics)
-        timeline.run(PUBLISHED_EVERY_S, judged_s)
+        timeline.run(interval_s, told_s)
         watched |= definitions.values_of("Model")
-        for told_s, alarm, topic in definitions.topic_of(timeline):
-            after_s = told_s * float(scale)
-            found[told_s, alarm] = Notified(
+        for t, alarm, topic in definitions.topic_of(timeline):
+            after_s = t * float(scale)
+            found[t, alarm] = Notified(
                 start + after_s, after_s, alarm, topic, definitions.descriptions[alarm]
             )
     return Rehearsal(
@@ -131,7 +132,8 @@ def _publish(
     config: Config, metrics: Metrics, pages: Sequence[PageSample], start: float, scale: Fraction
 ) -> None:
     """Put the pages of one target into intervals, as its sidecar would."""
-    length_s = PUBLISHED_EVERY_S * float(scale)
+    interval_s = config.exporter.cloudwatch.interval
+    length_s = interval_s * float(scale)
     intervals: dict[int, list[PageSample]] = {}
     for page in pages:
         intervals.setdefault(int((page.t - start) // length_s), []).append(page)
@@ -141,7 +143,7 @@ def _publish(
             data_of(
                 before,
                 some,
-                t=number * PUBLISHED_EVERY_S,
+                t=number * interval_s,
                 labels=Labels(config.service.name, None),
                 objectives=config.objectives,
             )

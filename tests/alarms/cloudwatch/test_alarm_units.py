@@ -122,6 +122,16 @@ def test_a_dead_sidecar_pages_once_and_by_its_heartbeat() -> None:
     assert fleet.notified(DAY, DAY + HOUR) == [(3 * MINUTE, "LLMSidecarsDown page")]
 
 
+@pytest.mark.parametrize(("late_s", "gap"), [(150.0, 0), (90.0, 1), (60.0, 2)])
+def test_late_data_and_a_sidecar_that_restarts_page_nobody(late_s: float, gap: int) -> None:
+    fleet = Fleet(config(), late_s=late_s)
+    fleet.publish(0, DAY)
+    fleet.publish(DAY + gap * MINUTE, DAY + HOUR)
+    fleet.timeline.run(DAY - HOUR, DAY + HOUR)
+
+    assert list(fleet.timeline.went_off()) == []
+
+
 def test_a_model_that_vanished_pages_while_the_sidecar_lives() -> None:
     fleet = fleet_after(DAY)
     gone = ("RequestsRunning", "RequestsWaiting", "KVCacheUsage", "Preemptions")

@@ -364,6 +364,10 @@ def test_steps_build_on_each_other() -> None:
         ("OK(b) AND INSUFFICIENT_DATA(c) AND TRUE", True),
         ('ALARM("with space/and slash")', True),
         ("NOT (OK(a) OR OK(b))", False),
+        ("AT_LEAST(1, ALARM, (a, b, c))", True),
+        ('AT_LEAST(2, ALARM, ("a", "b", "c"))', False),
+        ("AT_LEAST(60%, NOT OK, (a, b, c)) AND OK(b)", True),
+        ("AT_LEAST(70%, NOT OK, (a, b, c))", False),
     ],
 )
 def test_rules(text: str, holds: bool) -> None:
@@ -388,6 +392,10 @@ def test_rules(text: str, holds: bool) -> None:
         "ALARMED(a)",
         "a",
         "ALARM(a))",
+        "AT_LEAST(0, ALARM, (a))",
+        "AT_LEAST(2, ALARM, (a))",
+        "AT_LEAST(1, ALARM, ())",
+        "AT_LEAST(1, (a))",
         "",
     ],
 )

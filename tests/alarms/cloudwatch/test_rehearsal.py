@@ -92,6 +92,16 @@ def test_untold_a_minute_of_recording_is_one_interval() -> None:
     assert {one.alarm.partition("/")[0] for one in found} == {PAGE}
 
 
+def test_a_sidecar_that_sends_every_two_minutes_is_judged_so() -> None:
+    slow = Config.model_validate({"exporter": {"cloudwatch": {"interval": "2m"}}})
+
+    (page,) = rehearsed("engine-dead", slow).notified
+
+    # the last heartbeat is of minutes 14 and 15; three times two minutes without one end at 21
+    assert page.alarm.startswith("LLMSidecarsDown page/")
+    assert page.after_s == 21.0
+
+
 def test_models_without_an_alarm_are_told() -> None:
     one = config(targets=[{"name": "a", "url": "http://a:8000", "models": ["other"]}])
 

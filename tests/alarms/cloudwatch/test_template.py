@@ -8,15 +8,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import botocore.session
 import pytest
 import yaml
+from botocore.validate import ParamValidator
 from cloudwatch_fleet import body_of, config, text_of
 from conftest import Opsctl
 from example_alarms import CLOUDWATCH_EXAMPLE, EXAMPLE, GENERATED, STARTER
 
 from vllm_opsctl.alarms.burn import ROWS
 from vllm_opsctl.alarms.cloudwatch.build import template_text
-from vllm_opsctl.alarms.cloudwatch.definitions import read_definitions
+from vllm_opsctl.alarms.cloudwatch.definitions import Resolver, read_definitions
 from vllm_opsctl.alarms.cloudwatch.template import build_template
 from vllm_opsctl.errors import ConfigError
 from vllm_opsctl.exporter.config import Config
@@ -66,6 +68,30 @@ def test_cfn_lint_is_content(one: Config, tmp_path: Path) -> None:
     )
 
     assert answer.returncode == 0, answer.stdout
+
+
+def plain(value: Any, resolver: Resolver) -> Any:
+    """A value with its functions resolved, as CloudFormation hands it to CloudWatch."""
+    if isinstance(value, dict):
+        if set(value) <= {"Ref", "Fn::Sub"}:
+            return resolver.text(value)
+        return {key: plain(one, resolver) for key, one in value.items()}
+    return [plain(one, resolver) for one in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("one", [BARE, config(alarms=LINKS)])
+def test_botocore_would_send_every_alarm(one: Config) -> None:
+    model = botocore.session.get_session().get_service_model("cloudwatch")
+    body = body_of(one)
+    resolver = Resolver(body, {"Model": "tiny"})
+    shapes = {
+        "CloudWatch::Alarm": model.operation_model("PutMetricAlarm").input_shape,
+        "CloudWatch::CompositeAlarm": model.operation_model("PutCompositeAlarm").input_shape,
+    }
+    for kind, shape in shapes.items():
+        for properties in of_type(body, kind).values():
+            report = ParamValidator().validate(plain(properties, resolver), shape)
+            assert not report.has_errors(), report.generate_report()
 
 
 def test_every_row_is_two_windows_and_an_objective_one_page_and_one_ticket() -> None:
