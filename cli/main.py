@@ -20,6 +20,10 @@ from vllm_opsctl.errors import EXIT_INTERNAL, EXIT_USAGE, OpsError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "alarms": ("alarms:alarms", "Turn objectives and failure modes into alarms."),
+    "cloudwatch": (
+        "cloudwatch:cloudwatch",
+        "Tell what CloudWatch will cost, and what it has to allow.",
+    ),
     "completion": ("completion:completion", "Print the shell completion for bash, zsh or fish."),
     "config": ("config:config", "Write, check and show the configuration."),
     "diagnose": ("diagnose:diagnose", "Find the root cause on live, recorded or past data."),

@@ -1,0 +1,200 @@
+"""opsctl cloudwatch policy: what is done is allowed, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import botocore.session
+import pytest
+from botocore.utils import ArnParser
+from conftest import Opsctl
+from moto import mock_aws
+
+from vllm_opsctl.alarms.sns_topic import Topic
+from vllm_opsctl.exporter import aws
+
+PAGE = "arn:aws:sns:eu-central-1:123456789012:llm-page"
+TICKET = "arn:aws:sns:us-east-2:123456789012:llm-ticket"
+
+TOPICS = {"OPSCTL_ALARMS__PAGE_TOPIC": PAGE, "OPSCTL_ALARMS__TICKET_TOPIC": TICKET}
+SOCKET = {"OPSCTL_EXPORTER__CLOUDWATCH__EMF_TO": "tcp://127.0.0.1:25888"}
+FILE = {"OPSCTL_EXPORTER__CLOUDWATCH__EMF_TO": "/var/log/vllm.emf"}
+
+VARIANTS: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
+    "put": (("--sink", "put"), {}),
+    "emf": (("--sink", "emf"), {}),
+    "agent": (("--sink", "emf"), SOCKET),
+    "file": (("--sink", "emf", "--log-group", "/shop/vllm"), FILE),
+    "alertmanager": (("--for", "alertmanager"), TOPICS),
+    "drill": (("--for", "drill"), TOPICS),
+}
+
+
+def policy(opsctl: Opsctl, *arguments: str, env: dict[str, str]) -> list[dict[str, Any]]:
+    ran = opsctl.run("cloudwatch", "policy", *arguments, env=env)
+    assert ran.returncode == 0, ran.stderr
+    document = json.loads(ran.stdout)
+    assert document.keys() == {"Version", "Statement"}
+    assert document["Version"] == "2012-10-17"
+    statements = document["Statement"]
+    assert isinstance(statements, list)
+    return statements
+
+
+def listed(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
+
+def actions(statements: list[dict[str, Any]]) -> set[str]:
+    return {action for one in statements for action in listed(one["Action"])}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_policy_allows_known_actions_on_well_formed_resources(
+    opsctl: Opsctl, variant: str
+) -> None:
+    arguments, env = VARIANTS[variant]
+    session = botocore.session.get_session()
+    without_resource_type = {"cloudwatch:PutMetricData", "sns:Unsubscribe"}
+
+    for one in policy(opsctl, *arguments, env=env):
+        assert one["Effect"] == "Allow"
+        for action in listed(one["Action"]):
+            service, _, operation = action.partition(":")
+            assert operation in session.get_service_model(service).operation_names
+        for resource in listed(one["Resource"]):
+            if resource == "*":
+                assert set(listed(one["Action"])) <= without_resource_type
+                continue
+            parts = ArnParser().parse_arn(resource)
+            assert parts["service"] in {a.partition(":")[0] for a in listed(one["Action"])}
+            assert parts["resource"] not in ("", "*")
+
+
+def test_the_sidecar_puts_metrics_into_its_own_namespace_only(opsctl: Opsctl) -> None:
+    env = {"OPSCTL_EXPORTER__CLOUDWATCH__NAMESPACE": "Shop/vLLM"}
+
+    (statement,) = policy(opsctl, env=env)
+
+    assert statement["Action"] == "cloudwatch:PutMetricData"
+    assert statement["Condition"] == {"StringEquals": {"cloudwatch:namespace": "Shop/vLLM"}}
+
+
+@pytest.mark.parametrize(
+    ("variant", "group", "whom"),
+    [
+        ("emf", "/aws/sagemaker/Endpoints/*", "the endpoint's execution role"),
+        ("agent", "emf/logs/default", "the CloudWatch agent at tcp://127.0.0.1:25888"),
+        ("file", "/shop/vllm", "the agent that reads the file"),
+    ],
+)
+def test_lines_are_sent_by_somebody_else_who_is_named(
+    opsctl: Opsctl, variant: str, group: str, whom: str
+) -> None:
+    arguments, env = VARIANTS[variant]
+    ran = opsctl.run("cloudwatch", "policy", *arguments, env=env)
+
+    (statement,) = json.loads(ran.stdout)["Statement"]
+    assert statement["Resource"][0] == f"arn:aws:logs:*:*:log-group:{group}"
+    assert "the sidecar itself needs no permission" in ran.stderr
+    assert whom in ran.stderr
+
+
+def test_other_partitions_have_other_arns(opsctl: Opsctl) -> None:
+    env = {"OPSCTL_EXPORTER__CLOUDWATCH__REGION": "cn-north-1"}
+
+    (statement,) = policy(opsctl, "--sink", "emf", env=env)
+
+    assert statement["Resource"][0].startswith("arn:aws-cn:logs:cn-north-1:")
+
+
+def test_alertmanager_publishes_to_the_topics(opsctl: Opsctl) -> None:
+    (statement,) = policy(opsctl, "--for", "alertmanager", env=TOPICS)
+
+    assert (statement["Action"], statement["Resource"]) == ("sns:Publish", [PAGE, TICKET])
+
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
+    """IAM actions of every call that is made meanwhile; of an emulator."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    found: set[str] = set()
+    client_of = aws.aws_client
+
+    def watched(service: str, region: str, endpoint_url: str | None = None) -> Any:
+        client = client_of(service, region, endpoint_url)
+
+        def note(model: Any, params: dict[str, Any], **_: Any) -> None:
+            found.add(f"{service}:{model.name}")
+            # tags of a new queue are a permission of their own
+            if "tags" in json.loads(params["body"] or "{}"):
+                found.add(f"{service}:TagQueue")
+
+        client.meta.events.register("before-call.sqs.CreateQueue", note)
+        client.meta.events.register(
+            "before-call", lambda model, **_: found.add(f"{service}:{model.name}")
+        )
+        return client
+
+    monkeypatch.setattr("vllm_opsctl.alarms.sns_topic.aws_client", watched)
+    with mock_aws():
+        yield found
+
+
+def test_a_drill_is_allowed_what_it_does_and_nothing_else(opsctl: Opsctl, called: set[str]) -> None:
+    aws.aws_client("sns", "eu-central-1").create_topic(Name="llm-page")
+    topic = Topic(PAGE, "eu-central-1", None)
+    topic.subscriptions()
+    with topic.listener("opsctl-drill-1", {"model": "x"}) as listener:
+        listener.receive()
+
+    statements = policy(opsctl, "--for", "drill", env=TOPICS)
+
+    assert topic.left_behind == []
+    assert actions(statements) == called
+    (queues,) = [one["Resource"] for one in statements if one["Sid"] == "Queue"]
+    assert queues == [
+        "arn:aws:sqs:eu-central-1:123456789012:opsctl-drill-*",
+        "arn:aws:sqs:us-east-2:123456789012:opsctl-drill-*",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("role", "service", "allowed"),
+    [
+        ("ec2", "ec2.amazonaws.com", ["sts:AssumeRole"]),
+        ("eks", "pods.eks.amazonaws.com", ["sts:AssumeRole", "sts:TagSession"]),
+        ("sagemaker", "sagemaker.amazonaws.com", ["sts:AssumeRole"]),
+    ],
+)
+def test_a_role_trusts_one_service(
+    opsctl: Opsctl, role: str, service: str, allowed: list[str]
+) -> None:
+    (statement,) = policy(opsctl, "--role", role, "-o", "json", env={})
+
+    assert statement["Principal"] == {"Service": service}
+    assert statement["Action"] == allowed
+    assert "Resource" not in statement
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "said"),
+    [
+        (("--for", "drill"), {}, "alarms.page_topic: not set"),
+        (("--for", "alertmanager"), {}, "alarms.page_topic: not set"),
+        (("--sink", "emf"), FILE, "--log-group"),
+        (("--log-group", "/shop"), {}, "--log-group goes with"),
+        (("--sink", "otlp"), {}, "--sink"),
+        (("--role", "lambda"), {}, "--role"),
+    ],
+)
+def test_a_policy_that_cannot_be_written(
+    opsctl: Opsctl, arguments: tuple[str, ...], env: dict[str, str], said: str
+) -> None:
+    ran = opsctl.run("cloudwatch", "policy", *arguments, env=env)
+
+    assert (ran.returncode, ran.stdout) == (64, "")
+    assert said in ran.stderr
