@@ -55,6 +55,8 @@ class SliCounter:
             for objective in self.objectives:
                 if objective.model not in (None, sample.key.model):
                     continue
+                if not _is_measured(objective, sample):
+                    continue
                 events = self.events.setdefault((objective.name, sample.key.model), Events())
                 if objective.sli == "availability":
                     # HTTP counters belong to the page: count them with its first engine only
@@ -106,6 +108,11 @@ class SliCounter:
             return
         events.bad += _grew(before, sample, _BAD_FINISHES)
         events.good += _grew(before, sample, _GOOD_FINISHES)
+
+
+def _is_measured(objective: Objective, sample: EngineSample) -> bool:
+    """Whether the page can tell; an objective that it cannot has no events, which is not none of them."""
+    return objective.sli == "availability" or SLI_CONCEPTS[objective.sli] in sample.histograms
 
 
 def _grew(before: EngineSample | None, sample: EngineSample, keys: Sequence[str]) -> float:

@@ -122,12 +122,12 @@ def test_a_dimension_for_each_target_multiplies_the_metrics() -> None:
     assert exported(per_target, Fleet(5, ("a", "b"), 5), "put").metrics == 5 * (9 + 2 + 1)
 
 
-def test_the_tap_measures_one_metric_more() -> None:
+def test_with_the_tap_there_are_three_metrics_more() -> None:
     with_tap = Config.model_validate({"exporter": {"tap": {"dir": "/run/tap"}}})
 
     more = exported(with_tap, ONE, "put").metrics - exported(Config(), ONE, "put").metrics
 
-    assert more == 1, "RequestsGaveUp"
+    assert more == 3, "RequestsGaveUp, and both events of ttft-returning"
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,12 @@ def test_what_happened_while_the_sidecar_was_away_is_counted_once() -> None:
     assert total(found, "Preemptions") == window.delta("preemptions")
 
 
+def test_an_objective_that_the_page_cannot_tell_costs_nothing() -> None:
+    objectives = {dict(found.dimensions).get("Objective") for found in data(THRASH)} - {None}
+
+    assert objectives == {o.name for o in DEFAULT_OBJECTIVES} - {"ttft-returning"}, "the tap's"
+
+
 def test_a_dead_target_has_no_heartbeat() -> None:
     assert [found.metric for found in data(THRASH[:1])].count("Heartbeat") == 1
     assert "Heartbeat" not in {found.metric for found in data([], before=THRASH[0])}
@@ -250,9 +256,13 @@ def test_an_emf_line_names_a_metric_once_and_stays_below_256_kb() -> None:
     lines = list(lines_of("vLLM", [*parts, parts[0]], T))
 
     assert all(len(line) <= 256_000 for line in lines)
-    counted = [len(json.loads(line)["_aws"]["CloudWatchMetrics"][0]["Metrics"]) for line in lines]
-    assert sum(counted) == 121
+    read = [json.loads(line) for line in lines]
+    counted = [len(line["_aws"]["CloudWatchMetrics"][0]["Metrics"]) for line in read]
+    # 150 values are two arrays
+    assert sum(counted) == 2 * 121
     assert max(counted) <= 100
+    arrays = [one["Values"] for line in read for one in line.values() if "Values" in one]
+    assert max(map(len, arrays)) <= 100
 
 
 def test_the_spool_survives_a_restart_with_everything_that_waits(tmp_path: Path) -> None:

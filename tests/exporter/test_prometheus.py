@@ -67,8 +67,8 @@ def test_prometheus_sees_the_incident(prometheus: Callable[[str], float | None])
         what="preemptions in Prometheus",
     )
 
-    peak = prometheus("max_over_time(vllm_engine_kv_cache_usage_peak_ratio{window='15s'}[30s])")
-    assert (peak or 0) > 0.9
+    peak = "max_over_time(vllm_engine_kv_cache_usage_peak_ratio{window='15s'}[30s])"
+    wait_for(lambda: (prometheus(peak) or 0) > 0.9, timeout_s=40, what="the peak in Prometheus")
     assert (prometheus("vllm_sli_events_total{objective='e2e',outcome='bad'}") or 0) > 0
     assert (
         prometheus(

@@ -82,10 +82,15 @@ class Datum:
     values: tuple[float, ...] = ()
     counts: tuple[float, ...] = ()
 
-    def split(self) -> Iterator[Datum]:
-        """As many as CloudWatch wants it in: one takes 150 values, several of one time are added up."""
-        for start in range(0, max(len(self.values), 1), MAX_VALUES):
-            stop = start + MAX_VALUES
+    def split(self, most: int) -> Iterator[Datum]:
+        """
+        As many as CloudWatch wants it in: several of one time are added up.
+
+        Args:
+            most: Values that one may have.
+        """
+        for start in range(0, max(len(self.values), 1), most):
+            stop = start + most
             yield replace(self, values=self.values[start:stop], counts=self.counts[start:stop])
 
     def check(self, now: float) -> None:
@@ -121,16 +126,17 @@ class Datum:
             raise Refused(f"{self.metric}: {problem}")
 
 
-def accepted(data: Iterable[Datum], now: float) -> Iterator[Datum]:
+def accepted(data: Iterable[Datum], now: float, most: int = MAX_VALUES) -> Iterator[Datum]:
     """
     Data as CloudWatch takes them: in parts where they are large; what it would refuse is logged.
 
     Args:
         data: Of any number.
         now: Unix seconds.
+        most: Values that one datum may have.
     """
     for datum in data:
-        for part in datum.split():
+        for part in datum.split(most):
             try:
                 part.check(now)
             except Refused as problem:

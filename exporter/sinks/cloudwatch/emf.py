@@ -23,6 +23,9 @@ from vllm_opsctl.exporter.sinks.cloudwatch.datum import Datum, Dimensions, accep
 MAX_METRICS = 100
 """Metrics of one directive."""
 
+MAX_VALUES = 100
+"""Elements of an array."""
+
 MAX_BYTES = 256_000
 """Of one line."""
 
@@ -39,7 +42,7 @@ def lines_of(namespace: str, data: Sequence[Datum], now: float) -> Iterator[str]
         now: Unix seconds.
     """
     groups: dict[tuple[Dimensions, float], list[Datum]] = {}
-    for datum in accepted(data, now):
+    for datum in accepted(data, now, MAX_VALUES):
         groups.setdefault((datum.dimensions, datum.t), []).append(datum)
     for (dimensions, t), group in groups.items():
         yield from _lines(namespace, dimensions, t, group)
