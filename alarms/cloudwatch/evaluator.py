@@ -167,10 +167,10 @@ def samples_needed(share: float) -> float:
     Args:
         share: The percentile, in (0, 1).
 
-    >>> round(samples_needed(0.99)), round(samples_needed(0.25))
-    (1000, 40)
+    >>> samples_needed(0.99), samples_needed(0.9), samples_needed(0.25)
+    (1000.0, 100.0, 40.0)
     """
-    return 10 / (1 - share) if share >= 0.5 else 10 / share
+    return round(10 / (1 - share) if share >= 0.5 else 10 / share, 6)
 
 
 def state_of(

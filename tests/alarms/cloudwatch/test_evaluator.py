@@ -23,7 +23,7 @@ from vllm_opsctl.alarms.cloudwatch.evaluator import (
     state_of,
 )
 from vllm_opsctl.alarms.cloudwatch.metric_math import MathError, Series, evaluate, parse
-from vllm_opsctl.alarms.cloudwatch.metrics import MetricKey, Metrics
+from vllm_opsctl.alarms.cloudwatch.metrics import MetricKey, Metrics, percentile_of
 from vllm_opsctl.alarms.cloudwatch.timeline import Timeline
 from vllm_opsctl.exporter.sinks.cloudwatch.datum import Datum, Statistics
 
@@ -161,6 +161,8 @@ IF3: Series = (0.0, 0.0, 20.0, N, 20.0)
         ("IF(i1, i2)", (30, 0, N, N, N)),
         ("IF(1, i2, i3)", IF2),
         ("IF(0 == 1, i2, 4)", (4, 4, 4, 4, 4)),
+        ("m1 + IF(0 == 1, 2, 3)", (33, 23, 3, 3)),
+        ("m1 + IF(1 == 1, 2, 3)", (32, 22, 2, 2)),
         ("IF(i2 > 10 AND i1 == 1, 1, 0)", (1, 0, 0, 0, 0)),
     ],
 )
@@ -252,6 +254,59 @@ def test_percentiles_of_values_and_counts() -> None:
     assert metrics.statistic(KEY, "p99", 0, 60, 60) == 2.0
 
 
+times = st.integers(0, 40).map(lambda minute: 60.0 * minute)
+readings = st.tuples(times, st.lists(st.integers(-9, 9), min_size=1, max_size=4))
+
+
+@given(st.lists(readings, max_size=12), times, times, times)
+def test_statistics_are_those_of_the_readings_in_the_window(
+    data: list[tuple[float, list[int]]], start: float, end: float, now: float
+) -> None:
+    metrics = Metrics("vLLM")
+    metrics.add(gauge(t, *some) for t, some in data)
+    inside = [x for t, some in data if start <= t < end and t + 60 <= now for x in some]
+
+    def ask(name: str) -> float | None:
+        return metrics.statistic(KEY, name, start, end, now)
+
+    wanted: dict[str, float | None] = dict.fromkeys(("Sum", "SampleCount", "Minimum", "Maximum"))
+    if inside:
+        wanted = {
+            "Sum": sum(inside),
+            "SampleCount": len(inside),
+            "Minimum": min(inside),
+            "Maximum": max(inside),
+        }
+    assert {name: ask(name) for name in wanted} == wanted
+    assert ask("Average") == (pytest.approx(sum(inside) / len(inside)) if inside else None)
+
+
+def test_values_have_a_least_and_a_most() -> None:
+    metrics = Metrics("vLLM")
+    metrics.add(
+        [
+            Datum(
+                metric="Queue",
+                dimensions=DIMENSIONS,
+                t=0,
+                unit="Count",
+                values=(3.0, 1.0),
+                counts=(1.0, 2.0),
+            )
+        ]
+    )
+
+    found = [metrics.statistic(KEY, name, 0, 60, 60) for name in ("Minimum", "Maximum", "Sum")]
+    assert found == [1, 3, 5]
+
+
+@pytest.mark.parametrize(
+    ("name", "share"), [("p99", 0.99), ("p0.5", 0.005), ("p0", None), ("pp99", None), ("Sum", None)]
+)
+def test_names_of_percentiles(name: str, share: float | None) -> None:
+    assert percentile_of(name) == share
+
+
 # -- alarms over time ------------------------------------------------------------------------------
 
 
@@ -311,6 +366,33 @@ def test_alarms_of_more_than_a_day_are_judged_at_full_hours() -> None:
     assert run(one, values, to=3 * 3600) == [(3600, "OK"), (7200, "ALARM")]
 
 
+def test_a_day_in_one_piece_is_judged_every_minute() -> None:
+    one = alarm(period_s=86400.0, periods=1, to_alarm=1, missing="notBreaching")
+
+    assert run(one, [1, 9], to=180) == [(60, "OK"), (120, "ALARM")]
+
+
+def test_between_two_full_hours_a_multi_day_alarm_looks_at_the_last() -> None:
+    one = alarm(period_s=86400.0, periods=2)
+    metrics = Metrics("vLLM")
+    metrics.put("Queue", DIMENSIONS, 10 * 86400.0 - 60, 1.0)
+    metrics.put("Queue", DIMENSIONS, 10 * 86400.0 + 60, 9.0)
+
+    assert one.points(metrics, 10 * 86400.0 + 1800) == (None, None, None, 1.0)
+    assert one.points(metrics, 10 * 86400.0 + 3600) == (None, None, None, 9.0)
+
+
+def test_high_resolution_alarms_are_judged_every_ten_seconds_beside_others() -> None:
+    fast = alarm(name="fast", period_s=10.0, periods=1, to_alarm=1)
+    metrics = Metrics("vLLM", late_s=10.0)
+    metrics.put("Queue", DIMENSIONS, 60.0, 9.0)
+    timeline = Timeline([alarm(periods=1, to_alarm=1), fast], [], metrics)
+    timeline.run(60, 120)
+
+    found = [(x.t, x.alarm, x.after) for x in timeline.transitions if x.after == "ALARM"]
+    assert found == [(70, "fast", "ALARM"), (120, "queue", "ALARM")]
+
+
 @pytest.mark.parametrize(("samples", "found"), [(999, []), (1000, [(60.0, "ALARM")])])
 def test_few_samples_freeze_a_percentile(samples: int, found: list[tuple[float, State]]) -> None:
     one = alarm(
@@ -366,6 +448,7 @@ def test_steps_build_on_each_other() -> None:
         ("NOT (OK(a) OR OK(b))", False),
         ("AT_LEAST(1, ALARM, (a, b, c))", True),
         ('AT_LEAST(2, ALARM, ("a", "b", "c"))', False),
+        ('AT_LEAST(2, ALARM, (a, "with space/and slash"))', True),
         ("AT_LEAST(60%, NOT OK, (a, b, c)) AND OK(b)", True),
         ("AT_LEAST(70%, NOT OK, (a, b, c))", False),
     ],
