@@ -228,6 +228,8 @@ def test_statistics_of_a_window() -> None:
 
     assert (ask("Sum"), ask("SampleCount"), ask("Average")) == (10, 4, 2.5)
     assert (ask("Minimum"), ask("Maximum")) == (1, 5)
+    later = [ask(name, start=60, end=180) for name in ("Sum", "SampleCount", "Average")]
+    assert later == [15, 3, 5]
     assert ask("p50") is None, "a set whose values differ has no percentile"
     assert ask("p50", end=60) == 2
     assert ask("Sum", start=180, end=240) is None

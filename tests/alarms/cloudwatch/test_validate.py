@@ -110,6 +110,16 @@ def same_name(body: dict[str, Any]) -> None:
     window(body)["AlarmName"] = joined(body)["AlarmName"]
 
 
+def default_watched(body: dict[str, Any]) -> None:
+    for query in window(body)["Metrics"]:
+        del query["ReturnData"]
+
+
+def many_expressions(body: dict[str, Any]) -> None:
+    queries = window(body)["Metrics"]
+    queries += [{"Id": f"e{i}", "Expression": "bad", "ReturnData": False} for i in range(10)]
+
+
 def without_child(body: dict[str, Any]) -> None:
     name = next(n for n in body["Resources"] if n.startswith("Burn3x1dAvail"))
     del body["Resources"][name]
@@ -152,6 +162,8 @@ MUTANTS: list[tuple[Change, str]] = [
     (expression("1 / 1000"), "a number alone is no series"),
     (replaced("Expression", ")", ""), "FILL takes 2 arguments, not 4"),
     (many_metrics, "11 metrics; 10 are allowed"),
+    (many_expressions, "11 expressions; 10 are allowed"),
+    (default_watched, "3 have ReturnData"),
     (two_watched, "2 have ReturnData"),
     (nothing_watched, "0 have ReturnData"),
     (same_id, "an id stands twice"),
@@ -214,6 +226,33 @@ def test_a_mutant_is_caught(change: Change, said: str) -> None:
     found = mistakes(mutated(GOOD, change))
 
     assert any(said in line for line in found), found
+
+
+def as_much_as_is_allowed(body: dict[str, Any]) -> None:
+    one, other = window(body), joined(body)
+    one["AlarmName"] = "x" * 255
+    one["AlarmDescription"] = "x" * 1024
+    one["Tags"] = [{"Key": str(i), "Value": "x"} for i in range(50)]
+    one["Metrics"] += [{**one["Metrics"][0], "Id": f"m{i}"} for i in range(8)]
+    one["Metrics"] += [{"Id": f"e{i}", "Expression": "bad", "ReturnData": False} for i in range(9)]
+    one["EvaluationPeriods"] = 288
+    other["AlarmActions"] = [{"Ref": "TicketTopic"}] * 5
+    text = 'ALARM("' + "x" * 255 + '")'
+    other["AlarmRule"] = text + " " * (10240 - len(text))
+    alarms = [name for name in body["Resources"] if name.startswith("Burn")]
+    names = [body["Resources"][name]["Properties"]["AlarmName"] for name in alarms]
+    more = {
+        f"More{i}": {"Type": "AWS::CloudWatch::Alarm", "Properties": {**one, "AlarmName": f"a{i}"}}
+        for i in range(500 - len(body["Resources"]))
+    }
+    body["Resources"] |= more
+    page = alarm(body, "LLMSLOErrorBudgetBurn page")
+    children = [*names, *(f"a{i}" for i in range(100 - len(names)))]
+    page["AlarmRule"] = " OR ".join(f'ALARM("{name}")' for name in children)
+
+
+def test_what_is_just_allowed_is_no_mistake() -> None:
+    assert mistakes(mutated(GOOD, as_much_as_is_allowed)) == []
 
 
 @given(st.data())
