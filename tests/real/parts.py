@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from real.engine import find_python
+from real.engine import REPOSITORY, find_python
 
 REQUIRE_VARIABLE = "OPSCTL_REQUIRE_PARTS"
 """Set (in CI) to make a missing part a failure instead of a skipped test."""
@@ -27,12 +27,18 @@ def _vllm() -> str | None:
     return str(python) if python is not None else None
 
 
+def _ministack() -> str | None:
+    binary = REPOSITORY / "build/real/ministack/bin/ministack"
+    return str(binary) if binary.is_file() else None
+
+
 PARTS: dict[str, Part] = {
     "vllm": Part("a real vLLM on the CPU", _vllm),
     "prometheus": Part("Prometheus", lambda: shutil.which("prometheus")),
     "promtool": Part("promtool", lambda: shutil.which("promtool")),
     "alertmanager": Part("Alertmanager", lambda: shutil.which("prometheus-alertmanager")),
     "amtool": Part("amtool", lambda: shutil.which("amtool")),
+    "ministack": Part("MiniStack", _ministack),
     "chromium": Part("Chromium", lambda: shutil.which("chromium")),
 }
 
