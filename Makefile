@@ -38,7 +38,7 @@ test: $(VENV)/installed-dev ## Lint, types and all tests that this machine has t
 	@$(MAKE) --no-print-directory lint types
 	$(BIN)/python -m pytest
 
-real-parts: ## Bring a real vLLM (CPU, about 3.4 GB), Prometheus, Alertmanager and Chromium
+real-parts: ## Bring a real vLLM (CPU, about 3.4 GB), Prometheus, Alertmanager, MiniStack, Chromium
 	tests/real/install.sh
 
 lint: $(VENV)/installed-dev ## ruff and the direction of dependencies
