@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from vllm_opsctl.errors import BadPage, UsageError
@@ -18,7 +17,6 @@ def ask(
     path: str,
     *,
     option: str,
-    form: Mapping[str, str] | None = None,
     body: object = None,
 ) -> Answer:
     """
@@ -28,7 +26,6 @@ def ask(
         url: Base URL of the server.
         path: Below it, with a leading slash.
         option: Where the URL came from, for messages.
-        form: Sent as a form.
         body: Sent as JSON.
 
     Raises:
@@ -43,13 +40,12 @@ def ask(
         f"{url.rstrip('/')}{path}",
         timeout_s=_TIMEOUT_S,
         max_bytes=_MAX_BYTES,
-        method="GET" if form is None and body is None else "POST",
-        form=form,
+        method="GET" if body is None else "POST",
         json=body,
     )
 
 
-def ask_json(url: str, path: str, *, option: str, what: str, **question: Any) -> Any:
+def ask_json(url: str, path: str, *, option: str, what: str) -> Any:
     """
     Ask for JSON.
 
@@ -58,14 +54,13 @@ def ask_json(url: str, path: str, *, option: str, what: str, **question: Any) ->
         path: Below it.
         option: Where the URL came from.
         what: What should answer, such as ``Prometheus``.
-        question: As `ask` has it.
 
     Raises:
         UsageError: The URL is none.
         Unreachable: Nothing answers.
         BadPage: What answers is something else.
     """
-    answer = ask(url, path, option=option, **question)
+    answer = ask(url, path, option=option)
     try:
         return json.loads(answer.body)
     except ValueError:

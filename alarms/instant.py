@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from vllm_opsctl.alarms.ask import ask_json, not_a
 from vllm_opsctl.errors import UsageError
+from vllm_opsctl.exporter.sources.promql import PromQL
 
 
 def instant(url: str, query: str) -> list[tuple[Mapping[str, str], float]]:
@@ -20,16 +20,17 @@ def instant(url: str, query: str) -> list[tuple[Mapping[str, str], float]]:
         Labels and value of each sample.
 
     Raises:
-        UsageError: The URL is none, or the server refuses the query.
+        UsageError: The URL is none.
         Unreachable: Nothing answers.
-        BadPage: What answers is no Prometheus.
+        BadPage: What answers is no Prometheus, or it cannot evaluate this.
     """
-    data = ask_json(
-        url, "/api/v1/query", option="--prometheus", what="Prometheus", form={"query": query}
-    )
+    if not url.startswith(("http://", "https://")):
+        raise UsageError(f"--prometheus {url}: not a URL; write http://HOST:9090")
+    promql = PromQL(url)
     try:
-        if data["status"] == "error":
-            raise UsageError(f"--prometheus {url}: {data['error']}")
-        return [(row["metric"], float(row["value"][1])) for row in data["data"]["result"]]
+        return [
+            (row["metric"], float(row["value"][1]))
+            for row in promql.rows("query", {"query": query})
+        ]
     except (ValueError, KeyError, TypeError, IndexError):
-        raise not_a("Prometheus", url, 200) from None
+        raise promql.no_prometheus("an answer without a vector") from None

@@ -1,25 +1,14 @@
-"""
-Evaluates PromQL at the end of every slot, over as many days as are wanted.
-
-Any server with Prometheus's HTTP API will do (Thanos, Mimir, VictoriaMetrics).
-"""
+"""Evaluates PromQL at the end of every slot, over as many days as are wanted."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
-from typing import Any
 
 from vllm_opsctl.alarms.status_timeline import SLOT_S
-from vllm_opsctl.errors import BadPage, UsageError
+from vllm_opsctl.errors import UsageError
 from vllm_opsctl.exporter.config import clean_url
-from vllm_opsctl.exporter.sources.http import get, new_session
-
-_TIMEOUT_S = 120.0
-"""Prometheus's own default for a query."""
-
-_MAX_BYTES = 2**28
+from vllm_opsctl.exporter.sources.promql import PromQL
 
 _CHUNK_SLOTS = 864
 """Three days a query: a server allows 11,000 points a series, and a fleet's raw counters are many samples."""
@@ -42,7 +31,7 @@ class Prometheus:
             self.url = clean_url(url)
         except ValueError as problem:
             raise UsageError(f"--prometheus: {problem}") from None
-        self._session = new_session(token)
+        self._promql = PromQL(self.url, token=token)
 
     def over_slots(self, query: str, start: float, end: float) -> dict[str, dict[int, float]]:
         """
@@ -79,7 +68,7 @@ class Prometheus:
 
     def labels_at(self, query: str, name: str, at: float) -> list[str]:
         """The values of a label in what an expression gives at a time."""
-        rows = self._rows("query", {"query": query, "time": f"{at:.3f}"})
+        rows = self._promql.rows("query", {"query": query, "time": f"{at:.3f}"})
         return sorted({row["metric"].get(name, "") for row in rows})
 
     def _series(
@@ -88,40 +77,7 @@ class Prometheus:
         try:
             return [
                 (dict(row["metric"]), [(float(t), float(value)) for t, value in row["values"]])
-                for row in self._rows("query_range", form)
+                for row in self._promql.rows("query_range", form)
             ]
         except (ValueError, KeyError, TypeError):
-            raise self._no_prometheus("an answer without series") from None
-
-    def _no_prometheus(self, what: str) -> BadPage:
-        return BadPage(
-            "not-a-prometheus",
-            f"--prometheus {self.url}: {what}, not Prometheus's API; give the base URL "
-            "(http://HOST:9090)",
-        )
-
-    def _rows(self, endpoint: str, form: Mapping[str, str]) -> list[dict[str, Any]]:
-        answer = get(
-            self._session,
-            f"{self.url}/api/v1/{endpoint}",
-            timeout_s=_TIMEOUT_S,
-            max_bytes=_MAX_BYTES,
-            method="POST",
-            form=form,
-        )
-        if answer.status in (401, 403):
-            raise BadPage(
-                "unauthorized",
-                f"--prometheus {self.url}: HTTP {answer.status}; it wants a token, "
-                "see --prometheus-token-env",
-            )
-        try:
-            data = json.loads(answer.body)
-            if data["status"] == "success":
-                rows = data["data"]["result"]
-                assert isinstance(rows, list)
-                return rows
-            reason = " ".join(f"{data['errorType']}: {data['error']}".split())
-        except (ValueError, KeyError, TypeError, AssertionError):
-            raise self._no_prometheus(f"HTTP {answer.status}") from None
-        raise BadPage("query-failed", f"--prometheus {self.url}: {reason}")
+            raise self._promql.no_prometheus("an answer without series") from None

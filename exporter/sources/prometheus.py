@@ -2,31 +2,26 @@
 Reads the past from a Prometheus: raw samples at their own times, put together to pages again.
 
 An instant query with a range selector gives what was scraped, not what was interpolated, so a page
-of the past is the page that the server gave then, less what nobody asks for. Any server with
-Prometheus's HTTP API will do (Thanos, Mimir, VictoriaMetrics).
+of the past is the page that the server gave then, less what nobody asks for.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
-from vllm_opsctl.errors import BadPage, UsageError
+from vllm_opsctl.errors import UsageError
 from vllm_opsctl.exporter.catalogue import catalogue
 from vllm_opsctl.exporter.observation import Observation, error, metrics, thinned
-from vllm_opsctl.exporter.sources.http import Answer, get, new_session
+from vllm_opsctl.exporter.sources.promql import PromQL, QueryFailed
 
 DOWN = "down"
 """Reason of a scrape that failed at once; Prometheus does not keep why."""
 
 TIMEOUT_FROM_S = 1.0
 """A failed scrape that took so long was waiting; a refused connection is known in a round trip."""
-
-_TIMEOUT_S = 60.0
-_MAX_BYTES = 2**29
 
 _RUNNING = "vllm:num_requests_running"
 """Every vLLM since 0.4.3 has it."""
@@ -51,9 +46,8 @@ class PrometheusSource:
     """
 
     def __init__(self, url: str, match: str = "", *, token: str | None = None) -> None:
-        self._url = url.rstrip("/")
+        self._promql = PromQL(url, token=token)
         self._match = match.strip().removeprefix("{").removesuffix("}").strip(" ,")
-        self._session = new_session(token)
 
     def observations(
         self, *, start: float, end: float, full_from: float, step_s: float
@@ -148,42 +142,14 @@ class PrometheusSource:
                     yield error(t, name, DOWN, "the scrape failed (up is 0)")
 
     def _query(self, query: str, past: _Past) -> list[dict[str, Any]]:
-        answer = get(
-            self._session,
-            f"{self._url}/api/v1/query",
-            timeout_s=_TIMEOUT_S,
-            max_bytes=_MAX_BYTES,
-            # by POST, for the names of a page do not fit the URLs that proxies take
-            method="POST",
-            form={"query": query, "time": past.time},
-        )
-        if answer.status in (401, 403):
-            raise BadPage(
-                "unauthorized",
-                f"--prometheus {self._url}: HTTP {answer.status}; it wants a token, "
-                "see --prometheus-token-env",
-            )
         try:
-            data = json.loads(answer.body)
-            if data["status"] == "success":
-                rows = data["data"]["result"]
-                assert isinstance(rows, list)
-                return rows
-            kind, reason = str(data["errorType"]), _one_line(str(data["error"]))
-        except (ValueError, KeyError, TypeError, AssertionError) as problem:
-            raise self._no_prometheus(answer) from problem
-        if kind == "bad_data" and self._match:
-            raise UsageError(
-                f"--match {{{self._match}}}: {reason}; write it like '{{job=\"vllm\"}}'"
-            )
-        raise BadPage("query-failed", f"--prometheus {self._url}: {kind}: {reason}")
-
-    def _no_prometheus(self, answer: Answer) -> BadPage:
-        return BadPage(
-            "not-a-prometheus",
-            f"--prometheus {self._url}: HTTP {answer.status}, not Prometheus's API; "
-            "give the base URL (http://HOST:9090)",
-        )
+            return self._promql.rows("query", {"query": query, "time": past.time})
+        except QueryFailed as problem:
+            if problem.kind == "bad_data" and self._match:
+                raise UsageError(
+                    f"--match {{{self._match}}}: {problem.why}; write it like '{{job=\"vllm\"}}'"
+                ) from None
+            raise
 
 
 class _Past:
@@ -251,7 +217,3 @@ def _quoted(value: str) -> str:
 def _literal(text: str) -> str:
     """A regular expression that matches a text and nothing else, in RE2."""
     return "".join(c if c.isalnum() or c in "_-/ :" else f"\\{c}" for c in text)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

@@ -20,12 +20,8 @@ import pytest
 import yaml
 from bench.tap_servers import write_tiny_model
 from conftest import Opsctl, free_port
-from real.emulated_cloudwatch import (
-    REGION,
-    EmulatedCloudWatch,
-    EvaluatedAlarms,
-    HttpSubscriber,
-)
+from real.emulated_aws import REGION
+from real.emulated_cloudwatch import EmulatedCloudWatch, EvaluatedAlarms, HttpSubscriber
 from real.engine import RealVllm
 from real.load import start_load
 from real.scenarios import MODEL_SIZE, SCENARIOS
@@ -98,7 +94,7 @@ def site(part: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) 
         assert built.returncode == 0, built.stderr
         template = (folder / "alarms" / "cloudwatch.yaml").read_text(encoding="utf-8")
         run = opsctl.command("--config", str(config), "exporter", "run")
-        sidecar = subprocess.Popen(run, env={**aws.env}, cwd=folder)
+        sidecar = subprocess.Popen(run, env=dict(aws.env), cwd=folder)
         alarms = EvaluatedAlarms(aws, template)
         alarms.start()
         try:

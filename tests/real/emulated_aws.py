@@ -1,12 +1,13 @@
-"""AWS's protocols on the loopback: moto's server, for what cannot be had here."""
+"""AWS's protocols on the loopback, for what cannot be had here."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,29 +30,40 @@ class Received:
     attributes: Mapping[str, str]
 
 
-class EmulatedAws:
+class Emulator:
     """
-    SNS and SQS.
+    A server that speaks AWS's protocols.
 
     Args:
-        folder: For the log.
-        port: A free port.
+        command: That starts it.
+        port: Where it listens then.
+        ready: Path that answers when it is ready.
+        log: Gets its output.
+        env: Beside ours.
     """
 
-    def __init__(self, folder: Path, port: int) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        port: int,
+        ready: str,
+        log: Path,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.env: Mapping[str, str] = {
             "AWS_ACCESS_KEY_ID": "testing",
             "AWS_SECRET_ACCESS_KEY": "testing",
             "AWS_ENDPOINT_URL": self.url,
         }
-        self._command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-        self._log = folder / "moto.log"
+        self._command, self._ready, self._log = command, ready, log
+        self._own_env = {**os.environ, **(env or {})}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it and wait until it is ready."""
-        self._process = start_server(self._command, self._log, f"{self.url}/moto-api/")
+        ready = f"{self.url}{self._ready}"
+        self._process = start_server(self._command, self._log, ready, env=self._own_env)
 
     def stop(self) -> None:
         """Stop it."""
@@ -67,6 +79,20 @@ class EmulatedAws:
             aws_access_key_id="testing",
             aws_secret_access_key="testing",  # noqa: S106 - any will do
         )
+
+
+class EmulatedAws(Emulator):
+    """
+    SNS, SQS and CloudWatch's API by moto.
+
+    Args:
+        folder: For the log.
+        port: A free port.
+    """
+
+    def __init__(self, folder: Path, port: int) -> None:
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+        super().__init__(command, port, "/moto-api/", folder / "moto.log")
 
     def topic(self, name: str) -> str:
         """Make a topic: its ARN."""

@@ -9,26 +9,22 @@ would judge them too.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import boto3
 import yaml
 
-from real.processes import start_server, stop_server
+from real.emulated_aws import Emulator
 from vllm_opsctl.alarms.cloudwatch.definitions import Resolver, read_definitions
 from vllm_opsctl.alarms.cloudwatch.metrics import Metrics
 from vllm_opsctl.alarms.cloudwatch.timeline import Timeline
 from vllm_opsctl.exporter.sinks.cloudwatch.datum import Datum, Statistics
 
-REGION = "eu-central-1"
 MINUTE_S = 60
 
 _STATISTICS = ("Minimum", "Maximum", "Sum", "SampleCount")
@@ -37,9 +33,9 @@ _SETTLES = 2
 """Seconds after which an interval's data have arrived."""
 
 
-class EmulatedCloudWatch:
+class EmulatedCloudWatch(Emulator):
     """
-    One server.
+    CloudWatch and SNS by MiniStack.
 
     Args:
         binary: The program.
@@ -48,36 +44,9 @@ class EmulatedCloudWatch:
     """
 
     def __init__(self, binary: Path, folder: Path, port: int) -> None:
-        self.url = f"http://127.0.0.1:{port}"
-        self.env: Mapping[str, str] = {
-            "AWS_ACCESS_KEY_ID": "testing",
-            "AWS_SECRET_ACCESS_KEY": "testing",
-        }
-        self._command = [str(binary)]
-        self._env = {**os.environ, "BIND_HOST": "127.0.0.1", "GATEWAY_PORT": str(port)}
-        self._log = folder / "ministack.log"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Start it and wait until it is ready."""
-        self._process = start_server(
-            self._command, self._log, f"{self.url}/_ministack/health", env=self._env
-        )
-
-    def stop(self) -> None:
-        """Stop it."""
-        if self._process is not None:
-            stop_server(self._process)
-
-    def client(self, service: str) -> Any:
-        """A client of one service."""
-        return boto3.client(
-            service,
-            region_name=REGION,
-            endpoint_url=self.url,
-            aws_access_key_id="testing",
-            aws_secret_access_key="testing",  # noqa: S106 - any will do
-        )
+        env = {"BIND_HOST": "127.0.0.1", "GATEWAY_PORT": str(port)}
+        log = folder / "ministack.log"
+        super().__init__([str(binary)], port, "/_ministack/health", log, env)
 
 
 class HttpSubscriber:
