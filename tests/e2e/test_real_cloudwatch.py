@@ -12,6 +12,7 @@ import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -48,16 +49,21 @@ class Site:
 def site(part: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """One server, its sidecar, the built alarms, and a subscriber of the page's topic."""
     python, folder = part("vllm"), tmp_path_factory.mktemp("site")
-    aws = EmulatedCloudWatch(part("ministack"), folder, free_port())
     write_tiny_model(python, folder / "model", **MODEL_SIZE)
     opsctl = Opsctl()
     listen = f"127.0.0.1:{free_port()}"
-    aws.start()
-    on_call = HttpSubscriber(aws)
-    sns = aws.client("sns")
-    page, ticket = (sns.create_topic(Name=name)["TopicArn"] for name in ("page", "ticket"))
-    sns.subscribe(TopicArn=page, Protocol="http", Endpoint=on_call.url)
-    with RealVllm(python, folder / "model", OVERLOAD.flags, log_file=folder / "vllm.log") as vllm:
+    with ExitStack() as running:
+        aws = EmulatedCloudWatch(part("ministack"), folder, free_port())
+        aws.start()
+        running.callback(aws.stop)
+        on_call = HttpSubscriber(aws)
+        running.callback(on_call.stop)
+        sns = aws.client("sns")
+        page, ticket = (sns.create_topic(Name=name)["TopicArn"] for name in ("page", "ticket"))
+        sns.subscribe(TopicArn=page, Protocol="http", Endpoint=on_call.url)
+        vllm = running.enter_context(
+            RealVllm(python, folder / "model", OVERLOAD.flags, log_file=folder / "vllm.log")
+        )
         config = folder / "opsctl.yaml"
         settings: dict[str, Any] = {
             "service": {"name": "shop"},
@@ -95,16 +101,12 @@ def site(part: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) 
         template = (folder / "alarms" / "cloudwatch.yaml").read_text(encoding="utf-8")
         run = opsctl.command("--config", str(config), "exporter", "run")
         sidecar = subprocess.Popen(run, env=dict(aws.env), cwd=folder)
+        running.callback(sidecar.wait, 10)
+        running.callback(sidecar.terminate)
         alarms = EvaluatedAlarms(aws, template)
         alarms.start()
-        try:
-            yield Site(vllm, opsctl, folder, on_call)
-        finally:
-            alarms.stop()
-            sidecar.terminate()
-            sidecar.wait(10)
-            on_call.stop()
-            aws.stop()
+        running.callback(alarms.stop)
+        yield Site(vllm, opsctl, folder, on_call)
 
 
 def test_an_overload_pages_through_cloudwatch_and_the_message_leads_to_its_root(
