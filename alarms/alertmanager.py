@@ -8,11 +8,13 @@ and every attribute has a fallback; failed notifications are told over the webho
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
-from vllm_opsctl.alarms.burn import Clock
+from vllm_opsctl.alarms.alert_rules import FLOOR_ALERT
+from vllm_opsctl.alarms.burn import ROWS, Clock, duration_text
 from vllm_opsctl.errors import ConfigError
 from vllm_opsctl.exporter.config import Alarms
 
@@ -69,6 +71,15 @@ class Inhibition:
     because: str
 
 
+def _one_page_a_burn() -> Iterator[Inhibition]:
+    """A burn that is told already is not told again when it has lasted long enough for a slower row."""
+    page = (("role", "symptom"), ("notify", "page"))
+    rows = [(*page, ("window", duration_text(row.long_s))) for row in ROWS if row.notify == "page"]
+    floor = (*page, ("alertname", FLOOR_ALERT))
+    for fast, slow in (*combinations(rows, 2), *((floor, row) for row in rows)):
+        yield Inhibition(fast, slow, GROUP_BY, "one page is enough for one burn")
+
+
 INHIBITIONS: tuple[Inhibition, ...] = (
     Inhibition(
         (("role", "cause"), ("notify", "page")),
@@ -94,6 +105,7 @@ INHIBITIONS: tuple[Inhibition, ...] = (
         ("service",),
         "without a sidecar all models seem to be gone",
     ),
+    *_one_page_a_burn(),
 )
 
 

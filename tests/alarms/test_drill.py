@@ -171,6 +171,34 @@ def test_rules_that_are_not_loaded_are_named(drills: Drills, opsctl: Opsctl) -> 
 
 
 @pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"window": "1h"}, {"window": "2h"}),
+        ({"window": "2h"}, {"window": "6h"}),
+        ({"alertname": "LLMSLOHardFloor"}, {"window": "1h"}),
+    ],
+)
+def test_one_burn_is_one_page(
+    drills: Drills, first: dict[str, str], second: dict[str, str]
+) -> None:
+    """Or the pager rings again each time that the same burn has lasted long enough for a slower row."""
+    api = AlertmanagerApi(drills.chain.alertmanager.url)
+    burn = {"alertname": "LLMSLOErrorBudgetBurn", "role": "symptom", "notify": "page"}
+    where = {"service": "shop", "model": f"of-{'-'.join(first.values())}", "objective": "ttft"}
+    told, again, other = ({**burn, **where, **one} for one in (first, second, second))
+    other["objective"] = "e2e"
+    for labels in (told, again, other):
+        api.post({"labels": labels})
+
+    def muted(labels: dict[str, str]) -> list[bool]:
+        return [alert.inhibited for alert in api.held(**labels)]
+
+    wait_for(lambda: muted(again) == [True], timeout_s=20, what="the inhibition")
+    assert muted(told) == [False]
+    assert muted(other) == [False], "another objective's burn is another page"
+
+
+@pytest.mark.parametrize(
     ("option", "code", "words"),
     [
         ("--alertmanager=127.0.0.1:9093", 64, "not a URL; write http://HOST:PORT"),
