@@ -112,21 +112,23 @@ class OtlpPublisher(threading.Thread):
         self._failures = 0
 
     def run(self) -> None:
-        """One interval after the other."""
-        while not self._stop_event.wait(self._interval - self._clock() % self._interval):
+        """One interval after the other; the last ends with the sidecar."""
+        stopped = False
+        while not stopped:
+            stopped = self._stop_event.wait(self._interval - self._clock() % self._interval)
             self.publish()
         self._exporter.shutdown()
 
     def finish(self, within_s: float) -> None:
         """
-        Send the newest state, after ``stop`` was set.
+        Wait for the last state, after ``stop`` was set.
 
         Args:
             within_s: How long that may take.
         """
-        last = threading.Thread(target=self.publish, name="otlp", daemon=True)
-        last.start()
-        last.join(within_s)
+        self.join(within_s)
+        if self.is_alive():
+            log.error("OTLP: no answer; the last interval is lost")
 
     def publish(self) -> None:
         """Send the state now, and what waits; a fault of ours is not the end of all publishing."""

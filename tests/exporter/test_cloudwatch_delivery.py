@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import RECORDINGS, Opsctl, free_port, wait_for
+from conftest import RECORDINGS, Opsctl, free_port, http_get, wait_for
 from real.emulated_aws import REGION, EmulatedAws
 from tap.fakes import FakeEngine
 
@@ -363,6 +363,29 @@ def test_percentiles_are_as_exact_as_the_tap(opsctl: Opsctl, tmp_path: Path) -> 
         wait_for(lambda: len(values()) >= 2, timeout_s=30, what="TTFT in the log")
 
     assert all(math.isclose(value, 0.15, rel_tol=0.011) for value in values()[1:]), values()
+
+
+def test_the_interval_that_had_begun_is_sent_when_the_sidecar_stops(
+    opsctl: Opsctl, tmp_path: Path
+) -> None:
+    out = tmp_path / "emf.log"
+    target = opsctl.start_replay(RECORDINGS / "kv-preemption-thrash.jsonl.gz", "--speed", "4")
+    (tmp_path / "opsctl.yaml").write_text(
+        f"exporter: {{cloudwatch: {{sink: emf, emf_to: '{out}', interval: 1h}}}}\n"
+    )
+    sidecar = opsctl.start_sidecar(target, cwd=tmp_path)
+    wait_for(
+        lambda: "opsctl_target_up{" in http_get(f"{sidecar}/metrics")[1],
+        timeout_s=20,
+        what="the target",
+    )
+    time.sleep(3)
+    assert not out.exists()
+    opsctl.stop_all()
+
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert any("Heartbeat" in line for line in lines)
+    assert any("Preemptions" in line for line in lines)
 
 
 def test_a_sidecar_without_a_region_says_what_to_write(opsctl: Opsctl, tmp_path: Path) -> None:

@@ -95,20 +95,14 @@ class Publisher(threading.Thread):
 
     def finish(self, within_s: float) -> None:
         """
-        Send the interval that has begun, after ``stop`` was set.
+        Wait for the interval that had begun when ``stop`` was set.
 
         Args:
             within_s: How long that may take.
         """
-        if self.is_alive():
-            self.join(within_s)
+        self.join(within_s)
         if self.is_alive():
             log.error("CloudWatch does not answer; what it has not taken waits in the spool")
-            return
-        began = self._clock() // self._settings.interval * self._settings.interval
-        last = threading.Thread(target=self._publish, args=(began,), name="cloudwatch", daemon=True)
-        last.start()
-        last.join(within_s)
 
     def close_interval(self, began: float) -> None:
         """
