@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from vllm_opsctl.errors import AwsError, UsageError
+from vllm_opsctl.exporter.config import CloudWatch
 
 _CONNECT_S, _READ_S, _ATTEMPTS = 5, 25, 3
 
@@ -16,6 +17,18 @@ _DENIED = frozenset(
 _BAD_KEYS = frozenset(("InvalidClientTokenId", "UnrecognizedClientException", "InvalidAccessKeyId"))
 _BAD_SIGNATURES = frozenset(("SignatureDoesNotMatch", "RequestExpired", "RequestTimeTooSkewed"))
 _EXPIRED = frozenset(("ExpiredToken", "ExpiredTokenException"))
+
+
+def region_of(settings: CloudWatch, environment: Mapping[str, str]) -> str | None:
+    """
+    The region to send metrics to, as the configuration or else AWS's own variables say.
+
+    Args:
+        settings: ``exporter.cloudwatch``.
+        environment: For the variables.
+    """
+    named = (settings.region, *map(environment.get, ("AWS_REGION", "AWS_DEFAULT_REGION")))
+    return next((region for region in named if region), None)
 
 
 def aws_client(service: str, region: str, endpoint_url: str | None = None) -> Any:

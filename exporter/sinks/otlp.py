@@ -25,7 +25,7 @@ from requests.auth import AuthBase
 
 from vllm_opsctl import __version__
 from vllm_opsctl.errors import ConfigError, UsageError
-from vllm_opsctl.exporter.aws import aws_mistakes
+from vllm_opsctl.exporter.aws import aws_mistakes, region_of
 from vllm_opsctl.exporter.config import Config
 
 if TYPE_CHECKING:
@@ -291,11 +291,9 @@ def otlp_publisher(
         UsageError: The OpenTelemetry exporter, or boto3, is not installed.
     """
     settings = config.exporter.cloudwatch
-    region = (
-        settings.region or environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
-    )
+    region = region_of(settings, environment)
     endpoint = settings.endpoint_url
-    if endpoint is None and not region:
+    if endpoint is None and region is None:
         raise ConfigError(
             [
                 "exporter.cloudwatch.region: not set, and neither is AWS_REGION; write eu-central-1, or "

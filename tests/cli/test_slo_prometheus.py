@@ -20,7 +20,6 @@ from typing import Any
 import pytest
 import yaml
 from conftest import Opsctl, free_port
-from real.parts import COMMAND, find_part, parts_are_required
 from real.prometheus import RealPrometheus
 
 from vllm_opsctl.alarms.rules import build_rules
@@ -130,17 +129,6 @@ def past() -> Iterator[str]:
     yield from vllm_page()
 
 
-def need(name: str) -> Path:
-    """A real part, as the fixture `part` finds it, for a server that a whole module shares."""
-    found = find_part(name)
-    if found is None:
-        text = f"{name} is missing; {COMMAND} brings it"
-        if parts_are_required():
-            pytest.fail(text)
-        pytest.skip(text)
-    return found
-
-
 def backfill(promtool: Path, lines: Iterator[str], data: Path) -> None:
     """Write one block; promtool reads its input again for each of its usual two hours."""
     text = data.parent / "past.txt"
@@ -153,10 +141,10 @@ def backfill(promtool: Path, lines: Iterator[str], data: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server(part: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Its URL."""
     folder = tmp_path_factory.mktemp("prometheus")
-    binary, promtool = need("prometheus"), need("promtool")
+    binary, promtool = part("prometheus"), part("promtool")
     prometheus = RealPrometheus(binary, folder, free_port())
     backfill(promtool, past(), prometheus.data)
     prometheus.start()
@@ -271,7 +259,7 @@ def test_vllms_own_counters_count_the_same(opsctl: Opsctl, folder: Path, server:
 
 
 def test_rules_that_are_evaluated_say_what_the_counters_say(
-    opsctl: Opsctl, folder: Path, server: str, tmp_path: Path
+    part: Callable[[str], Path], opsctl: Opsctl, folder: Path, server: str, tmp_path: Path
 ) -> None:
     """Our own rule file, evaluated by promtool over six hours around the outage."""
     config = Config.model_validate(yaml.safe_load(CONFIG))
@@ -279,9 +267,9 @@ def test_rules_that_are_evaluated_say_what_the_counters_say(
     rules = [r for g in book.groups for r in g["rules"] if r.get("record", "").endswith(":rate5m")]
     group = {"name": "llm-slo-short", "interval": "1m", "rules": rules}
     (tmp_path / "rules.yaml").write_text(json.dumps({"groups": [group]}))
-    prometheus = RealPrometheus(need("prometheus"), tmp_path / "second", free_port())
+    prometheus = RealPrometheus(part("prometheus"), tmp_path / "second", free_port())
     span = (OUTAGE - 3 * 3600, OUTAGE + 3 * 3600)
-    command = [str(need("promtool")), "tsdb", "create-blocks-from", "rules", f"--url={server}"]
+    command = [str(part("promtool")), "tsdb", "create-blocks-from", "rules", f"--url={server}"]
     where = [f"--start={span[0]:.0f}", f"--end={span[1]:.0f}", f"--output-dir={prometheus.data}"]
     subprocess.run(
         [*command, *where, str(tmp_path / "rules.yaml")], check=True, capture_output=True

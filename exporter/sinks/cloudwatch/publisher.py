@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from vllm_opsctl.errors import ConfigError, OpsError
+from vllm_opsctl.exporter.aws import region_of
 from vllm_opsctl.exporter.config import Config
 from vllm_opsctl.exporter.engine import PageSample
 from vllm_opsctl.exporter.sinks.cloudwatch.datum import Datum
@@ -181,12 +182,8 @@ def publisher(
     settings = config.exporter.cloudwatch
     sender: Sender
     if settings.sink == "put":
-        region = (
-            settings.region
-            or environment.get("AWS_REGION")
-            or environment.get("AWS_DEFAULT_REGION")
-        )
-        if not region:
+        region = region_of(settings, environment)
+        if region is None:
             raise ConfigError(
                 [
                     "exporter.cloudwatch.region: not set, and neither is AWS_REGION; write eu-central-1"
