@@ -48,6 +48,14 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _text)
 
 
+def yaml_text(body: dict[str, Any]) -> str:
+    """A template's body as YAML that people can read."""
+    text: str = yaml.dump(
+        body, Dumper=_Dumper, sort_keys=False, width=10**6, default_flow_style=False
+    )
+    return text
+
+
 def template_text(template: Template) -> str:
     """
     The file's text, with what is left out in its head.
@@ -62,10 +70,7 @@ def template_text(template: Template) -> str:
     if wrong:
         raise InvalidTemplate("; ".join(wrong))
     lines = [f"# {MARK} --to cloudwatch", *(f"# not in here: {line}" for line in template.left_out)]
-    body = yaml.dump(
-        template.body, Dumper=_Dumper, sort_keys=False, width=10**6, default_flow_style=False
-    )
-    text = "\n".join(lines) + "\n" + body
+    text = "\n".join(lines) + "\n" + yaml_text(template.body)
     if len(text.encode()) > MAX_BYTES:
         raise ConfigError(
             ["objectives, targets: too many for one stack: the template is over 1 MB"]
@@ -73,18 +78,24 @@ def template_text(template: Template) -> str:
     return text
 
 
-def is_current(folder: Path, text: str) -> bool:
+def is_current(folder: Path, text: str, file: str = FILE) -> bool:
     """Whether the folder has this very template."""
-    path = folder / FILE
+    path = folder / file
     try:
         return path.is_file() and path.read_text(encoding="utf-8") == text
     except (OSError, UnicodeDecodeError):
         return False
 
 
-def write_template(folder: Path, text: str) -> bool:
+def write_template(folder: Path, text: str, file: str = FILE, mark: str = MARK) -> bool:
     """
     Write the template, and touch nothing else in the folder.
+
+    Args:
+        folder: Where; made if it is not there.
+        text: The file's.
+        file: Its name.
+        mark: What the first line of a file has that a build may replace.
 
     Returns:
         Whether it changed.
@@ -92,11 +103,11 @@ def write_template(folder: Path, text: str) -> bool:
     Raises:
         UsageError: A file in the way is not of a build, or the folder cannot be written.
     """
-    if is_current(folder, text):
+    if is_current(folder, text, file):
         return False
-    path = folder / FILE
+    path = folder / file
     try:
-        if path.exists() and MARK not in path.read_text(encoding="utf-8").partition("\n")[0]:
+        if path.exists() and mark not in path.read_text(encoding="utf-8").partition("\n")[0]:
             raise UsageError(
                 f"{path}: not written by opsctl, it is left alone; choose a folder of its own"
             )

@@ -1,11 +1,13 @@
 """
-Metric math, as far as our alarms use it: arithmetic, comparisons, AND, OR, IF and FILL.
+Metric math, as far as our alarms use it: arithmetic, comparisons, AND, OR, IF, FILL and DIFF.
 
 A series has one value or none for each period of a grid that all series of an expression share. Between
-two series a missing value counts as 0 where the other has one; a division by zero leaves no value.
+two series a missing value counts as 0 where the other has one; a division by zero leaves no value. DIFF is
+the change since the value before, however long ago that was; the first has none.
 
 Source:
-    Using metric math, CloudWatch user guide (using-metric-math.html): the tables of operators and of IF.
+    Using metric math, CloudWatch user guide (using-metric-math.html): the tables of operators, of IF and of
+    functions.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ _COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
 }
 _LOGIC = {"&&": "AND", "||": "OR"}
-_FUNCTIONS: Mapping[str, tuple[int, ...]] = {"IF": (2, 3), "FILL": (2,)}
+_FUNCTIONS: Mapping[str, tuple[int, ...]] = {"IF": (2, 3), "FILL": (2,), "DIFF": (1,)}
 """Functions and how many arguments they take."""
 
 _TOKEN = re.compile(
@@ -104,6 +106,8 @@ def evaluate(node: Node, series: Mapping[str, Series]) -> Value:
         return _choose(values[0], values[1], values[2] if len(values) == 3 else None)
     if node.kind == "FILL":
         return _fill(values[0], values[1])
+    if node.kind == "DIFF":
+        return _changes(values[0])
     if len(values) == 1:
         return _joined(0.0, values[0], lambda a, b: a - b)
     return _joined(values[0], values[1], _operation(node.kind))
@@ -162,6 +166,17 @@ def _fill(value: Value, filler: Value) -> Value:
     if not isinstance(value, tuple):
         return value
     return tuple(_at(filler, i) if x is None else x for i, x in enumerate(value))
+
+
+def _changes(value: Value) -> Value:
+    if not isinstance(value, tuple):
+        return 0.0
+    found: list[float | None] = []
+    before: float | None = None
+    for x in value:
+        found.append(None if x is None or before is None else x - before)
+        before = before if x is None else x
+    return tuple(found)
 
 
 def _tokens(text: str) -> list[str]:
