@@ -12,34 +12,12 @@ from itertools import pairwise
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from vllm_opsctl.exporter.units import parse_duration, parse_ratio, parse_size
+from vllm_opsctl.exporter.config_autoscaling import Autoscaling
+from vllm_opsctl.exporter.config_types import Duration, Ratio, Size, Slug, Strict
 
 DEFAULT_PORT = 9836
-
-Duration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0, le=366 * 86400)]
-Ratio = Annotated[float, BeforeValidator(parse_ratio)]
-Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
-
-
-def _slug(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.:-]*", text):
-        raise ValueError(
-            f"{text!r} has characters that labels should not have; use a-z, 0-9, - _ . :"
-        )
-    return text
-
-
-Slug = Annotated[str, AfterValidator(_slug)]
 
 Sli = Literal[
     "availability",
@@ -111,17 +89,13 @@ def _web_url(text: str) -> str:
 WebUrl = Annotated[str, AfterValidator(_web_url)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
-
-
-class Service(_Strict):
+class Service(Strict):
     """What the fleet is called."""
 
     name: Slug = Field("vllm", description="Name of the service, a label on pages and boards.")
 
 
-class Target(_Strict):
+class Target(Strict):
     """One vLLM endpoint."""
 
     name: Slug = Field(description="Name of the replica; the label `target`.")
@@ -169,7 +143,7 @@ class Target(_Strict):
         return self
 
 
-class Objective(_Strict):
+class Objective(Strict):
     """Good events over total events, and the share that must be good."""
 
     name: Slug = Field(description="Name of the objective; the label `objective`.")
@@ -214,7 +188,7 @@ next of vLLM's default bucket bounds so that it can be counted exactly; TTFT of 
 """
 
 
-class FlightRecorder(_Strict):
+class FlightRecorder(Strict):
     """The sidecar's memory of the last minutes."""
 
     keep: Duration = Field(1800.0, description="How far back it goes.")
@@ -227,7 +201,7 @@ class FlightRecorder(_Strict):
     )
 
 
-class Tap(_Strict):
+class Tap(Strict):
     """The statistics pages that vLLM keeps with the tap (docs/tap.md)."""
 
     dir: str | None = Field(
@@ -245,7 +219,7 @@ class Tap(_Strict):
         return folder
 
 
-class CloudWatch(_Strict):
+class CloudWatch(Strict):
     """Few metrics of the fleet for CloudWatch (docs/cloudwatch.md)."""
 
     sink: Literal["off", "put", "emf", "otlp"] = Field(
@@ -288,7 +262,7 @@ class CloudWatch(_Strict):
         return folder
 
 
-class Exporter(_Strict):
+class Exporter(Strict):
     """The sidecar."""
 
     listen: str = Field(
@@ -308,7 +282,7 @@ class Exporter(_Strict):
         return listen
 
 
-class Alarms(_Strict):
+class Alarms(Strict):
     """Where alarms go, and what pages and verdicts link to."""
 
     page_topic: Arn | None = Field(None, description="SNS topic (ARN) that pages somebody.")
@@ -367,7 +341,7 @@ class Alarms(_Strict):
         return buckets
 
 
-class Config(_Strict):
+class Config(Strict):
     """The whole configuration."""
 
     service: Service = Service()
@@ -375,6 +349,7 @@ class Config(_Strict):
     objectives: tuple[Objective, ...] = DEFAULT_OBJECTIVES
     exporter: Exporter = Exporter()
     alarms: Alarms = Alarms()
+    autoscaling: Autoscaling = Autoscaling()
 
     @model_validator(mode="after")
     def _tap_is_there(self) -> Config:
