@@ -106,7 +106,7 @@ class AlertWriter:
         expr = (
             f"{recorded('error', short, one)} > {threshold}\n"
             f"and {recorded('error', long, one)} > {threshold}\n"
-            f"and {recorded('bad', long, one)} * {long_s} >= {row.min_bad}"
+            f"and {recorded('bad', long, one)} * {long_s} {_at_least(row.min_bad)}"
         )
         spent = format_percent(row.budget_spent)
         return self._objective_rule(
@@ -129,7 +129,7 @@ class AlertWriter:
         seconds = f"{self.names.clock.seconds(FLOOR.window_s):g}"
         expr = (
             f"{recorded('error', window, one)} > {FLOOR.ratio:g}\n"
-            f"and {recorded('total', window, one)} * {seconds} >= {FLOOR.min_events}"
+            f"and {recorded('total', window, one)} * {seconds} {_at_least(FLOOR.min_events)}"
         )
         return self._objective_rule(
             one,
@@ -260,6 +260,11 @@ def recorded(what: str, window: str, one: Indicator) -> str:
     """A recorded series of an objective: ``bad``, ``total`` or ``error`` over a nominal window."""
     operation = "ratio_rate" if what == "error" else "rate"
     return f'llm_slo:{what}:{operation}{window}{{objective="{one.objective.name}"}}'
+
+
+def _at_least(events: int) -> str:
+    """So many events, of a rate times its seconds: five of them may well be 4.999999999999999."""
+    return f"> {events - 0.5:g}"
 
 
 def _bad_text(one: Indicator) -> str:

@@ -186,7 +186,7 @@ def _burn(view: View, rule: AlertRule, intervals: _Intervals) -> Iterator[Alarm]
     threshold = threshold_of(row, one.objective.target)
     short, long = (_window(view, rule, seconds, intervals) for seconds in (row.short_s, row.long_s))
     condition = (ratio(*short) > threshold) & (ratio(*long) > threshold)
-    condition &= long[0] / row.long_s * row.long_s >= row.min_bad
+    condition &= long[0] >= row.min_bad
     labels = {"objective": one.objective.name, "window": rule.labels["window"]}
     yield from alarms(rule.alert, condition, rule.for_s, **labels)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Opsctl, free_port
+from conftest import Opsctl, free_port, wait_for
 from real.engine import RealVllm
 from real.load import start_load
 from real.prometheus import RealPrometheus
@@ -50,6 +50,19 @@ def roots(target: Any) -> list[str]:
     return [cause["id"] for cause in target["causes"] if cause["role"] == "root"]
 
 
+def found_live(opsctl: Opsctl, sidecar: str) -> dict[str, Any]:
+    """The first live verdict that names a root; a slow machine is overloaded late."""
+    looks: list[dict[str, Any]] = []
+
+    def found() -> bool:
+        said = opsctl.run("diagnose", "--sidecar", sidecar, "--no-probe", "-o", "json")
+        looks.extend(json.loads(said.stdout)["targets"])
+        return roots(looks[-1]) != []
+
+    wait_for(found, timeout_s=120, what="a root of the overload")
+    return looks[-1]
+
+
 def test_the_past_says_of_an_overload_what_the_sidecar_said_live(
     part: Callable[[str], Path], vllm: RealVllm | None, opsctl: Opsctl, tmp_path: Path
 ) -> None:
@@ -68,8 +81,7 @@ def test_the_past_says_of_an_overload_what_the_sidecar_said_live(
         with start_load(vllm.url, vllm.model, phases, drain=False) as load:
             load.wait_phase("incident")
             time.sleep(DIAGNOSE_AFTER_S)
-            said = opsctl.run("diagnose", "--sidecar", sidecar, "--no-probe", "-o", "json")
-            (live,) = json.loads(said.stdout)["targets"]
+            live = found_live(opsctl, sidecar)
             then = opsctl.run(*later, "--at", str(live["window"]["end"]), "-o", "json")
             before = opsctl.run(*later, "--at", str(live["window"]["onset"] - 2), "-o", "json")
             load.stop()

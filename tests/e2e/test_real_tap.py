@@ -47,13 +47,13 @@ NOT_OF_THE_TAP = frozenset(
 HISTOGRAMS_NOT_OF_THE_TAP = frozenset(("http_request_bytes", "request_preemptions"))
 
 FLAGS = (
-    *("--max-model-len", "1024", "--max-num-seqs", "8", "--block-size", "32"),
-    *("--num-gpu-blocks-override", "40", "--enable-prompt-tokens-details"),
+    *("--max-model-len", "4000", "--max-num-seqs", "8", "--block-size", "32"),
+    *("--num-gpu-blocks-override", "128", "--enable-prompt-tokens-details"),
 )
 """So little KV cache that eight long answers preempt each other."""
 
-HANG_UPS = Phase("hang-ups", 6, concurrency=3, output_tokens=900, hang_up_after_tokens=5)
-"""Answers so long that none has ended when vLLM notices that its client has gone."""
+HANG_UPS = Phase("hang-ups", 6, concurrency=3, output_tokens=3900, hang_up_after_tokens=5)
+"""Answers so long that not all have ended when a slow vLLM notices that its clients have gone."""
 
 WARM_UP = 1
 """Every server here is asked for one token of one token before the load begins."""
@@ -64,7 +64,7 @@ ALONE = Phase("alone", 4, concurrency=1, output_tokens=20)
 LOAD = (
     ALONE,
     Phase("returning", 6, concurrency=6, prompt_kind="shared_prefix", prompt_tokens=200),
-    Phase("preempted", 8, concurrency=8, prompt_tokens=64, output_tokens=300),
+    Phase("preempted", 8, concurrency=8, prompt_tokens=64, output_tokens=600),
     HANG_UPS,
     Phase("queued", 5, concurrency=24, output_tokens=20),
 )
@@ -207,7 +207,7 @@ def test_vllm_loads_it_and_says_where_the_page_is(site: Site, truth: Truth) -> N
     assert truth.page.facts["vllm_version"] == "0.32.0"
     assert truth.page.facts["models"] == [RealVllm.model]
     assert truth.page.facts["max_num_seqs"] == 8
-    assert truth.page.facts["kv_config"]["num_gpu_blocks"] == "40"
+    assert truth.page.facts["kv_config"]["num_gpu_blocks"] == "128"
 
 
 def test_every_counter_is_vllms_own(truth: Truth) -> None:
