@@ -20,6 +20,10 @@ from vllm_opsctl.errors import EXIT_INTERNAL, EXIT_USAGE, OpsError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "alarms": ("alarms:alarms", "Turn objectives and failure modes into alarms."),
+    "autoscale": (
+        "autoscale:autoscale",
+        "Scale replicas with their load on AWS; try it on a recording.",
+    ),
     "cloudwatch": (
         "cloudwatch:cloudwatch",
         "Tell what CloudWatch will cost, and what it has to allow.",

@@ -1,0 +1,1 @@
+"""Scaling policies on the load that the sidecars publish, and what they would have done."""

@@ -1,0 +1,73 @@
+"""opsctl autoscale: policies that scale replicas with their load, and what they would have done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from vllm_opsctl.alarms.autoscale.template import (
+    FILE,
+    MARK,
+    Scaling,
+    scaling_of,
+    template_text,
+)
+from vllm_opsctl.alarms.cloudwatch.build import is_current, write_template
+from vllm_opsctl.cli.common import load, mistakes_of, note
+
+EXIT_FINDINGS = 1
+"""A file would change, or the account is not what the configuration says."""
+
+
+@click.group()
+def autoscale() -> None:
+    """Scale replicas with their load on AWS, and try it on a recording first."""
+
+
+def scaling(ctx: click.Context) -> Scaling:
+    """
+    What the configuration becomes; what may surprise is told on stderr.
+
+    Raises:
+        ConfigError: Something does not go with scaling.
+    """
+    loaded = load(ctx)
+    with mistakes_of(loaded):
+        found = scaling_of(loaded.config)
+    for line in found.notes:
+        note(line)
+    return found
+
+
+@autoscale.command(
+    epilog="Exit codes: 0 written or up to date, 1 with --check when it would change, 64 usage or "
+    "configuration."
+)
+@click.option(
+    "--out",
+    metavar="DIR",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help=f"Where {FILE} goes.",
+)
+@click.option(
+    "--check", is_flag=True, help="Write nothing; exit with 1 when the file would change."
+)
+@click.pass_context
+def build(ctx: click.Context, out: Path, check: bool) -> int:
+    """Write a CloudFormation template of scaling policies, and of alarms on them."""
+    found = scaling(ctx)
+    text = template_text(found)
+    policies = sum("policy" in part.kind for part in found.parts)
+    alarms = sum("alarm" in part.kind for part in found.parts)
+    counts = f"{policies} policies, {alarms} alarms"
+    if check:
+        if not is_current(out, text, FILE):
+            click.echo(f"{out}: not up to date: {FILE}", err=True)
+            return EXIT_FINDINGS
+        click.echo(f"{out}: up to date, {counts}")
+        return 0
+    changed = write_template(out, text, FILE, MARK)
+    click.echo(f"{out / FILE}: {counts}{'' if changed else '; unchanged'}")
+    return 0
