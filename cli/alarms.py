@@ -19,6 +19,7 @@ from vllm_opsctl.alarms.pager_api import AlertmanagerApi, PrometheusApi
 from vllm_opsctl.alarms.rules import build_rules
 from vllm_opsctl.alarms.sns_topic import Topic
 from vllm_opsctl.alarms.vocabulary import Source
+from vllm_opsctl.cli.alarms_apply import apply, destroy, plan
 from vllm_opsctl.cli.alarms_cloudwatch import EXIT_FINDINGS, build_cloudwatch, on_recording
 from vllm_opsctl.cli.common import (
     duration_option,
@@ -70,6 +71,10 @@ version_option = click.option(
 @click.group()
 def alarms() -> None:
     """Turn objectives and failure modes into alarms."""
+
+
+for command in (plan, apply, destroy):
+    alarms.add_command(command)
 
 
 @alarms.command()

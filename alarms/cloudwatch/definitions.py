@@ -42,16 +42,38 @@ class Resolver:
     Args:
         template: The whole of it.
         parameters: Their values; those that are not given have their default.
+        known: What other names stand for: pseudo parameters, and resources by their ids.
     """
 
-    def __init__(self, template: Mapping[str, Any], parameters: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        template: Mapping[str, Any],
+        parameters: Mapping[str, str],
+        known: Mapping[str, str] | None = None,
+    ) -> None:
         self._resources: Mapping[str, Any] = template.get("Resources", {})
         declared: Mapping[str, Any] = template.get("Parameters") or {}
         self._values = {
             **_PSEUDO,
             **{name: str(one["Default"]) for name, one in declared.items() if "Default" in one},
             **{name: value for name, value in parameters.items() if name in declared},
+            **(known or {}),
         }
+
+    def resolved(self, value: Any) -> Any:
+        """
+        A value with every function in it replaced by its text.
+
+        Raises:
+            TemplateError: One refers to what is not there.
+        """
+        if isinstance(value, Mapping):
+            if len(value) == 1 and next(iter(value)) in ("Ref", "Fn::Sub"):
+                return self.text(value)
+            return {key: self.resolved(one) for key, one in value.items()}
+        if isinstance(value, list):
+            return [self.resolved(one) for one in value]
+        return value
 
     def text(self, value: Any) -> str:
         """

@@ -9,6 +9,7 @@ a parameter of the template, one stack a model.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vllm_opsctl.errors import ConfigError
@@ -47,25 +48,32 @@ class Models:
         return AS_PARAMETER in self.fleet
 
 
-def models_of(config: Config) -> Models:
+def models_of(config: Config, given: Sequence[str] = ()) -> Models:
     """
     The models that alarms are for.
+
+    Args:
+        config: The whole configuration.
+        given: Instead of the parameter, when targets name no models.
 
     Raises:
         ConfigError: A name that CloudWatch's dimensions and tags cannot have, or models that are named by
             some targets or objectives only.
     """
     problems = []
-    places = {
-        **{f"objectives[{i}].model": o.model for i, o in enumerate(config.objectives) if o.model},
-        **{
-            f"targets[{i}].models[0]": t.models[0] for i, t in enumerate(config.targets) if t.models
-        },
-    }
+    places = [
+        *((f"objectives[{i}].model", o.model) for i, o in enumerate(config.objectives) if o.model),
+        *(
+            (f"targets[{i}].models[0]", t.models[0])
+            for i, t in enumerate(config.targets)
+            if t.models
+        ),
+        *(("--model", name) for name in given),
+    ]
     problems += [
         f"{place}: {name!r} cannot be a dimension and a tag in CloudWatch; use up to {MAX_LENGTH} of "
         "A-Z a-z 0-9 _ . / : @ + = -"
-        for place, name in places.items()
+        for place, name in places
         if not re.fullmatch(_NAME, name)
     ]
     every = [target.models for target in config.targets]
@@ -83,6 +91,14 @@ def models_of(config: Config) -> Models:
     if not everybodys:
         return Models((), named, ())
     firsts = tuple(dict.fromkeys(models[0] for models in every if models))
+    if given and firsts:
+        raise ConfigError(
+            [
+                f"--model {given[0]}: targets name their models already: {', '.join(firsts)}; it is for "
+                "when none does"
+            ]
+        )
+    firsts = firsts or tuple(dict.fromkeys(given))
     if not firsts and named:
         raise ConfigError(
             [

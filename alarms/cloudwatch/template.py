@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,38 +51,42 @@ class Template:
         )
 
 
-def build_template(config: Config) -> Template:
+def build_template(config: Config, models: Sequence[str] = ()) -> Template:
     """
     Turn a configuration into alarms.
+
+    Args:
+        config: The whole of it.
+        models: When targets name none: these, instead of a parameter.
 
     Raises:
         ConfigError: Something in it does not go with CloudWatch alarms.
     """
     _check(config)
-    models = models_of(config)
+    found = models_of(config, models)
     rulebook = build_rules(config, "sidecar")
     writer = AlarmWriter(config, rulebook.links)
-    for model in models.all:
+    for model in found.all:
         for rules in _by_objective(rulebook.alerts).values():
             one = rules[0].indicator
             assert one is not None
             if one.objective.model == model or (
-                one.objective.model is None and model in models.fleet
+                one.objective.model is None and model in found.fleet
             ):
                 writer.objective(rules, model)
     for signal in signals(config.exporter.cloudwatch.interval):
         if signal.per == "model":
-            for model in models.all:
+            for model in found.all:
                 writer.signal(signal, model)
         else:
             # with one stack a model, each stack has its own: an alarm's name stands once in an account
-            writer.signal(signal, AS_PARAMETER if models.are_a_parameter else None)
+            writer.signal(signal, AS_PARAMETER if found.are_a_parameter else None)
     ways: tuple[Notify, ...] = tuple(way for way in ("page", "ticket") if writer.arn(way) is None)
     body: dict[str, Any] = {
         "AWSTemplateFormatVersion": "2010-09-09",
         "Description": f"Alarms of the vLLM service {config.service.name}.",
     }
-    if models.are_a_parameter:
+    if found.are_a_parameter:
         body["Parameters"] = {
             PARAMETER: {
                 "Type": "String",
@@ -96,7 +100,7 @@ def build_template(config: Config) -> Template:
     if ways:
         body["Outputs"] = topic_outputs(ways)
     measured = [line for line in rulebook.left_out if line.startswith("objective ")]
-    notes = [*models.notes, *_notes(config), *rulebook.links.notices()]
+    notes = [*found.notes, *_notes(config), *rulebook.links.notices()]
     return Template(body, [*measured, *not_covered()], notes)
 
 

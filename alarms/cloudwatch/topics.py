@@ -17,7 +17,7 @@ from vllm_opsctl.alarms.burn import Notify
 from vllm_opsctl.alarms.cloudwatch.resources import Tags, tags_of
 
 KEY = "TopicKey"
-_IDS: dict[Notify, str] = {"page": "PageTopic", "ticket": "TicketTopic"}
+TOPIC_IDS: dict[Notify, str] = {"page": "PageTopic", "ticket": "TicketTopic"}
 _CLOUDWATCH = {"Service": "cloudwatch.amazonaws.com"}
 
 
@@ -33,7 +33,7 @@ def topic_resources(service: str, ways: tuple[Notify, ...]) -> dict[str, Any]:
         return {}
     found = {KEY: _key(tags_of({"service": service}))}
     for way in ways:
-        found[_IDS[way]] = {
+        found[TOPIC_IDS[way]] = {
             "Type": "AWS::SNS::Topic",
             "Properties": {
                 "DisplayName": f"{service} {way}",
@@ -41,14 +41,14 @@ def topic_resources(service: str, ways: tuple[Notify, ...]) -> dict[str, Any]:
                 "Tags": tags_of({"service": service, "notify": way}),
             },
         }
-        found[f"{_IDS[way]}Policy"] = _policy(_IDS[way])
+        found[f"{TOPIC_IDS[way]}Policy"] = _policy(TOPIC_IDS[way])
     return found
 
 
 def topic_outputs(ways: tuple[Notify, ...]) -> dict[str, Any]:
     """Outputs: what to subscribe to."""
     return {
-        f"{_IDS[way]}Arn": {
+        f"{TOPIC_IDS[way]}Arn": {
             "Description": f"Topic of every {way}; subscribe whoever hears of it.",
             "Value": topic_ref(way),
         }
@@ -58,7 +58,7 @@ def topic_outputs(ways: tuple[Notify, ...]) -> dict[str, Any]:
 
 def topic_ref(way: Notify) -> dict[str, str]:
     """The ARN of a topic of the template."""
-    return {"Ref": _IDS[way]}
+    return {"Ref": TOPIC_IDS[way]}
 
 
 def _key(tags: Tags) -> dict[str, Any]:

@@ -1,0 +1,248 @@
+"""opsctl alarms plan, apply and destroy: the CloudWatch alarms in an account, without CloudFormation."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+import click
+import yaml
+
+from vllm_opsctl.alarms.cloudwatch.account import Account
+from vllm_opsctl.alarms.cloudwatch.build import template_text
+from vllm_opsctl.alarms.cloudwatch.changes import Action, Change, Difference, Plan
+from vllm_opsctl.alarms.cloudwatch.changes import plan as compare
+from vllm_opsctl.alarms.cloudwatch.template import build_template
+from vllm_opsctl.alarms.cloudwatch.wanted import Item, wanted
+from vllm_opsctl.cli.alarms_cloudwatch import EXIT_FINDINGS
+from vllm_opsctl.cli.common import emit, load, mistakes_of, note, text_or_json_option
+from vllm_opsctl.cli.text import width, wrapped
+from vllm_opsctl.errors import AwsError, UsageError
+from vllm_opsctl.exporter.aws import region_of
+from vllm_opsctl.exporter.config import Config
+from vllm_opsctl.exporter.config_load import LoadedConfig
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+_MARKS: dict[Action, tuple[str, str]] = {
+    "create": ("+", "green"),
+    "update": ("~", "yellow"),
+    "delete": ("-", "red"),
+    "foreign": ("!", "magenta"),
+}
+
+_DONE = {"create": "created", "update": "updated", "delete": "deleted"}
+
+
+def model_option(function: _Function) -> _Function:
+    """``--model``, repeatable."""
+    return click.option(
+        "--model",
+        "models",
+        metavar="NAME",
+        multiple=True,
+        help="Whose alarms, when targets name no models; may be repeated.",
+    )(function)
+
+
+yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
+
+
+@click.command()
+@model_option
+@click.option("--check", is_flag=True, help="Exit with 1 when something would change.")
+@text_or_json_option("Format of the answer on stdout.")
+@click.pass_context
+def plan(ctx: click.Context, models: tuple[str, ...], check: bool, output: str) -> int:
+    """
+    Say what apply would change in the AWS account; nothing is.
+
+    Alarms, topics and boards are compared with the configuration, property by property.
+    """
+    loaded = load(ctx)
+    _, found = _planned(loaded, models)
+    if output == "json":
+        emit(json.dumps(_as_json(found), indent=2, ensure_ascii=False))
+    else:
+        emit(_as_text(found))
+    return EXIT_FINDINGS if check and (found.to_do or found.foreign) else 0
+
+
+@click.command()
+@model_option
+@yes_option
+@click.pass_context
+def apply(ctx: click.Context, models: tuple[str, ...], yes: bool) -> int:
+    """
+    Make the AWS account as the configuration says, after showing what changes.
+
+    Does what the template of build --to cloudwatch does, for who cannot use CloudFormation: alarms and
+    boards that are no longer wanted are deleted, topics stay. Only what opsctl made for this service is
+    touched. When it is interrupted, run it again.
+    """
+    loaded = load(ctx)
+    account, found = _planned(loaded, models)
+    emit(_as_text(found))
+    if found.foreign:
+        click.secho("Nothing was changed: see the lines with !", fg="red", bold=True, err=True)
+        return EXIT_FINDINGS
+    if not found.to_do:
+        return 0
+    _confirm(yes, "Apply?")
+    carry_out(account, found)
+    return 0
+
+
+@click.command()
+@yes_option
+@click.pass_context
+def destroy(ctx: click.Context, yes: bool) -> int:
+    """
+    Delete all alarms, boards and topics that opsctl made for this service.
+
+    Subscriptions go with the topics. Nothing pages any more.
+    """
+    loaded = load(ctx)
+    config = loaded.config
+    account = _account(config)
+    service = config.service.name
+    found = compare([], account.of_service(service), account, service, everything=True)
+    emit(_as_text(found))
+    if not found.to_do:
+        return 0
+    _confirm(yes, f"Delete them, and page nobody of {service} any more?")
+    carry_out(account, found)
+    return 0
+
+
+def _account(config: Config) -> Account:
+    settings = config.exporter.cloudwatch
+    region = region_of(settings, os.environ)
+    if region is None:
+        raise UsageError(
+            "no AWS region; set exporter.cloudwatch.region in opsctl.yaml, or AWS_REGION"
+        )
+    return Account(region, settings.endpoint_url)
+
+
+def _planned(loaded: LoadedConfig, models: Sequence[str]) -> tuple[Account, Plan]:
+    config = loaded.config
+    with mistakes_of(loaded):
+        template = build_template(config, models)
+        if "Parameters" in template.body:
+            raise UsageError(
+                "no target names its models: name those that alarms are for with --model, or set targets' "
+                "models"
+            )
+        body = yaml.safe_load(template_text(template))
+    for line in (*template.left_out, *template.notes):
+        note(line)
+    account = _account(config)
+    service = config.service.name
+    items = wanted(body, service, account.place)
+    return account, compare(items, account.of_service(service), account, service)
+
+
+def _confirm(yes: bool, question: str) -> None:
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError("--yes is needed where nobody can be asked; nothing was changed")
+    click.confirm(question, abort=True)
+
+
+class Changed(Protocol):
+    """What changes are made in."""
+
+    def put(self, item: Item, *, new: bool) -> None: ...
+
+    def delete(self, item: Item) -> None: ...
+
+
+def carry_out(account: Changed, found: Plan) -> None:
+    """
+    Make every change, and say each when it is made.
+
+    Raises:
+        AwsError: One failed; those before it stay.
+    """
+    total = len(found.to_do)
+    for done, change in enumerate(found.to_do):
+        item = change.item
+        try:
+            if change.action == "delete":
+                account.delete(item)
+            else:
+                account.put(item, new=change.action == "create")
+        except AwsError as problem:
+            raise AwsError(
+                f"{item.kind} {item.name}: {problem}\n{done} of {total} changes were made; run it again when "
+                "this is mended, the rest is done then"
+            ) from None
+        click.echo(f"{_DONE[change.action]} {item.kind} {item.name} ({done + 1} of {total})")
+
+
+# -- what is shown ---------------------------------------------------------------------------------
+
+
+def _as_text(found: Plan) -> str:
+    lines = []
+    for change in (*found.to_do, *found.foreign):
+        mark, colour = _MARKS[change.action]
+        title = f"{mark} {change.item.kind} {change.item.name}"
+        lines.append(click.style(title, fg=colour, bold=True))
+        lines += [_difference(one) for one in change.differences]
+        if change.why:
+            lines.append(wrapped(change.why, indent="    "))
+    counts = {
+        action: sum(change.action == action for change in found.changes)
+        for action in ("create", "update", "delete", "unchanged")
+    }
+    if found.left:
+        lines.append(
+            wrapped(
+                f"Left alone, for opsctl did not make them for this service: {', '.join(found.left)}",
+                indent="",
+            )
+        )
+    lines.append(
+        f"{counts['create']} to create, {counts['update']} to change, {counts['delete']} to delete, "
+        f"{counts['unchanged']} unchanged"
+        + (f", {len(found.foreign)} somebody else's" if found.foreign else "")
+    )
+    return "\n".join(lines)
+
+
+def _difference(one: Difference) -> str:
+    text = f"{one.path}: {_shown(one.is_)} -> {_shown(one.shall)}"
+    return text_fits if len(text_fits := f"    {text}") <= width() else wrapped(text, indent="    ")
+
+
+def _shown(value: Any) -> str:
+    if value in (None, [], ""):
+        return "none"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _as_json(found: Plan) -> dict[str, Any]:
+    return {
+        "changes": [_change(change) for change in found.changes if change.action != "unchanged"],
+        "unchanged": sum(change.action == "unchanged" for change in found.changes),
+        "left_alone": list(found.left),
+    }
+
+
+def _change(change: Change) -> dict[str, Any]:
+    item: Item = change.item
+    return {
+        "action": change.action,
+        "kind": item.kind,
+        "name": item.name,
+        "why": change.why or None,
+        "differences": [
+            {"path": one.path, "is": one.is_, "shall": one.shall} for one in change.differences
+        ],
+    }
