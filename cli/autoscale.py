@@ -14,15 +14,17 @@ from vllm_opsctl.alarms.autoscale.template import (
     template_text,
 )
 from vllm_opsctl.alarms.cloudwatch.build import is_current, write_template
+from vllm_opsctl.cli.autoscale_apply import EXIT_FINDINGS, apply, destroy, plan
 from vllm_opsctl.cli.common import load, mistakes_of, note
-
-EXIT_FINDINGS = 1
-"""A file would change, or the account is not what the configuration says."""
 
 
 @click.group()
 def autoscale() -> None:
     """Scale replicas with their load on AWS, and try it on a recording first."""
+
+
+for command in (plan, apply, destroy):
+    autoscale.add_command(command)
 
 
 def scaling(ctx: click.Context) -> Scaling:

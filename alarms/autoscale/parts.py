@@ -56,8 +56,11 @@ Source:
     RegisterScalableTarget, Application Auto Scaling API reference (botocore 1.44's service model).
 """
 
+ALARM_PREFIX = "Autoscaling"
+"""Of alarms' names: other than that of the service's other alarms, so that neither deletes the other's."""
+
 CEILING, STUCK, FLAPPING, WAKE = (
-    f"LLMScaling{what}" for what in ("Ceiling", "Stuck", "Flapping", "Wake")
+    f"{ALARM_PREFIX}{what}" for what in ("Ceiling", "Stuck", "Flapping", "Wake")
 )
 
 CEILING_MINUTES = 15

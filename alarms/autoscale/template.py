@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from vllm_opsctl.alarms.alertmanager import region_of
@@ -35,6 +35,7 @@ class Scaling:
         notes: What was decided, or may surprise, one line each.
         has_topic: Tickets' topic is configured.
         has_model: Every model's name is known.
+        groups: Fewest and most instances of each group, which is bounded by its own.
     """
 
     service: str
@@ -42,6 +43,7 @@ class Scaling:
     notes: tuple[str, ...]
     has_topic: bool
     has_model: bool
+    groups: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def body(self) -> dict[str, Any]:
         """The template as CloudFormation reads it."""
@@ -75,6 +77,11 @@ def scaling_of(config: Config) -> Scaling:
         tuple(_notes(config)),
         config.alarms.ticket_topic is not None,
         AS_PARAMETER not in models,
+        {
+            one.name: (one.min, one.max)
+            for one in config.autoscaling.resources
+            if one.kind == "auto-scaling-group"
+        },
     )
 
 

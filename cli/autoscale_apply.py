@@ -1,0 +1,203 @@
+"""opsctl autoscale plan, apply and destroy: scaling in an account, without CloudFormation."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from vllm_opsctl.alarms.autoscale.account import ScalingAccount
+from vllm_opsctl.alarms.autoscale.changes import (
+    Action,
+    Difference,
+    ScalingPlan,
+    carry_out,
+    removal,
+)
+from vllm_opsctl.alarms.autoscale.changes import plan as compare
+from vllm_opsctl.alarms.autoscale.template import scaling_of
+from vllm_opsctl.cli.common import emit, load, mistakes_of, note, text_or_json_option
+from vllm_opsctl.cli.text import wrapped
+from vllm_opsctl.errors import UsageError
+from vllm_opsctl.exporter.aws import region_of
+from vllm_opsctl.exporter.config import Config
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+EXIT_FINDINGS = 1
+"""The account is not what the configuration says, or something of somebody else is in the way."""
+
+_MARKS: dict[Action, tuple[str, str]] = {
+    "create": ("+", "green"),
+    "change": ("~", "yellow"),
+    "delete": ("-", "red"),
+    "foreign": ("!", "magenta"),
+}
+_DONE: dict[Action, str] = {"create": "created", "change": "changed", "delete": "deleted"}
+
+_CODES = "3 AWS refuses or does not answer, 64 usage or configuration."
+
+
+def model_option(function: _Function) -> _Function:
+    """``--model``."""
+    return click.option(
+        "--model", metavar="NAME", help="Served name of the model, when targets name none."
+    )(function)
+
+
+yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
+
+
+@click.command(epilog=f"Exit codes: 0 compared, 1 with --check when something differs, {_CODES}")
+@model_option
+@click.option("--check", is_flag=True, help="Exit with 1 when something would change.")
+@text_or_json_option("Format of the answer on stdout.")
+@click.pass_context
+def plan(ctx: click.Context, model: str | None, check: bool, output: str) -> int:
+    """Say what apply would change in the AWS account; nothing is."""
+    _, found = _planned(ctx, model)
+    if output == "json":
+        emit(json.dumps(_as_json(found), indent=2, ensure_ascii=False))
+    else:
+        emit(_as_text(found))
+    return EXIT_FINDINGS if check and (found.to_do or found.foreign) else 0
+
+
+@click.command(epilog=f"Exit codes: 0 done, 1 something of somebody else is in the way, {_CODES}")
+@model_option
+@yes_option
+@click.pass_context
+def apply(ctx: click.Context, model: str | None, yes: bool) -> int:
+    """
+    Make scaling in the AWS account as the configuration says, after showing what changes.
+
+    Does what the template of build does, for who cannot use CloudFormation. What opsctl made for this
+    service and is no longer wanted goes; nothing else is touched. Three requests a second at most. When it
+    is interrupted, run it again.
+    """
+    account, found = _planned(ctx, model)
+    emit(_as_text(found))
+    if found.foreign:
+        click.secho("Nothing was changed: see the lines with !", fg="red", bold=True, err=True)
+        return EXIT_FINDINGS
+    return _carried_out(account, found, yes, "Apply?")
+
+
+@click.command(epilog=f"Exit codes: 0 done, {_CODES}")
+@yes_option
+@click.pass_context
+def destroy(ctx: click.Context, yes: bool) -> int:
+    """
+    Delete the policies and alarms that opsctl made for this service, and deregister its targets.
+
+    Replicas stay as many as they are, and nothing changes their number any more.
+    """
+    config = load(ctx).config
+    account = _account(config)
+    service = config.service.name
+    found = removal(account, service)
+    emit(_as_text(found))
+    return _carried_out(account, found, yes, f"Delete them, and scale {service} no more?")
+
+
+def _planned(ctx: click.Context, model: str | None) -> tuple[ScalingAccount, ScalingPlan]:
+    loaded = load(ctx)
+    with mistakes_of(loaded):
+        scaling = scaling_of(loaded.config)
+    for line in scaling.notes:
+        note(line)
+    if model is not None and scaling.has_model:
+        raise UsageError("--model is for when neither targets nor resources name their model")
+    account = _account(loaded.config)
+    return account, compare(account, scaling, model)
+
+
+def _account(config: Config) -> ScalingAccount:
+    settings = config.exporter.cloudwatch
+    region = region_of(settings, os.environ)
+    if region is None:
+        raise UsageError(
+            "no AWS region; set exporter.cloudwatch.region in opsctl.yaml, or AWS_REGION"
+        )
+    return ScalingAccount(region, settings.endpoint_url)
+
+
+def _carried_out(account: ScalingAccount, found: ScalingPlan, yes: bool, question: str) -> int:
+    if not found.to_do:
+        return 0
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UsageError("--yes is needed where nobody can be asked; nothing was changed")
+        click.confirm(question, abort=True)
+    total = len(found.to_do)
+    for number, change in enumerate(carry_out(account, found), start=1):
+        thing = change.thing
+        click.echo(
+            f"{_DONE[change.action]} {thing.kind} {_named(thing.name, thing.where)} ({number} of {total})"
+        )
+    return 0
+
+
+# -- what is shown ---------------------------------------------------------------------------------
+
+
+def _named(name: str, where: str) -> str:
+    return name if where in ("", name) else f"{name} of {where}"
+
+
+def _as_text(found: ScalingPlan) -> str:
+    lines = []
+    for change in (*found.to_do, *found.foreign):
+        mark, colour = _MARKS[change.action]
+        thing = change.thing
+        title = f"{mark} {thing.kind} {_named(thing.name, thing.where)}"
+        lines.append(click.style(title, fg=colour, bold=True))
+        lines += [wrapped(_difference(one), indent="    ") for one in change.differences]
+        if change.why:
+            lines.append(wrapped(change.why, indent="    "))
+    lines += [wrapped(line, indent="") for line in found.notes]
+    lines.append(
+        f"{found.count('create')} to create, {found.count('change')} to change, "
+        f"{found.count('delete')} to delete, {found.count('unchanged')} unchanged"
+        + (f", {len(found.foreign)} somebody else's" if found.foreign else "")
+    )
+    return "\n".join(lines)
+
+
+def _difference(one: Difference) -> str:
+    return f"{one.path}: {_shown(one.is_)} -> {_shown(one.shall)}"
+
+
+def _shown(value: Any) -> str:
+    if value in (None, [], ""):
+        return "none"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _as_json(found: ScalingPlan) -> dict[str, Any]:
+    return {
+        "service": found.service,
+        "changes": [
+            {
+                "action": change.action,
+                "kind": change.thing.kind,
+                "name": change.thing.name,
+                "resource": change.thing.where or None,
+                "why": change.why or None,
+                "differences": [
+                    {"path": one.path, "is": one.is_, "shall": one.shall}
+                    for one in change.differences
+                ],
+            }
+            for change in found.changes
+            if change.action != "unchanged"
+        ],
+        "unchanged": found.count("unchanged"),
+        "notes": list(found.notes),
+    }
