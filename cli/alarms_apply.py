@@ -15,11 +15,11 @@ from vllm_opsctl.alarms.cloudwatch.account import Account
 from vllm_opsctl.alarms.cloudwatch.build import template_text
 from vllm_opsctl.alarms.cloudwatch.changes import Action, Change, Difference, Plan
 from vllm_opsctl.alarms.cloudwatch.changes import plan as compare
-from vllm_opsctl.alarms.cloudwatch.template import build_template
 from vllm_opsctl.alarms.cloudwatch.wanted import Item, wanted
 from vllm_opsctl.cli.alarms_cloudwatch import EXIT_FINDINGS
 from vllm_opsctl.cli.common import emit, load, mistakes_of, note, text_or_json_option
 from vllm_opsctl.cli.text import width, wrapped
+from vllm_opsctl.dashboards.cloudwatch import service_template
 from vllm_opsctl.errors import AwsError, UsageError
 from vllm_opsctl.exporter.aws import region_of
 from vllm_opsctl.exporter.config import Config
@@ -131,7 +131,7 @@ def _account(config: Config) -> Account:
 def _planned(loaded: LoadedConfig, models: Sequence[str]) -> tuple[Account, Plan]:
     config = loaded.config
     with mistakes_of(loaded):
-        template = build_template(config, models)
+        template = service_template(config, models)
         if "Parameters" in template.body:
             raise UsageError(
                 "no target names its models: name those that alarms are for with --model, or set targets' "

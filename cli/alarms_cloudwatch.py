@@ -17,10 +17,10 @@ from vllm_opsctl.alarms.cloudwatch.build import (
     write_template,
 )
 from vllm_opsctl.alarms.cloudwatch.rehearsal import Rehearsal, rehearse
-from vllm_opsctl.alarms.cloudwatch.template import build_template
 from vllm_opsctl.alarms.vocabulary import Source
 from vllm_opsctl.cli.common import emit, mistakes_of, note
 from vllm_opsctl.cli.text import wrapped
+from vllm_opsctl.dashboards.cloudwatch import service_template
 from vllm_opsctl.errors import UsageError
 from vllm_opsctl.exporter.bundle import read_observations
 from vllm_opsctl.exporter.config_load import LoadedConfig
@@ -49,7 +49,7 @@ def build_cloudwatch(
             "--scale is for --to prometheus; CloudWatch's periods are whole minutes and stay as they are"
         )
     with mistakes_of(loaded):
-        template = build_template(loaded.config)
+        template = service_template(loaded.config)
         text = template_text(template)
     for line in (*template.left_out, *template.notes):
         note(line)
@@ -61,7 +61,7 @@ def build_cloudwatch(
         )
     counts = (
         f"{template.count('Alarm')} metric alarms on {template.billed_metrics} metrics, "
-        f"{template.count('CompositeAlarm')} composites"
+        f"{template.count('CompositeAlarm')} composites, {template.count('Dashboard')} board"
     )
     if check:
         if not is_current(out, text):
@@ -84,7 +84,7 @@ def on_recording(loaded: LoadedConfig, path: Path, scale: Fraction, output: str)
     """
     observations, _ = read_observations(path)
     with mistakes_of(loaded):
-        text = template_text(build_template(loaded.config))
+        text = template_text(service_template(loaded.config))
     found = rehearse(loaded.config, text, observations, scale=scale)
     if found.strangers:
         note(

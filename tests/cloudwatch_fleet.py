@@ -11,8 +11,8 @@ import yaml
 from vllm_opsctl.alarms.cloudwatch.build import template_text
 from vllm_opsctl.alarms.cloudwatch.definitions import read_definitions
 from vllm_opsctl.alarms.cloudwatch.metrics import Metrics
-from vllm_opsctl.alarms.cloudwatch.template import build_template
 from vllm_opsctl.alarms.cloudwatch.timeline import Timeline
+from vllm_opsctl.dashboards.cloudwatch import service_template
 from vllm_opsctl.exporter.config import Config
 from vllm_opsctl.exporter.sinks.cloudwatch.datum import Dimensions
 
@@ -36,7 +36,7 @@ def config(**more: Any) -> Config:
 
 def text_of(one: Config) -> str:
     """The template's file."""
-    return template_text(build_template(one))
+    return template_text(service_template(one))
 
 
 def body_of(one: Config) -> dict[str, Any]:

@@ -23,6 +23,10 @@ from vllm_opsctl.alarms.cloudwatch.timeline import Timeline
 METRIC_ALARM = "AWS::CloudWatch::Alarm"
 COMPOSITE_ALARM = "AWS::CloudWatch::CompositeAlarm"
 
+BOARD = "AWS::CloudWatch::Dashboard"
+
+_ARN = "arn:${AWS::Partition}:cloudwatch:${AWS::Region}:${AWS::AccountId}:alarm:"
+
 _PSEUDO = {
     "AWS::Partition": "aws",
     "AWS::Region": "us-east-1",
@@ -97,16 +101,21 @@ class Resolver:
 
     def ref(self, name: str) -> str:
         """
-        What a name stands for: a parameter's value, an alarm's name, or a resource's id.
+        What a name stands for: a parameter's value, an alarm's name or ARN, or a resource's id.
 
         Raises:
             TemplateError: The template has no such thing.
         """
         if name in self._values:
             return self._values[name]
-        resource = self._resources.get(name)
+        owner, _, attribute = name.partition(".")
+        resource = self._resources.get(owner)
         if resource is None:
             raise TemplateError(f"{name} is not in the template")
+        if attribute:
+            if attribute != "Arn" or resource.get("Type") not in (METRIC_ALARM, COMPOSITE_ALARM):
+                raise TemplateError(f"{name}: only alarms' ARNs are known here")
+            return self.text({"Fn::Sub": f"{_ARN}{self.ref(owner)}"})
         if resource.get("Type") in (METRIC_ALARM, COMPOSITE_ALARM):
             return self.text(resource["Properties"].get("AlarmName", name))
         return name

@@ -37,7 +37,7 @@ class Template:
     notes: list[str]
 
     def count(self, kind: str) -> int:
-        """How many resources of a kind there are: ``Alarm`` or ``CompositeAlarm``."""
+        """How many resources of a kind there are: ``Alarm``, ``CompositeAlarm`` or ``Dashboard``."""
         resources = self.body["Resources"].values()
         return sum(one["Type"] == f"AWS::CloudWatch::{kind}" for one in resources)
 

@@ -4,7 +4,7 @@ or take it and never alarm.
 
 Source:
     PutMetricAlarm and PutCompositeAlarm, CloudWatch API reference (botocore 1.44's service model);
-    CloudWatch statistics definitions; quotas of CloudFormation.
+    quotas of CloudFormation.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 from vllm_opsctl.alarms.cloudwatch.composite import RuleError, parse_rule
 from vllm_opsctl.alarms.cloudwatch.definitions import (
+    BOARD,
     COMPOSITE_ALARM,
     METRIC_ALARM,
     Resolver,
@@ -22,6 +23,8 @@ from vllm_opsctl.alarms.cloudwatch.definitions import (
 )
 from vllm_opsctl.alarms.cloudwatch.evaluator import OPERATORS
 from vllm_opsctl.alarms.cloudwatch.metric_math import MathError, parse
+from vllm_opsctl.alarms.cloudwatch.statistics import is_statistic
+from vllm_opsctl.alarms.cloudwatch.validate_boards import board_mistakes
 
 MAX_NAME = 255
 MAX_DESCRIPTION = 1024
@@ -38,8 +41,6 @@ _HOUR_S, _DAY_S = 3600, 86400
 _HIGH_RESOLUTION_S = (10, 20, 30)
 _ACTIONS = ("AlarmActions", "OKActions", "InsufficientDataActions")
 _MISSING = ("missing", "notBreaching", "breaching", "ignore")
-_STATISTICS = ("Sum", "Average", "Minimum", "Maximum", "SampleCount", "IQM")
-_PERCENTILE = re.compile(r"(p|tm|tc|ts|wm)(100|\d{1,2}(\.\d+)?)|(PR|TM|TC|TS|WM)\([^()]*:[^()]*\)")
 _ID = re.compile(r"[a-z][A-Za-z0-9_]{0,254}")
 
 
@@ -86,6 +87,20 @@ class _Check:
             )
             for what in found:
                 yield name, what
+        yield from self._boards()
+
+    def _boards(self) -> Iterator[tuple[str, str]]:
+        arns = [self._resolver.ref(f"{name}.Arn") for name in self._alarms]
+        for name, one in self._resources.items():
+            if one.get("Type") == BOARD:
+                properties = one["Properties"]
+                texts = [
+                    self._text(properties.get(key, name))
+                    for key in ("DashboardName", "DashboardBody")
+                ]
+                broken = [problem for _, problem in texts if problem is not None]
+                found = broken or board_mistakes(texts[0][0], texts[1][0], arns)
+                yield from ((name, what) for what in found)
 
     def _text(self, value: Any) -> tuple[str, str | None]:
         """A text, and what is wrong with it."""
@@ -163,7 +178,7 @@ class _Check:
         for query in stats:
             statistic = query["MetricStat"].get("Stat") or query["MetricStat"].get("Statistic")
             statistic = statistic or query["MetricStat"].get("ExtendedStatistic")
-            if statistic not in _STATISTICS and not _PERCENTILE.fullmatch(str(statistic)):
+            if not is_statistic(statistic):
                 yield f"{query['Id']}: {statistic!r} is no statistic; write p99, Sum, Average"
             for one in query["MetricStat"].get("Metric", {}).get("Dimensions", ()):
                 _, problem = self._text(one["Value"])

@@ -9,15 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from vllm_opsctl.alarms.cloudwatch.composite import RuleError, parse_rule
-from vllm_opsctl.alarms.cloudwatch.definitions import COMPOSITE_ALARM, METRIC_ALARM, Resolver
+from vllm_opsctl.alarms.cloudwatch.definitions import BOARD, COMPOSITE_ALARM, METRIC_ALARM, Resolver
 from vllm_opsctl.alarms.cloudwatch.topics import KEY, TOPIC_IDS
 
 Kind = Literal["key", "topic", "metric alarm", "composite alarm", "board"]
 
 ORDER: tuple[Kind, ...] = ("key", "topic", "metric alarm", "composite alarm", "board")
 """What comes later refers to what comes before."""
-
-BOARD = "AWS::CloudWatch::Dashboard"
 
 NAME_LENGTH = 256
 """Of a topic, of A-Z a-z 0-9 _ and - (CreateTopic, SNS API reference)."""
@@ -102,12 +100,6 @@ def wanted(template: Mapping[str, Any], service: str, place: Place) -> list[Item
         },
     }
     resolver = Resolver(template, {}, known)
-    arns = {
-        f"{name}.Arn": place.alarm_arn(resolver.ref(name))
-        for name, one in resources.items()
-        if one["Type"] in (METRIC_ALARM, COMPOSITE_ALARM)
-    }
-    resolver = Resolver(template, {}, {**known, **arns})
     found = [
         item
         for one in resources.values()

@@ -18,16 +18,14 @@ from real.emulated_aws import REGION, EmulatedAws, Emulator
 from real.emulated_cloudwatch import EmulatedCloudWatch
 
 from vllm_opsctl.alarms.cloudwatch.account import OWNER, SERVICE_TAG, STACK_TAG, Account, Pace
-from vllm_opsctl.alarms.cloudwatch.changes import OWNER_TEXT, Plan, plan
+from vllm_opsctl.alarms.cloudwatch.changes import Plan, plan
 from vllm_opsctl.alarms.cloudwatch.wanted import ORDER, Item, Place, service_in, wanted
 from vllm_opsctl.cli.alarms_apply import carry_out
 from vllm_opsctl.errors import AwsError
 
 PLACE = Place("aws", REGION, "123456789012")
 SHALL = wanted(body_of(config()), "chat", PLACE)
-BOARD = Item(
-    "board", "chat-slo", {"DashboardBody": {"widgets": [{"properties": {"markdown": OWNER_TEXT}}]}}
-)
+(BOARD,) = (item for item in SHALL if item.kind == "board")
 OURS = {**OWNER, SERVICE_TAG: "chat"}
 
 
@@ -245,7 +243,7 @@ def test_topics_stay_until_everything_goes() -> None:
     account = InMemory(list(SHALL))
 
     kinds = {change.item.kind for change in account.plan([]).to_do}
-    assert kinds == {"metric alarm", "composite alarm"}
+    assert kinds == {"metric alarm", "composite alarm", "board"}
     everything = account.plan([], everything=True)
     assert {change.action for change in everything.changes} == {"delete"}
     assert len(everything.changes) == len(SHALL)
@@ -324,7 +322,6 @@ def test_metric_alarms_topics_and_key_are_read_as_they_were_put(
         for item in wanted(body_of(config()), "chat", account.place)
         if item.kind != "composite alarm"
     ]
-    shall.append(BOARD)
     put_all(account, shall)
 
     again = plan(shall, account.of_service("chat"), account, "chat")
@@ -392,7 +389,7 @@ def test_an_account_is_filled_and_emptied_and_nothing_else_is_touched(
     assert applied.returncode == 0, applied.stderr
     last = applied.stdout.splitlines()[-1]
     total = last.rpartition(" of ")[2].rstrip(")")
-    assert last == f"created composite alarm LLMKVCacheFull ticket/shop/-/tiny ({total} of {total})"
+    assert last == f"created board shop-slo ({total} of {total})"
     assert stranger in applied.stdout.replace("\n", " ")
 
     destroyed = opsctl.run("--config", shop, "alarms", "destroy", "--yes", env=env)

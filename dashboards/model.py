@@ -1,0 +1,218 @@
+"""
+What a board shows, whatever draws it: panels of measures in the project's own words.
+
+A renderer (Grafana, CloudWatch) knows how its data source says each measure, and says which it cannot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from vllm_opsctl.exporter.config import Objective
+
+GRID = 24
+"""Columns; Grafana and CloudWatch have as many."""
+
+Unit = Literal["share", "seconds", "per second", "count", "times"]
+Kind = Literal["time", "number", "alarms"]
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetLeft:
+    """The share of an objective's error budget of 30 days that is left; below 0 it is overspent."""
+
+    objective: Objective
+
+
+@dataclass(frozen=True, slots=True)
+class Burn:
+    """How many times too fast the budget goes over a window of seconds; at 1 it lasts 30 days."""
+
+    objective: Objective
+    window_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class BadShare:
+    """The share of bad events of an objective."""
+
+    objective: Objective
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """Events of an objective a second: all, or the bad ones."""
+
+    objective: Objective
+    bad: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Gauge:
+    """A gauge of the catalogue over all engines: its peak, or what it is on average of an engine."""
+
+    concept: str
+    of: Literal["peak", "mean"]
+
+
+@dataclass(frozen=True, slots=True)
+class Quantile:
+    """A quantile of a latency of the catalogue, seconds."""
+
+    concept: str
+    quantile: float
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What a counter of the catalogue counted, in each interval."""
+
+    concept: str
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One counter's increase over another's."""
+
+    part: str
+    whole: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reporting:
+    """How many replicas' pages sidecars have read in the last minute."""
+
+
+Measure = BudgetLeft | Burn | BadShare | Events | Gauge | Quantile | Counted | Share | Reporting
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """
+    One series of a panel.
+
+    Args:
+        measure: What it shows.
+        label: Its legend.
+    """
+
+    measure: Measure
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """
+    A line across a panel.
+
+    Args:
+        value: In the panel's unit.
+        label: What it is: ``objective``, ``pages above``.
+        grave: Whether crossing it pages; else it is a promise or a warning.
+    """
+
+    value: float
+    label: str
+    grave: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """
+    One panel.
+
+    Args:
+        title: What it shows.
+        description: What good looks like, and what to do when it does not.
+        kind: Over time, the newest number, or which alarms are on.
+        unit: Of all its lines.
+        lines: None for alarms.
+        limits: Lines across it.
+        width: Columns of 24.
+        height: Rows.
+        range_s: It shows so many seconds, whatever the board's range is.
+        interval_s: Each point is of so many seconds; None for what suits the range.
+        modes: Failure modes to read about.
+    """
+
+    title: str
+    description: str
+    kind: Kind
+    unit: Unit
+    lines: tuple[Line, ...] = ()
+    limits: tuple[Limit, ...] = ()
+    width: int = 8
+    height: int = 6
+    range_s: float | None = None
+    interval_s: float | None = None
+    modes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """
+    Panels under one heading.
+
+    Args:
+        title: The heading.
+        panels: In order, left to right and down.
+        per_model: It is of one model.
+    """
+
+    title: str
+    panels: tuple[Panel, ...]
+    per_model: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """
+    One board.
+
+    Args:
+        name: Its name in addresses.
+        title: Its heading.
+        about: Whom it is for, one sentence.
+        sections: In order; the most important first.
+    """
+
+    name: str
+    title: str
+    about: str
+    sections: tuple[Section, ...] = field(default_factory=tuple)
+
+    @property
+    def panels(self) -> Iterator[Panel]:
+        """Every panel."""
+        for section in self.sections:
+            yield from section.panels
+
+
+def placed(panels: tuple[Panel, ...], top: int) -> Iterator[tuple[Panel, int, int]]:
+    """
+    Where panels of a section stand: filled from the left, a row as high as its highest panel.
+
+    Args:
+        panels: In order.
+        top: First row.
+
+    Yields:
+        Panel, column, row.
+
+    >>> one = Panel("", "", "time", "count", width=12, height=6)
+    >>> [(x, y) for _, x, y in placed((one, one, one), 2)]
+    [(0, 2), (12, 2), (0, 8)]
+    """
+    x, y, high = 0, top, 0
+    for panel in panels:
+        if x + panel.width > GRID:
+            x, y, high = 0, y + high, 0
+        yield panel, x, y
+        x, high = x + panel.width, max(high, panel.height)
+
+
+def rows_of(panels: tuple[Panel, ...]) -> int:
+    """How many rows a section's panels take."""
+    return max((y + panel.height for panel, _, y in placed(panels, 0)), default=0)

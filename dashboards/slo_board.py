@@ -1,0 +1,255 @@
+"""The SLO board of a service: what burns, how much budget is left, and what the engines do meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vllm_opsctl.alarms.burn import ROWS, Row, budget_of, duration_text
+from vllm_opsctl.dashboards.model import (
+    BadShare,
+    Board,
+    BudgetLeft,
+    Burn,
+    Counted,
+    Events,
+    Gauge,
+    Limit,
+    Line,
+    Panel,
+    Quantile,
+    Reporting,
+    Section,
+    Share,
+)
+from vllm_opsctl.exporter.config import SLI_CONCEPTS, Objective
+from vllm_opsctl.exporter.units import format_duration, format_percent
+
+_DAY_S = 86400.0
+PERIOD_S = 30 * _DAY_S
+"""Of an error budget."""
+
+_SHOWN_S = {6 * 3600.0: 7 * _DAY_S, 3 * _DAY_S: PERIOD_S}
+"""Burn windows that are as long as a usual range: what is shown of them instead."""
+
+QUANTILES = (0.5, 0.95, 0.99)
+
+KV_FULL = 0.95
+"""Above it sequences are preempted for want of blocks (alarms/companions.yaml)."""
+
+_LATENCIES = (
+    (
+        "time_to_first_token_seconds",
+        "TTFT",
+        "Flat, and its 95th percentile below the objective. When it rises with the queue, requests wait for "
+        "a place; when it rises alone, prompts got longer or the prefix cache misses.",
+        ("queue-overload", "long-prefill-interference"),
+    ),
+    (
+        "inter_token_latency_seconds",
+        "Inter-token latency",
+        "Flat. It rises with the batch, and in spikes when long prefills share steps with it.",
+        ("long-prefill-interference", "kv-preemption-thrash"),
+    ),
+    (
+        "request_e2e_seconds",
+        "End-to-end latency",
+        "Of answered requests alone: who gave up is not in it. It follows the length of answers.",
+        ("output-length-shift", "queue-overload"),
+    ),
+    (
+        "request_queue_seconds",
+        "Queue time",
+        "Near zero. Anything else is more demand than the replicas take.",
+        ("queue-overload",),
+    ),
+)
+
+
+def slo_board(service: str, objectives: Sequence[Objective]) -> Board:
+    """
+    The board.
+
+    Args:
+        service: Name of the fleet.
+        objectives: What is promised.
+    """
+    return Board(
+        name=f"{service}-slo",
+        title=f"{service}: objectives",
+        about="Is a promise being broken, how fast, and what do the engines do meanwhile?",
+        sections=(
+            Section("On fire", _alarms(), per_model=False),
+            Section("Error budgets", _budgets(objectives)),
+            Section("Traffic and latency", _signals(objectives)),
+            Section("Saturation", _saturation()),
+        ),
+    )
+
+
+def _alarms() -> tuple[Panel, ...]:
+    return (
+        Panel(
+            title="Alarms",
+            description="Good: nothing is red. A red one's description has the command that names the cause.",
+            kind="alarms",
+            unit="count",
+            width=18,
+            height=4,
+        ),
+        Panel(
+            title="Replicas read, a minute",
+            description="As many as there are. None for 3 minutes pages: every other panel is blind then.",
+            kind="time",
+            unit="count",
+            lines=(Line(Reporting(), "replicas"),),
+            width=6,
+            height=4,
+        ),
+    )
+
+
+def _budgets(objectives: Sequence[Objective]) -> tuple[Panel, ...]:
+    left = Panel(
+        title="Error budget left, 30 days",
+        description="Good: above zero everywhere. At zero the promise of these 30 days is broken: no risky "
+        "changes until it has recovered.",
+        kind="number",
+        unit="share",
+        lines=tuple(Line(BudgetLeft(one), one.name) for one in objectives),
+        limits=(Limit(0, "spent", grave=True),),
+        width=24,
+        height=4,
+        range_s=PERIOD_S,
+    )
+    fastest = ROWS[0]
+    burns = [fastest, *(row for row in ROWS if row.long_s in _SHOWN_S)]
+    shares = tuple(
+        Panel(
+            title=f"{one.name}: bad events",
+            description=f"{_promise(one)} Above the line the budget shrinks faster than it may.",
+            kind="time",
+            unit="share",
+            lines=(Line(BadShare(one), "bad"),),
+            limits=(Limit(budget_of(one.target), f"objective {format_percent(one.target)}"),),
+            width=8,
+            height=5,
+        )
+        for one in objectives
+    )
+    return (left, *(_burn(row, objectives) for row in burns), *shares)
+
+
+def _burn(row: Row, objectives: Sequence[Objective]) -> Panel:
+    window = duration_text(row.long_s)
+    does = "pages" if row.notify == "page" else "opens a ticket"
+    return Panel(
+        title=f"Burn rate, {window}",
+        description=f"Good: below 1, where the budget lasts its 30 days. Above {row.burn:g}, if "
+        f"{duration_text(row.short_s)} agree, it {does}: {format_percent(row.budget_spent)} of the budget "
+        f"are gone by then.",
+        kind="time",
+        unit="times",
+        lines=tuple(Line(Burn(one, row.long_s), one.name) for one in objectives),
+        limits=(
+            Limit(row.burn, f"{does} above {row.burn:g}", grave=row.notify == "page"),
+            *(() if row.burn == 1 else (Limit(1, "sustainable"),)),
+        ),
+        range_s=_SHOWN_S.get(row.long_s),
+        interval_s=row.long_s,
+    )
+
+
+def _promise(one: Objective) -> str:
+    share = format_percent(one.target)
+    if one.threshold is None:
+        return f"{share} are to succeed."
+    return f"{share} are to take no longer than {format_duration(one.threshold)}."
+
+
+def _signals(objectives: Sequence[Objective]) -> tuple[Panel, ...]:
+    traffic = [one for one in objectives if one.sli == "availability"][:1]
+    first = tuple(
+        Panel(
+            title="Requests",
+            description="The usual shape of the day. A step down without a deploy is an outage further out.",
+            kind="time",
+            unit="per second",
+            lines=(Line(Events(one), "all"), Line(Events(one, bad=True), "failed")),
+            modes=("server-errors-5xx", "engine-dead"),
+        )
+        for one in traffic
+    )
+    latencies = tuple(
+        Panel(
+            title=title,
+            description=text,
+            kind="time",
+            unit="seconds",
+            lines=tuple(Line(Quantile(concept, q), f"p{100 * q:g}") for q in QUANTILES),
+            limits=tuple(
+                Limit(one.threshold, f"{one.name}: {format_percent(one.target)} below")
+                for one in objectives
+                if one.threshold is not None and SLI_CONCEPTS.get(one.sli) == concept
+            ),
+            modes=modes,
+        )
+        for concept, title, text, modes in _LATENCIES
+    )
+    gave_up = Panel(
+        title="Clients that gave up",
+        description="Estimated by the tap; vLLM counts them nowhere. Empty without the tap. They come just "
+        "when it is slow, and are missing in every latency.",
+        kind="time",
+        unit="count",
+        lines=(Line(Counted("requests_hung_up_estimate"), "gave up"),),
+        modes=("client-abort-storm",),
+    )
+    return (*first, *latencies, gave_up)
+
+
+def _saturation() -> tuple[Panel, ...]:
+    return (
+        Panel(
+            title="Running and waiting, of an engine",
+            description="Waiting near zero. When running stands at its limit and waiting grows, replicas are "
+            "missing, or one of them takes no part.",
+            kind="time",
+            unit="count",
+            lines=(
+                Line(Gauge("requests_running", "mean"), "running, mean"),
+                Line(Gauge("requests_waiting", "mean"), "waiting, mean"),
+                Line(Gauge("requests_waiting", "peak"), "waiting, peak"),
+            ),
+            modes=("queue-overload",),
+        ),
+        Panel(
+            title="KV-cache usage",
+            description="Full is fine as long as nothing waits and nothing is preempted; at the line, "
+            "sequences are thrown out and computed again.",
+            kind="time",
+            unit="share",
+            lines=(
+                Line(Gauge("kv_cache_usage_ratio", "mean"), "mean"),
+                Line(Gauge("kv_cache_usage_ratio", "peak"), "peak"),
+            ),
+            limits=(Limit(KV_FULL, "full"),),
+            modes=("kv-preemption-thrash", "kv-pinned-long-contexts"),
+        ),
+        Panel(
+            title="Prefix-cache hit ratio",
+            description="As it was last week. When it falls, returning users wait as long as new ones: look "
+            "for a changed prompt template, a deploy, or routing without affinity.",
+            kind="time",
+            unit="share",
+            lines=(Line(Share("prefix_cache_hit_tokens", "prefix_cache_queried_tokens"), "hits"),),
+            modes=("prefix-cache-eviction", "prefix-cache-nonce", "routing-without-affinity"),
+        ),
+        Panel(
+            title="Preemptions",
+            description="None, or a few at a peak. Many, and the KV cache is too small for what runs.",
+            kind="time",
+            unit="count",
+            lines=(Line(Counted("preemptions"), "preemptions"),),
+            modes=("kv-preemption-thrash",),
+        ),
+    )
