@@ -64,19 +64,19 @@ class Histogram:
             q: Within 0 and 1.
 
         Returns:
-            None without observations. Beyond the last finite bound the value is that bound.
+            None without observations or finite bounds. Beyond the last finite bound the value is that bound.
 
         Source:
             prometheus/promql/quantile.go, bucketQuantile.
         """
         if not 0 <= q <= 1:
             raise ValueError(f"quantile {q} is not within 0 and 1")
-        if self.count <= 0:
+        if self.count <= 0 or len(self.bounds) < 2:
             return None
         rank = q * self.count
         index = bisect_left(self.counts, rank)
         if index >= len(self.bounds) - 1:
-            last = self.bounds[-2] if len(self.bounds) > 1 else math.nan
+            last = self.bounds[-2]
             return Quantile(last, last, math.inf)
         upper = self.bounds[index]
         if index == 0:

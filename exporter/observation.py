@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Kind = Literal["metrics", "health", "probe", "facts", "error", "log", "host", "header"]
+Kind = Literal["metrics", "health", "probe", "facts", "error", "log", "host", "sagemaker", "header"]
 KINDS: tuple[Kind, ...] = (
     *("metrics", "health", "probe", "facts"),
-    *("error", "log", "host", "header"),
+    *("error", "log", "host", "sagemaker", "header"),
 )
 
 
@@ -36,6 +36,8 @@ class Observation:
             completion with ``ok``, ``seconds``, ``reason``;
             ``log`` ``counts`` of the known lines of a log by kind;
             ``host`` what the host says of the engine's processes, its kernel log and its GPUs;
+            ``sagemaker`` what AWS says of an endpoint's variant: ``status``, ``current`` and ``desired``
+            instances, ``metrics`` of AWS's own, ``events``, and what was ``not_seen``;
             ``header`` ``format`` and ``made_by`` of a recording.
         data: The kind's fields.
     """

@@ -43,6 +43,7 @@ _FIELDS: dict[str, dict[str, _Types]] = {
         "detail": _TEXT_OR_NONE,
     },
     "facts": {"version": (str,), "models": (dict,)},
+    "sagemaker": {"metrics": (dict,), "events": (list,), "not_seen": (list,)},
 }
 """Types of the fields by kind."""
 
@@ -52,6 +53,7 @@ _SPOKEN: dict[type, str] = {
     float: "a fraction",
     bool: "true or false",
     dict: "an object",
+    list: "a list",
     type(None): "null",
 }
 
