@@ -108,6 +108,8 @@ def conclude(
         samples=examined.samples,
         onset=_onset(causes, main, library),
         changes=findings.changes if causes else (),
+        platform=findings.platform,
+        events=findings.events,
         vllm_version=examined.vllm_version,
         model=findings.model,
         causes=causes,

@@ -18,7 +18,15 @@ from vllm_opsctl.runbooks.features import Value, compute_features
 from vllm_opsctl.runbooks.features_endpoint import has_progress, trouble_since
 from vllm_opsctl.runbooks.features_probe import NO_CANARY_REASONS, canary_of
 from vllm_opsctl.runbooks.onset import MIN_SAMPLES
-from vllm_opsctl.runbooks.verdict import Change, Health
+from vllm_opsctl.runbooks.platform import (
+    NOT_IN_SERVICE,
+    blind_spots_of,
+    events_of,
+    of_stall,
+    platform_of,
+    without_engine,
+)
+from vllm_opsctl.runbooks.verdict import Change, Event, Health
 
 _FAILED_SHARE = 0.2
 """Above this share of failed reads the verdict says so."""
@@ -42,6 +50,8 @@ class EngineFindings:
         troubled_blind_spots: What could not be seen and matters only where something is wrong.
         several_servers: Pages of several processes alternate behind the URL.
         facts: Configuration labels of the newest page.
+        platform: What the platform says of the target, in a line; None where none was asked.
+        events: What the platform did in the window, oldest first.
     """
 
     label: str | None
@@ -56,6 +66,8 @@ class EngineFindings:
     troubled_blind_spots: tuple[str, ...]
     several_servers: bool
     facts: Mapping[str, str] = field(default_factory=dict)
+    platform: str | None = None
+    events: tuple[Event, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +164,8 @@ def _findings(
         troubled_blind_spots=troubled,
         several_servers=evidence.several_servers,
         facts=newest.facts if newest else {},
+        platform=platform_of(evidence),
+        events=events_of(evidence),
     )
 
 
@@ -161,7 +175,7 @@ def _without_cause(
     """Nothing was found: healthy only if enough was seen, else unknown."""
     attempts = [o for o in recent if o.kind in ("metrics", "error")]
     if not attempts:
-        return "unknown", "nothing was observed in this window"
+        return "unknown", without_engine(evidence) or "nothing was observed in this window"
     if evidence.several_servers:
         return "unknown", "several servers answer behind this URL in turn; name each replica itself"
     if attempts[-1].kind == "error":
@@ -180,6 +194,9 @@ def _without_cause(
         probe = canary_of(evidence)
         assert probe is not None
         return "degraded", f"the canary completion failed: {probe.data.get('detail')}"
+    on_platform = of_stall(evidence, features)
+    if on_platform is not None:
+        return on_platform
     if features.get("progress.stall_ongoing") and features.get("traffic.started", 0) == 0:
         if features.get("probe.ok") is True:
             return "healthy", "idle; the canary completion answered"
@@ -198,7 +215,7 @@ def _blind_spots(evidence: Evidence, recent: Sequence[Observation]) -> tuple[str
     """What could not be seen, whether anything is wrong or not."""
     spots = []
     attempts = [o for o in recent if o.kind in ("metrics", "error")]
-    failed = [o for o in attempts if o.kind == "error"]
+    failed = [o for o in attempts if o.kind == "error" and o.data.get("reason") != NOT_IN_SERVICE]
     if failed and len(failed) >= _FAILED_SHARE * len(attempts):
         reasons = ", ".join(sorted({str(o.data.get("reason")) for o in failed}))
         spots.append(f"{len(failed)} of {len(attempts)} reads failed ({reasons})")
@@ -206,6 +223,7 @@ def _blind_spots(evidence: Evidence, recent: Sequence[Observation]) -> tuple[str
     if probe is not None and probe.data.get("reason") in NO_CANARY_REASONS:
         spots.append(f"the canary completion could not be sent ({probe.data.get('detail')})")
     spots += [f"engine {key.model}/{key.engine} vanished" for key in evidence.vanished]
+    spots += blind_spots_of(evidence)
     if evidence.asked.clock_steps:
         spots.append("the clock went back within the window; durations are estimates")
     return tuple(spots)

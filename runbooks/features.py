@@ -90,6 +90,7 @@ _MODULES = (
     "features_load",
     "features_probe",
     "features_outside",
+    "features_sagemaker",
     "features_fleet",
 )
 

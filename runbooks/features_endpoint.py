@@ -9,6 +9,7 @@ from vllm_opsctl.exporter.engine import EngineSample
 from vllm_opsctl.exporter.window import Window, longest_flat
 from vllm_opsctl.runbooks.evidence import MIN_REFERENCE_REQUESTS, Evidence
 from vllm_opsctl.runbooks.features import feature, quotient
+from vllm_opsctl.runbooks.platform import measured
 
 # -- the window itself ---------------------------------------------------------------------------
 
@@ -146,6 +147,12 @@ def has_progress(window: Window) -> bool:
     return len(set(beats)) > 1
 
 
+def stalled_since(e: Evidence) -> float | None:
+    """Unix seconds since which the engine has done nothing; None while it makes progress."""
+    stall = _stall(e)
+    return stall.samples[0].t if stall is not None and stall.ongoing else None
+
+
 def trouble_since(e: Evidence) -> float | None:
     """Unix seconds of the last sign of life before an outage, a stall or a restart."""
     if _answers(e) is False:
@@ -253,12 +260,15 @@ def _(e: Evidence) -> bool | None:
 
 @feature("http.requests", "count", "Requests to the inference routes that were answered.")
 def _http(e: Evidence) -> float | None:
-    return e.window.delta("http_requests")
+    counted = e.window.delta("http_requests")
+    # SageMaker counts the same answers from outside of the container
+    return counted if counted is not None else measured(e, "invocations")
 
 
 @feature("http.client_errors", "count", "Requests that were answered with a 4xx status.")
 def _client_errors(e: Evidence) -> float | None:
-    return _of_status(e.window, "4xx")
+    counted = _of_status(e.window, "4xx")
+    return counted if counted is not None else measured(e, "client_errors")
 
 
 @feature("http.client_error_ratio", "ratio", "Share of the requests answered with a 4xx status.")
@@ -267,13 +277,14 @@ def _(e: Evidence) -> float | None:
 
 
 @feature("http.server_errors", "count", "Requests that were answered with a 5xx status.")
-def _(e: Evidence) -> float | None:
-    return _of_status(e.window, "5xx")
+def _server_errors(e: Evidence) -> float | None:
+    counted = _of_status(e.window, "5xx")
+    return counted if counted is not None else measured(e, "server_errors")
 
 
 @feature("http.server_error_ratio", "ratio", "Share of the requests answered with a 5xx status.")
 def _(e: Evidence) -> float | None:
-    return quotient(_of_status(e.window, "5xx"), _http(e))
+    return quotient(_server_errors(e), _http(e))
 
 
 @feature(

@@ -6,17 +6,24 @@ import statistics
 
 from vllm_opsctl.runbooks.evidence import Evidence
 from vllm_opsctl.runbooks.features import feature, number_of
+from vllm_opsctl.runbooks.platform import number_said
 
 # -- restarts ------------------------------------------------------------------------------------
 
 
 @feature("restart.count", "count", "Restarts of the server process: its counters started again.")
 def _(e: Evidence) -> float | None:
+    if e.last("sagemaker") is not None:
+        # what is counted in CloudWatch goes on growing over a restart
+        return None
     return float(len(e.restarts)) if len(e.asked.samples) >= 2 or e.restarts else None
 
 
 @feature("restart.recent", "count", "Restarts in all that is known, up to half an hour.")
 def _(e: Evidence) -> float | None:
+    if e.last("sagemaker") is not None:
+        started = number_said(e, "starts")
+        return max(0.0, started - 1) if started is not None else None
     return float(e.known_restarts) if e.newest else None
 
 

@@ -42,7 +42,7 @@ class Judge:
 
     def is_active(self, mode: FailureMode) -> bool | None:
         """Whether a failure mode's signature holds; None when a missing feature decides."""
-        if not mode.liveness and not self.findings.is_long_enough:
+        if not _rests_on_no_pages(mode) and not self.findings.is_long_enough:
             return None
         known = True
         for clause in mode.signature.require:
@@ -57,7 +57,7 @@ class Judge:
     def confidence(self, mode: FailureMode) -> float:
         """How often a failure mode with such a score was right on recordings (:mod:`.calibration`)."""
         compared = self.features.get("reference.kind") == "earlier window"
-        return calibrated(self.score(mode), is_compared=compared or mode.liveness)
+        return calibrated(self.score(mode), is_compared=compared or _rests_on_no_pages(mode))
 
     def score(self, mode: FailureMode) -> float:
         """0.6 for the required facts, the rest by weight of the supporting ones that hold."""
@@ -147,3 +147,8 @@ class Judge:
             ),
             runbook=f"{base.rstrip('/')}/{mode.id}" if base else f"opsctl runbook show {mode.id}",
         )
+
+
+def _rests_on_no_pages(mode: FailureMode) -> bool:
+    """What is seen at once, or said by the platform, needs no window to compare with."""
+    return mode.liveness or mode.area == "sagemaker"

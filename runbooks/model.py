@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Severity = Literal["critical", "high", "medium", "low"]
 ActionKind = Literal["check", "mitigate", "fix"]
-NeedKind = Literal["probe", "log", "fleet", "history", "config", "host"]
+NeedKind = Literal["probe", "log", "fleet", "history", "config", "host", "sagemaker"]
 Area = Literal[
     "capacity",
     "kv-cache",
@@ -24,6 +24,7 @@ Area = Literal[
     "api",
     "distributed",
     "observability",
+    "sagemaker",
 ]
 Id = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
 Sentence = Annotated[str, Field(min_length=1)]

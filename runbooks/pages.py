@@ -25,6 +25,7 @@ AREAS: Mapping[str, str] = {
     "api": "API",
     "distributed": "LoRA, data parallel, fleet",
     "observability": "Observability",
+    "sagemaker": "Amazon SageMaker",
 }
 
 _KINDS = {"check": "Check first", "mitigate": "Do now", "fix": "Fix later"}
@@ -35,6 +36,7 @@ _NEEDS = {
     "history": "history",
     "config": "configuration",
     "host": "access to the host",
+    "sagemaker": "a SageMaker endpoint (`--sagemaker`)",
 }
 _PLACEHOLDER = re.compile(r"\{([a-z_0-9.]+)\}")
 

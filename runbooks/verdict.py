@@ -58,6 +58,14 @@ class Change:
     now: str
 
 
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that the platform did: ``t`` unix seconds, ``what`` in words."""
+
+    t: float
+    what: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundCause:
     """A failure mode or symptom that is active."""
@@ -100,6 +108,10 @@ class TargetVerdict:
     onset: float | None = None
     changes: tuple[Change, ...] = ()
     """What changed at the onset."""
+    platform: str | None = None
+    """What the platform says of the target, in a line."""
+    events: tuple[Event, ...] = ()
+    """What the platform did, oldest first."""
     vllm_version: str | None = None
     model: str | None = None
     causes: tuple[FoundCause, ...] = ()
@@ -128,6 +140,7 @@ class TargetVerdict:
                 "source": self.source,
                 "onset": None if self.onset is None else round(self.onset, 3),
             },
+            **self._of_platform(),
             "changes": [
                 {"what": change.what, "before": change.before, "now": change.now}
                 for change in self.changes
@@ -140,6 +153,12 @@ class TargetVerdict:
                 for name, value in self.features.items()
             },
         }
+
+    def _of_platform(self) -> dict[str, Any]:
+        if self.platform is None:
+            return {}
+        events = [{"t": round(event.t, 3), "what": event.what} for event in self.events]
+        return {"platform": self.platform, "events": events}
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,6 +170,42 @@ UNRECORDED: dict[str, dict[str, Value]] = {
     },
     "metrics-stale-or-wrong": {"page.counter_flips": 6.0},
     "clock-skew": {"clock.steps": 1.0},
+    "sagemaker-endpoint-failed": {
+        "sagemaker.status": "OutOfService",
+        "sagemaker.failure": "The role was deleted.",
+        "sagemaker.failure_kind": "other",
+    },
+    "sagemaker-ping-failed": {
+        "sagemaker.status": "Failed",
+        "sagemaker.failure": "The primary container did not pass the ping health check.",
+        "sagemaker.failure_kind": "ping",
+    },
+    "sagemaker-no-capacity": {
+        "sagemaker.status": "InService",
+        "sagemaker.instances": 1.0,
+        "sagemaker.instances_wanted": 3.0,
+        "sagemaker.instances_missing": 2.0,
+        "sagemaker.no_capacity": "scaling failed: InsufficientInstanceCapacity",
+    },
+    "sagemaker-artefacts-unavailable": {
+        "sagemaker.status": "Failed",
+        "sagemaker.failure": "Failed to download model data.",
+        "sagemaker.failure_kind": "artefacts",
+    },
+    "sagemaker-below-desired": {
+        "sagemaker.status": "InService",
+        "sagemaker.instances": 1.0,
+        "sagemaker.instances_wanted": 2.0,
+        "sagemaker.instances_missing": 1.0,
+    },
+    "sagemaker-update-undone": {
+        "sagemaker.status": "InService",
+        "sagemaker.failure": "The update failed and was rolled back.",
+        "sagemaker.failure_kind": "other",
+    },
+    "sagemaker-deploying": {"sagemaker.status": "Updating", "sagemaker.deploying_seconds": 240.0},
+    "sagemaker-container-restarts": {"sagemaker.starts": 3.0, "sagemaker.memory_max": 0.4},
+    "sagemaker-container-oom": {"sagemaker.starts": 2.0, "sagemaker.memory_max": 0.97},
 }
 
 
