@@ -81,7 +81,13 @@ def on_recording(loaded: LoadedConfig, path: Path, scale: Fraction, output: str)
     Raises:
         InputFileError: The recording cannot be read, or holds no page.
         ConfigError: Something does not go with CloudWatch alarms.
+        UsageError: The alarms are PromQL.
     """
+    if loaded.config.exporter.cloudwatch.sink == "otlp":
+        raise UsageError(
+            "exporter.cloudwatch.sink is otlp: its alarms are PromQL, which is not evaluated here; "
+            "opsctl alarms build --to prometheus writes the same rules with unit tests for promtool"
+        )
     observations, _ = read_observations(path)
     with mistakes_of(loaded):
         text = template_text(service_template(loaded.config))

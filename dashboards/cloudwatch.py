@@ -79,6 +79,9 @@ def service_template(config: Config, models: Sequence[str] = ()) -> Template:
         ConfigError: Something in it does not go with CloudWatch.
     """
     template = build_template(config, models)
+    if config.exporter.cloudwatch.sink == "otlp":
+        missing = "the board: its widgets read classic metrics, and only the heartbeat is one"
+        return replace(template, left_out=[*template.left_out, missing])
     found = models_of(config, models)
     alarms = [
         name for name, one in template.body["Resources"].items() if one["Type"] == COMPOSITE_ALARM

@@ -26,7 +26,7 @@ from vllm_opsctl.exporter.poller import Poller
 from vllm_opsctl.exporter.recording import save_recording
 from vllm_opsctl.exporter.server import Application
 from vllm_opsctl.exporter.sinks.cloudwatch.publisher import Publisher, publisher
-from vllm_opsctl.exporter.sinks.otlp import OtlpPublisher, otlp_publisher
+from vllm_opsctl.exporter.sinks.otlp import OtlpPublisher, otlp_publisher, sends_heartbeat
 from vllm_opsctl.exporter.sinks.prometheus import EngineCollector
 from vllm_opsctl.exporter.sources.tap import TapFolder, TapServer, assigned, pages_now
 from vllm_opsctl.exporter.sources.tap_text import Bounds, EveryBound
@@ -73,7 +73,7 @@ class Sidecar:
         registry.register(EngineCollector(self.snapshots, config.objectives))
         ProcessCollector(namespace="opsctl", registry=registry)
         PlatformCollector(registry=registry)
-        self._publisher = self._new_publisher(environment, registry)
+        self._publishers = list(self._new_publishers(environment, registry))
         host, port = split_listen(config.exporter.listen)
         try:
             self._server: Any = waitress.create_server(
@@ -120,8 +120,8 @@ class Sidecar:
             poller.start()
         if self._folder is not None:
             threading.Thread(target=self._discover, name="tap", daemon=True).start()
-        if self._publisher is not None:
-            self._publisher.start()
+        for sends in self._publishers:
+            sends.start()
         server = threading.Thread(target=self._serve, name="http", daemon=True)
         server.start()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -133,25 +133,25 @@ class Sidecar:
             poller.join(max(0.0, deadline - time.monotonic()))
             if not poller.is_alive():
                 poller.read_the_dead()
-        if self._publisher is not None:
-            self._publisher.finish(JOIN_PUBLISHER_S)
+        for sends in self._publishers:
+            sends.finish(JOIN_PUBLISHER_S)
         self._save()
 
-    def _new_publisher(
+    def _new_publishers(
         self, environment: Mapping[str, str], registry: CollectorRegistry
-    ) -> Publisher | OtlpPublisher | None:
-        """What sends metrics to CloudWatch; None where nothing does."""
-        match self.config.exporter.cloudwatch.sink:
-            case "off":
-                return None
-            case "otlp":
-                return otlp_publisher(
-                    self.config, environment, registry.collect, self._starts, self._stop
-                )
-            case _:
-                return publisher(
-                    self.config, environment, self._take_pages, self._fine_pages, self._stop
-                )
+    ) -> Iterator[Publisher | OtlpPublisher]:
+        """What sends metrics to CloudWatch; nothing where nothing does."""
+        settings = self.config.exporter.cloudwatch
+        if settings.sink == "otlp":
+            yield otlp_publisher(
+                self.config, environment, registry.collect, self._starts, self._stop
+            )
+        if settings.sink in ("put", "emf") or (
+            settings.sink == "otlp" and sends_heartbeat(settings)
+        ):
+            yield publisher(
+                self.config, environment, self._take_pages, self._fine_pages, self._stop
+            )
 
     def _starts(self) -> dict[str, float]:
         """When the process of every target that tells it began."""

@@ -182,6 +182,9 @@ def read_definitions(text: str, parameters: Mapping[str, str] | None = None) -> 
         if kind not in (METRIC_ALARM, COMPOSITE_ALARM):
             continue
         properties = resource["Properties"]
+        if "EvaluationCriteria" in properties:
+            # a PromQL alarm: what it reads is no classic metric
+            continue
         try:
             alarm: MetricAlarm | CompositeAlarm
             if kind == METRIC_ALARM:

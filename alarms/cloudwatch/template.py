@@ -10,12 +10,14 @@ from vllm_opsctl.alarms.alert_rules import BURN_ALERT, FLOOR_ALERT, AlertRule
 from vllm_opsctl.alarms.alertmanager import region_of
 from vllm_opsctl.alarms.burn import Notify
 from vllm_opsctl.alarms.cloudwatch.models import AS_PARAMETER, MAX_LENGTH, PARAMETER, models_of
-from vllm_opsctl.alarms.cloudwatch.signals import not_covered, signals
+from vllm_opsctl.alarms.cloudwatch.promql import promql_alarms
+from vllm_opsctl.alarms.cloudwatch.signals import SIDECARS, not_covered, signals
 from vllm_opsctl.alarms.cloudwatch.topics import topic_outputs, topic_resources
 from vllm_opsctl.alarms.cloudwatch.writer import AlarmWriter
 from vllm_opsctl.alarms.rules import build_rules
 from vllm_opsctl.errors import ConfigError
 from vllm_opsctl.exporter.config import Config
+from vllm_opsctl.exporter.sinks.otlp import sends_heartbeat
 
 LONGEST_INTERVAL_S = 300.0
 """The shortest windows are five minutes; data that come more seldom leave them empty."""
@@ -63,6 +65,8 @@ def build_template(config: Config, models: Sequence[str] = ()) -> Template:
         ConfigError: Something in it does not go with CloudWatch alarms.
     """
     _check(config)
+    if config.exporter.cloudwatch.sink == "otlp":
+        return _promql_template(config)
     found = models_of(config, models)
     rulebook = build_rules(config, "sidecar")
     writer = AlarmWriter(config, rulebook.links)
@@ -81,27 +85,57 @@ def build_template(config: Config, models: Sequence[str] = ()) -> Template:
         else:
             # with one stack a model, each stack has its own: an alarm's name stands once in an account
             writer.signal(signal, AS_PARAMETER if found.are_a_parameter else None)
+    parameters: dict[str, Any] = {}
+    if found.are_a_parameter:
+        parameters[PARAMETER] = {
+            "Type": "String",
+            "MinLength": 1,
+            "MaxLength": MAX_LENGTH,
+            "AllowedPattern": "[A-Za-z0-9_./:@+=-]+",
+            "Description": "Served name of the model, as the dimension Model has it.",
+        }
+    body = _body(config, writer, parameters)
+    measured = [line for line in rulebook.left_out if line.startswith("objective ")]
+    notes = [*found.notes, *_notes(config), *rulebook.links.notices()]
+    return Template(body, [*measured, *not_covered()], notes)
+
+
+def _promql_template(config: Config) -> Template:
+    """For metrics that arrive by OTLP; every alarm is of all models."""
+    rulebook = build_rules(config, "sidecar")
+    writer = AlarmWriter(config, rulebook.links)
+    settings = config.exporter.cloudwatch
+    heartbeat = sends_heartbeat(settings)
+    alarms, left_out = promql_alarms(rulebook, config.service.name, heartbeat=heartbeat)
+    if heartbeat:
+        (beats,) = (one for one in signals(settings.interval) if one.alert == SIDECARS)
+        writer.signal(beats, None)
+    for alarm in alarms:
+        writer.promql(alarm)
+    notes = [
+        "exporter.cloudwatch.sink is otlp: the alarms are PromQL; what they cost is in no price list we know",
+        *rulebook.links.notices(),
+    ]
+    if not heartbeat:
+        notes.append(
+            "metrics go by way of a collector: LLMSidecarsDown is PromQL too, and ends after a day of silence"
+        )
+    return Template(_body(config, writer, {}), [*rulebook.left_out, *left_out], notes)
+
+
+def _body(config: Config, writer: AlarmWriter, parameters: dict[str, Any]) -> dict[str, Any]:
+    """The template around its alarms; topics that are not configured are made."""
     ways: tuple[Notify, ...] = tuple(way for way in ("page", "ticket") if writer.arn(way) is None)
     body: dict[str, Any] = {
         "AWSTemplateFormatVersion": "2010-09-09",
         "Description": f"Alarms of the vLLM service {config.service.name}.",
     }
-    if found.are_a_parameter:
-        body["Parameters"] = {
-            PARAMETER: {
-                "Type": "String",
-                "MinLength": 1,
-                "MaxLength": MAX_LENGTH,
-                "AllowedPattern": "[A-Za-z0-9_./:@+=-]+",
-                "Description": "Served name of the model, as the dimension Model has it.",
-            }
-        }
+    if parameters:
+        body["Parameters"] = parameters
     body["Resources"] = {**topic_resources(config.service.name, ways), **writer.resources}
     if ways:
         body["Outputs"] = topic_outputs(ways)
-    measured = [line for line in rulebook.left_out if line.startswith("objective ")]
-    notes = [*found.notes, *_notes(config), *rulebook.links.notices()]
-    return Template(body, [*measured, *not_covered()], notes)
+    return body
 
 
 def _check(config: Config) -> None:

@@ -33,6 +33,7 @@ MAX_CHILDREN = 100
 MAX_ACTIONS = 5
 MAX_METRICS = 10
 MAX_TAGS = 50
+MAX_QUERY = 10_000
 MAX_RESOURCES = 500
 MAX_BYTES = 1_000_000
 """Of a template in S3."""
@@ -139,6 +140,9 @@ class _Check:
     # -- metric alarms -----------------------------------------------------------------------------
 
     def _metric(self, properties: Mapping[str, Any]) -> Iterator[str]:
+        if "EvaluationCriteria" in properties:
+            yield from _promql(properties)
+            return
         comparison = properties.get("ComparisonOperator")
         if comparison not in OPERATORS:
             yield f"ComparisonOperator: {comparison!r} is none of {', '.join(OPERATORS)}"
@@ -216,6 +220,22 @@ class _Check:
         for key in ("ActionsSuppressorWaitPeriod", "ActionsSuppressorExtensionPeriod"):
             if not isinstance(properties.get(key), int):
                 yield f"{key}: must be given with a suppressor, in whole seconds"
+
+
+def _promql(properties: Mapping[str, Any]) -> Iterator[str]:
+    """Limits of AlarmPromQLCriteria and EvaluationInterval, CloudWatch API reference."""
+    criteria = properties["EvaluationCriteria"].get("PromQLCriteria", {})
+    if not 1 <= len(criteria.get("Query", "")) <= MAX_QUERY:
+        yield f"Query: {len(criteria.get('Query', ''))} characters; 1 to {MAX_QUERY} are allowed"
+    for key in ("PendingPeriod", "RecoveryPeriod"):
+        if not 0 <= criteria.get(key, 0) <= _DAY_S:
+            yield f"{key}: {criteria[key]} s; 0 to {_DAY_S} are allowed"
+    every = properties.get("EvaluationInterval")
+    if not isinstance(every, int) or not 10 <= every <= _HOUR_S:
+        yield f"EvaluationInterval: {every!r}; 10 to {_HOUR_S} s are allowed"
+    mixed = [key for key in ("Metrics", "MetricName", "Threshold") if key in properties]
+    if mixed:
+        yield f"{mixed[0]}: does not go with EvaluationCriteria"
 
 
 def _timing(properties: Mapping[str, Any], period: Any) -> Iterator[str]:

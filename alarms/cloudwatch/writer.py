@@ -15,6 +15,7 @@ from typing import Any
 from vllm_opsctl.alarms.alert_rules import BURN_ALERT, AlertRule
 from vllm_opsctl.alarms.burn import FLOOR, Notify, Row, budget_of, duration_text
 from vllm_opsctl.alarms.cloudwatch.models import AS_PARAMETER, MAX_LENGTH
+from vllm_opsctl.alarms.cloudwatch.promql import PromqlAlarm, promql_alarm, promql_id, told
 from vllm_opsctl.alarms.cloudwatch.resources import (
     composite_alarm,
     expression,
@@ -221,6 +222,27 @@ class AlarmWriter:
             topic=self._topic(signal.notify),
             suppressor=suppressor,
             tags=tags_of({**facts, "notify": signal.notify}),
+        )
+
+    # -- metrics by OTLP ---------------------------------------------------------------------------
+
+    def promql(self, alarm: PromqlAlarm) -> None:
+        """An alarm that is a PromQL query; it notifies by itself."""
+        lines = [told(alarm.rule.annotations["summary"])]
+        if alarm.rule.indicator is not None:
+            objective = alarm.rule.indicator.objective
+            lines.append(
+                f"{format_percent(objective.target)} of its events are promised to be good."
+            )
+        lines.append("Its contributors are the models and replicas that it is about.")
+        leads = {key: told(text) for key, text in alarm.rule.annotations.items()}
+        description = "\n".join([*lines, self._leads(leads, "")])
+        self.resources[promql_id(alarm)] = promql_alarm(
+            self._name(f"{alarm.alert} {alarm.notify}", alarm.objective or "-", None),
+            description,
+            alarm,
+            self._topic(alarm.notify),
+            self._service,
         )
 
     def _fleet_signal(self, alert: str, model: str | None) -> str:

@@ -26,7 +26,7 @@ from requests.auth import AuthBase
 from vllm_opsctl import __version__
 from vllm_opsctl.errors import ConfigError, UsageError
 from vllm_opsctl.exporter.aws import aws_mistakes, region_of
-from vllm_opsctl.exporter.config import Config
+from vllm_opsctl.exporter.config import CloudWatch, Config
 
 if TYPE_CHECKING:
     from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
@@ -269,6 +269,18 @@ def _histograms(
         )
 
 
+def sends_heartbeat(settings: CloudWatch) -> bool:
+    """
+    Whether it is CloudWatch itself that metrics are sent to, where a classic heartbeat goes besides.
+
+    Absent series count as recovered in PromQL; only a classic alarm treats silence as breaching.
+
+    Args:
+        settings: ``exporter.cloudwatch``.
+    """
+    return settings.endpoint_url is None or AWS_HOST in settings.endpoint_url
+
+
 def otlp_publisher(
     config: Config,
     environment: Mapping[str, str],
@@ -306,7 +318,7 @@ def otlp_publisher(
         from opentelemetry.exporter.otlp.proto.http import Compression
         from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 
-        if AWS_HOST in url:
+        if sends_heartbeat(settings):
             session.auth = SigV4(region or url.split(".")[1])
     except ImportError as problem:
         raise UsageError(

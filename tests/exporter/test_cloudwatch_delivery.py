@@ -27,11 +27,12 @@ from conftest import RECORDINGS, Opsctl, free_port, http_get, wait_for
 from real.emulated_aws import REGION, EmulatedAws
 from tap.fakes import FakeEngine
 
-from vllm_opsctl.exporter.config import Config
+from vllm_opsctl.exporter.config import CloudWatch, Config
 from vllm_opsctl.exporter.engine import EngineKey, EngineSample, PageSample
-from vllm_opsctl.exporter.sinks.cloudwatch.publisher import Publisher
+from vllm_opsctl.exporter.sinks.cloudwatch.publisher import Publisher, publisher
 from vllm_opsctl.exporter.sinks.cloudwatch.put import PutSender
 from vllm_opsctl.exporter.sinks.cloudwatch.spool import Spool
+from vllm_opsctl.exporter.sinks.otlp import sends_heartbeat
 
 INTERVALS = 12
 
@@ -395,3 +396,32 @@ def test_a_sidecar_without_a_region_says_what_to_write(opsctl: Opsctl, tmp_path:
 
     assert ran.returncode == 64
     assert "exporter.cloudwatch.region: not set" in ran.stderr
+
+
+def test_beside_otlp_the_heartbeat_alone_is_put(
+    aws: EmulatedAws, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A classic alarm on it knows silence; one in PromQL would take it for recovery."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", aws.url)
+    settings = {"sink": "otlp", "namespace": "beside-otlp", "region": REGION}
+    config = Config.model_validate({"exporter": {"cloudwatch": settings}})
+    now = time.time() // 60 * 60
+    pages = [page(now, 0.0), page(now + 30, 5.0)]
+    sends = publisher(config, {}, lambda: {"chat-0": pages}, dict, threading.Event())
+    sends.close_interval(now)
+    sends.send_waiting()
+
+    there = aws.client("cloudwatch").list_metrics(Namespace="beside-otlp")["Metrics"]
+    assert [one["MetricName"] for one in there] == ["Heartbeat"]
+    assert sums(aws, "beside-otlp", "Heartbeat") == {int(now): 1.0}
+
+
+@pytest.mark.parametrize(
+    ("settings", "sends"),
+    [
+        ({"sink": "otlp", "region": REGION}, True),
+        ({"sink": "otlp", "endpoint_url": "http://collector:4318/v1/metrics"}, False),
+    ],
+)
+def test_a_collector_is_no_cloudwatch(settings: dict[str, str], sends: bool) -> None:
+    assert sends_heartbeat(CloudWatch.model_validate(settings)) is sends

@@ -16,7 +16,7 @@ from vllm_opsctl.exporter.config import Config
 from vllm_opsctl.exporter.engine import PageSample
 from vllm_opsctl.exporter.sinks.cloudwatch.datum import Datum
 from vllm_opsctl.exporter.sinks.cloudwatch.emf import EmfSender
-from vllm_opsctl.exporter.sinks.cloudwatch.interval import Labels, data_of
+from vllm_opsctl.exporter.sinks.cloudwatch.interval import HEARTBEAT, Labels, data_of
 from vllm_opsctl.exporter.sinks.cloudwatch.put import PutSender
 from vllm_opsctl.exporter.sinks.cloudwatch.spool import Spool
 
@@ -60,6 +60,7 @@ class Publisher(threading.Thread):
         spool: Spool,
         *,
         fine_pages: Callable[[], Mapping[str, PageSample]] = dict,
+        heartbeat_only: bool = False,
         stop: threading.Event,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -72,6 +73,7 @@ class Publisher(threading.Thread):
         self._stop_event = stop
         self._clock = clock
         self._fine_pages = fine_pages
+        self._heartbeat_only = heartbeat_only
         self._last = spool.kept_pages()
         self._last_fine: Mapping[str, PageSample] = {}
         self._failures = 0
@@ -129,6 +131,8 @@ class Publisher(threading.Thread):
             if pages:
                 self._last[target] = pages[-1]
         self._last_fine = fine
+        if self._heartbeat_only:
+            data = [datum for datum in data if datum.metric == HEARTBEAT]
         if data:
             self._spool.add(began, data)
             self._spool.keep_pages(self._last)
@@ -181,7 +185,8 @@ def publisher(
     """
     settings = config.exporter.cloudwatch
     sender: Sender
-    if settings.sink == "put":
+    # beside OTLP the heartbeat alone is put
+    if settings.sink in ("put", "otlp"):
         region = region_of(settings, environment)
         if region is None:
             raise ConfigError(
@@ -189,7 +194,8 @@ def publisher(
                     "exporter.cloudwatch.region: not set, and neither is AWS_REGION; write eu-central-1"
                 ]
             )
-        sender = PutSender(settings.namespace, region, settings.endpoint_url)
+        endpoint = settings.endpoint_url if settings.sink == "put" else None
+        sender = PutSender(settings.namespace, region, endpoint)
     else:
         sender = EmfSender(settings.namespace, settings.emf_to)
     folder = Path(settings.spool_dir) if settings.spool_dir is not None else None
@@ -199,4 +205,12 @@ def publisher(
         raise ConfigError(
             [f"exporter.cloudwatch.spool_dir: {folder}: {problem.strerror}; choose another folder"]
         ) from None
-    return Publisher(config, take_pages, sender, spool, fine_pages=fine_pages, stop=stop)
+    return Publisher(
+        config,
+        take_pages,
+        sender,
+        spool,
+        fine_pages=fine_pages,
+        heartbeat_only=settings.sink == "otlp",
+        stop=stop,
+    )
