@@ -20,8 +20,10 @@ from vllm_opsctl.errors import InputFileError
 
 _LINE = r"^{title}: (.+)$"
 _SINCE = re.compile(r"^Since: (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC$", re.MULTILINE)
-_TAKEN = ("--sidecar", "--prometheus", "--match")
-"""Options of the command in a page that are followed."""
+FOLLOWED = ("sidecar", "prometheus", "sagemaker")
+"""Sources of the command in a page that are followed."""
+
+_TAKEN = (*(f"--{source}" for source in FOLLOWED), "--match")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +38,9 @@ class AlarmMessage:
         model: The model; None where the message does not say.
         since: Unix seconds; None where the message does not say.
         runbook: URL of its page.
-        sidecar: Where to look, as `diagnose` takes it; so are the next three.
+        sidecar: Where to look, as `diagnose` takes it; so are the next four.
         prometheus: The same.
+        sagemaker: The same.
         match: The same.
         targets: The same.
     """
@@ -50,6 +53,7 @@ class AlarmMessage:
     runbook: str | None = None
     sidecar: str | None = None
     prometheus: str | None = None
+    sagemaker: str | None = None
     match: str = ""
     targets: tuple[str, ...] = ()
 

@@ -14,7 +14,7 @@ from typing import TextIO
 
 import click
 
-from vllm_opsctl.cli.alarm_message import AlarmMessage, read_alarm
+from vllm_opsctl.cli.alarm_message import FOLLOWED, AlarmMessage, read_alarm
 from vllm_opsctl.cli.common import (
     duration_option,
     emit,
@@ -72,6 +72,7 @@ SHORTEST_EVERY_S = 1.0
     type=click.Path(path_type=Path, file_okay=False),
     help="Use the tap's pages, those of dead engines too.",
 )
+@click.option("--sagemaker", metavar="ENDPOINT", help="Use what AWS knows of a SageMaker endpoint.")
 @click.option(
     "--alarm",
     "alarm_file",
@@ -94,7 +95,9 @@ SHORTEST_EVERY_S = 1.0
 @click.option(
     "--at", metavar="TIME", help="End of the window: ISO time (UTC), unix seconds, or -5m."
 )
-@duration_option("--window", default="60s", help_text="Length of the window.")
+@duration_option(
+    "--window", default="60s", help_text="Length of the window; --sagemaker looks at 1h."
+)
 @click.option(
     "--no-probe",
     is_flag=True,
@@ -128,6 +131,7 @@ def diagnose(
     match: str,
     prometheus_token_env: str | None,
     tap: Path | None,
+    sagemaker: str | None,
     alarm_file: TextIO | None,
     for_s: float,
     at: str | None,
@@ -152,6 +156,7 @@ def diagnose(
         "--recording": recording,
         "--prometheus": prometheus,
         "--tap": tap,
+        "--sagemaker": sagemaker,
     }
     chosen_sources = [name for name, value in given.items() if value is not None]
     alarm: AlarmMessage | None = None
@@ -159,24 +164,25 @@ def diagnose(
         if chosen_sources or targets or match:
             raise UsageError("--alarm says where to look; leave the sources and targets to it")
         alarm = _read(alarm_file)
-        sidecar, prometheus = alarm.sidecar, alarm.prometheus
+        sidecar, prometheus, sagemaker = alarm.sidecar, alarm.prometheus, alarm.sagemaker
         match, targets = alarm.match, alarm.targets
-        chosen_sources = [f"--{name}" for name in ("sidecar", "prometheus") if getattr(alarm, name)]
+        chosen_sources = [f"--{name}" for name in FOLLOWED if getattr(alarm, name)]
         if at is None and chosen_sources and alarm.since is not None:
             at = str(alarm.since)
     if len(chosen_sources) > 1:
         raise UsageError(f"{' and '.join(chosen_sources)} are both given; choose one")
     if at is not None and not chosen_sources:
         raise UsageError(
-            "a live target has no past; --at wants --sidecar, --prometheus, --tap or --recording"
+            "a live target has no past; --at wants --sidecar, --prometheus, --tap, --sagemaker or "
+            "--recording"
         )
     if prometheus is None and (match or prometheus_token_env):
         raise UsageError(
             "--match and --prometheus-token-env belong to --prometheus URL; give it too"
         )
     if is_watch:
-        if prometheus is not None or tap is not None:
-            past = "--prometheus" if tap is None else "--tap"
+        past = next((n for n in chosen_sources if n not in ("--sidecar", "--recording")), None)
+        if past is not None:
             raise UsageError(f"--watch follows what happens now; {past} is the past")
         _check_watch(every, at, recording, bundle, output)
     elif is_given(ctx, "every"):
@@ -221,6 +227,13 @@ def diagnose(
     elif tap is not None:
         end = parse_time(at, time.time()) if at else None
         observations = from_tap(tap, loaded, window_s=window)
+    elif sagemaker is not None:
+        from vllm_opsctl.cli.sagemaker import WINDOW_S, from_sagemaker, target_names
+
+        end = parse_time(at, time.time()) if at else None
+        window = window if is_given(ctx, "window") else WINDOW_S
+        observations = from_sagemaker(sagemaker, loaded.config, end=end, window_s=window)
+        targets = target_names(sagemaker, targets)
     else:
         chosen = resolve_targets(targets, loaded)
         observations = observe_live(chosen, for_s, probe=not no_probe)

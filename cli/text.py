@@ -120,6 +120,8 @@ def _target_text(target: TargetVerdict, show_features: bool) -> Iterator[str]:
     yield first.replace(label, _headline(target.verdict), 1)
     yield from (f"  {line}" for line in rest)
     yield click.style(wrapped(_scope(target), indent="  "), dim=True)
+    if target.platform:
+        yield click.style(wrapped(target.platform, indent="  "), dim=True)
     for root in roots:
         yield ""
         yield click.style(wrapped(_title(root), indent="  ", first=""), bold=True)
@@ -129,6 +131,10 @@ def _target_text(target: TargetVerdict, show_features: bool) -> Iterator[str]:
         for other in root.alternatives:
             text = f"may as well be {other.id}; what tells them apart: {other.apart_by}"
             yield wrapped(text, indent="    ", first="  ")
+    if target.events:
+        yield ""
+        yield click.style("Happened", bold=True)
+        yield from _bullets([f"{_clock(event.t)} UTC {event.what}" for event in target.events])
     if target.changes:
         yield ""
         yield click.style("Changed", bold=True)
@@ -233,6 +239,8 @@ def _target_markdown(target: TargetVerdict, show_features: bool) -> Iterator[str
     yield f"## {target.verdict.upper()} {where}"
     yield ""
     yield f"{target.summary}. {_scope(target)}." if names else f"{_scope(target)}."
+    if target.platform:
+        yield f"{target.platform}."
     for root in target.roots:
         yield f"\n### {_title(root)}\n"
         yield from (f"- {line.statement}" for line in root.evidence)
@@ -240,6 +248,9 @@ def _target_markdown(target: TargetVerdict, show_features: bool) -> Iterator[str
             yield f"\nExplains: {', '.join(f'`{id_}`' for id_ in root.explains)}"
         for other in root.alternatives:
             yield f"\nMay as well be `{other.id}`; what tells them apart: {other.apart_by}."
+    if target.events:
+        yield "\n### Happened\n"
+        yield from (f"- {_clock(event.t)} UTC {event.what}" for event in target.events)
     if target.changes:
         yield "\n### Changed\n"
         yield from (f"- {c.what}: {c.before} → {c.now}" for c in target.changes)
