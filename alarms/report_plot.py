@@ -10,6 +10,7 @@ import os
 import tempfile
 import warnings
 from bisect import bisect_left
+from collections.abc import Callable
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -57,27 +58,31 @@ _FLOOR = -1.0
 """A budget that is overspent more than this is drawn at the edge, with its number."""
 
 
-def check_plot(path: Path) -> None:
+def check_plot(path: Path, option: str = "--plot") -> None:
     """
     Find out that a plot can be written before anybody is asked for data.
+
+    Args:
+        path: Where it goes.
+        option: That named it.
 
     Raises:
         UsageError: No suffix of a picture, no such folder, no right to write, or no matplotlib.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(
-            f"--plot {path}: {path.suffix or 'no suffix'} is no picture; name it .png or .svg"
+            f"{option} {path}: {path.suffix or 'no suffix'} is no picture; name it .png or .svg"
         )
     folder = path.parent
     if not folder.is_dir():
-        raise UsageError(f"--plot {path}: {folder} is no folder; create it first")
+        raise UsageError(f"{option} {path}: {folder} is no folder; create it first")
     if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
-        raise UsageError(f"--plot {path}: Permission denied")
+        raise UsageError(f"{option} {path}: Permission denied")
     try:
         import matplotlib  # noqa: F401
     except ImportError:
         raise UsageError(
-            f"--plot {path}: matplotlib is missing; pip install 'vllm-opsctl[report]'"
+            f"{option} {path}: matplotlib is missing; pip install 'vllm-opsctl[report]'"
         ) from None
 
 
@@ -92,11 +97,25 @@ def write_plot(report: Report, path: Path) -> None:
     Raises:
         UsageError: It cannot be written.
     """
+    save_figure(lambda: _figure(report), path)
+
+
+def save_figure(draw: Callable[[], Figure], path: Path, option: str = "--plot") -> None:
+    """
+    Write a figure; the file is there as a whole or not at all, and the same figure gives the same bytes.
+
+    Args:
+        draw: Makes it, with our settings in force.
+        path: Where; its suffix is the format.
+        option: That named the file.
+
+    Raises:
+        UsageError: It cannot be written.
+    """
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     kind = path.suffix.lower().removeprefix(".")
-    # the same report gives the same bytes
     with (
         mpl.rc_context(
             {
@@ -111,7 +130,7 @@ def write_plot(report: Report, path: Path) -> None:
     ):
         # a letter that the font lacks is drawn as a box
         warnings.filterwarnings("ignore", "Glyph", UserWarning)
-        figure = _figure(report)
+        figure = draw()
         FigureCanvasAgg(figure)
         temporary: str | None = None
         try:
@@ -129,7 +148,7 @@ def write_plot(report: Report, path: Path) -> None:
         except OSError as problem:
             if temporary is not None:
                 Path(temporary).unlink(missing_ok=True)
-            raise UsageError(f"--plot {path}: {problem.strerror}") from None
+            raise UsageError(f"{option} {path}: {problem.strerror}") from None
 
 
 def _figure(report: Report) -> Figure:

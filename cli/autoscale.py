@@ -15,6 +15,7 @@ from vllm_opsctl.alarms.autoscale.template import (
 )
 from vllm_opsctl.alarms.cloudwatch.build import is_current, write_template
 from vllm_opsctl.cli.autoscale_apply import EXIT_FINDINGS, apply, destroy, plan
+from vllm_opsctl.cli.autoscale_simulate import simulate
 from vllm_opsctl.cli.common import load, mistakes_of, note
 
 
@@ -23,7 +24,7 @@ def autoscale() -> None:
     """Scale replicas with their load on AWS, and try it on a recording first."""
 
 
-for command in (plan, apply, destroy):
+for command in (plan, apply, destroy, simulate):
     autoscale.add_command(command)
 
 

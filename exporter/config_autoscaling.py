@@ -18,6 +18,9 @@ SignalName = Literal["demand", "kv_cache"]
 SHORTEST_SCALE_IN_S = 900.0
 """As long as target tracking itself watches before it scales in (15 of 15 minutes), seconds."""
 
+SEEN_AFTER_S = 60.0
+"""Until the mean of a minute shows what a new replica took over; before it, as many would be added again."""
+
 _PART = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 _NAMES: dict[str, tuple[str, str]] = {
     "sagemaker-variant": (rf"{_PART}/{_PART}", "endpoint/variant, e.g. chat/AllTraffic"),
@@ -117,7 +120,7 @@ class Autoscaling(Strict):
     )
     kv_cache_target: Target = Field(0.8, description="Usage of an engine's KV cache.")
     scale_out_cooldown: Duration | None = Field(
-        None, description="Pause after growing; unset: cold_start."
+        None, description="Pause after growing; unset: cold_start and a minute."
     )
     scale_in_cooldown: Duration | None = Field(
         None, description="Pause after shrinking; unset: twice the other, 15 minutes at least."
@@ -163,7 +166,9 @@ class Autoscaling(Strict):
     @property
     def scale_out_s(self) -> float:
         """Pause after growing, seconds."""
-        return self.scale_out_cooldown or self.cold_start or 0.0
+        if self.scale_out_cooldown is not None or self.cold_start is None:
+            return self.scale_out_cooldown or 0.0
+        return self.cold_start + SEEN_AFTER_S
 
     @property
     def scale_in_s(self) -> float:

@@ -136,7 +136,7 @@ def test_a_group_has_policies_of_its_own_service_and_no_target() -> None:
 
     assert not of_type(body, "ApplicationAutoScaling::ScalableTarget")
     assert {one["AutoScalingGroupName"] for one in found} == {"chat"}
-    assert {one["EstimatedInstanceWarmup"] for one in found} == {360}
+    assert {one["EstimatedInstanceWarmup"] for one in found} == {420}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -214,12 +214,12 @@ def test_what_is_missing_stays_missing() -> None:
     assert evaluate(parse(text), series) == (None, 100 * 3 / 64)
 
 
-def test_cooldowns_are_of_the_cold_start() -> None:
+def test_cooldowns_outlast_the_cold_start_by_the_minute_in_which_it_shows() -> None:
     (first, _) = policies(body_of(scaled(cold_start="400.5s")))
     (slow, _) = policies(body_of(scaled(cold_start="20m")))
 
-    assert (first["ScaleOutCooldown"], first["ScaleInCooldown"]) == (401, 900)
-    assert (slow["ScaleOutCooldown"], slow["ScaleInCooldown"]) == (1200, 2400)
+    assert (first["ScaleOutCooldown"], first["ScaleInCooldown"]) == (461, 921)
+    assert (slow["ScaleOutCooldown"], slow["ScaleInCooldown"]) == (1260, 2520)
 
 
 def test_only_what_scales_to_zero_is_woken() -> None:
@@ -235,7 +235,7 @@ def test_only_what_scales_to_zero_is_woken() -> None:
     assert step["StepScalingPolicyConfiguration"]["StepAdjustments"] == [
         {"MetricIntervalLowerBound": 0, "ScalingAdjustment": 1}
     ]
-    assert step["StepScalingPolicyConfiguration"]["Cooldown"] == 360
+    assert step["StepScalingPolicyConfiguration"]["Cooldown"] == 420
     assert (alarm["Namespace"], alarm["MetricName"]) == (
         "AWS/SageMaker",
         "NoCapacityInvocationFailures",
