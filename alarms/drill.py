@@ -98,7 +98,7 @@ class Drill:
         version, configured = self.alertmanager.status()
         yield from self._watchdog()
         if self.topic is not None:
-            yield from self._subscribers(self.topic, configured)
+            yield from self._receivers(self.topic, configured)
         yield from self._deliver(version)
         for text in self.topic.left_behind if self.topic is not None else ():
             yield Step("clean-up", "failed", f"{text}; remove it by hand")
@@ -176,7 +176,7 @@ class Drill:
 
     # -- the topic ---------------------------------------------------------------------------------
 
-    def _subscribers(self, topic: Topic, configured: str) -> Iterator[Step]:
+    def _receivers(self, topic: Topic, configured: str) -> Iterator[Step]:
         if topic.arn not in configured:
             yield Step(
                 "receiver",
@@ -184,25 +184,7 @@ class Drill:
                 f"{self.alertmanager.url} does not know {topic.arn}: load alertmanager.yaml of opsctl "
                 "alarms build",
             )
-        everybody = topic.subscriptions()
-        hear = [one for one in everybody if one.confirmed]
-        pending = [one for one in everybody if not one.confirmed]
-        if hear:
-            kinds = ", ".join(sorted({one.protocol for one in hear}))
-            yield Step("subscribers", "ok", f"{topic.name} has {len(hear)} ({kinds})")
-        else:
-            yield Step(
-                "subscribers",
-                "failed",
-                f"nobody hears of {topic.name}: it has no confirmed subscription; aws sns subscribe "
-                f"--topic-arn {topic.arn} --protocol … --notification-endpoint …",
-            )
-        for one in pending:
-            yield Step(
-                "subscribers",
-                "note",
-                f"{one.protocol} {one.endpoint} has not confirmed yet, and hears nothing",
-            )
+        yield from subscribers(topic)
 
     # -- the delivery ------------------------------------------------------------------------------
 
@@ -295,10 +277,10 @@ class Drill:
                 )
                 return
             if listener is not None:
-                if (arrived := _arrived(listener, drill)) is not None:
+                if (found := arrived(listener, drill)) is not None:
                     seconds = time.monotonic() - began
                     text = f"a subscriber received it after {format_duration(seconds)}"
-                    yield Step("delivery", "ok", f'{text}: "{arrived.subject}"', seconds)
+                    yield Step("delivery", "ok", f'{text}: "{found.subject}"', seconds)
                     return
             elif now.sent > before.sent:
                 seconds = time.monotonic() - began
@@ -325,7 +307,41 @@ def _identity(labels: Mapping[str, str]) -> frozenset[tuple[str, str]]:
     return frozenset((name, text) for name, text in labels.items() if name != "scale")
 
 
-def _arrived(listener: Listener, drill: str) -> Notification | None:
+def subscribers(topic: Topic) -> Iterator[Step]:
+    """
+    Who hears of a topic.
+
+    Raises:
+        AwsError: Not allowed, or no such topic.
+    """
+    everybody = topic.subscriptions()
+    hear = [one for one in everybody if one.confirmed]
+    pending = [one for one in everybody if not one.confirmed]
+    if hear:
+        kinds = ", ".join(sorted({one.protocol for one in hear}))
+        yield Step("subscribers", "ok", f"{topic.name} has {len(hear)} ({kinds})")
+    else:
+        yield Step(
+            "subscribers",
+            "failed",
+            f"nobody hears of {topic.name}: it has no confirmed subscription; aws sns subscribe "
+            f"--topic-arn {topic.arn} --protocol … --notification-endpoint …",
+        )
+    for one in pending:
+        yield Step(
+            "subscribers",
+            "note",
+            f"{one.protocol} {one.endpoint} has not confirmed yet, and hears nothing",
+        )
+
+
+def arrived(listener: Listener, drill: str) -> Notification | None:
+    """
+    The notification of a drill, if it has come; waits a moment for it.
+
+    Raises:
+        AwsError: Not allowed.
+    """
     for one in listener.receive():
         if f"DRILL {drill}" in one.message:
             return one

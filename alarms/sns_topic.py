@@ -100,7 +100,7 @@ class Topic:
 
         Args:
             name: Of the queue.
-            only: Message attributes of what it hears.
+            only: Message attributes of what it hears; none, and it hears everything.
 
         Raises:
             AwsError: Not allowed; the message names the IAM action.
@@ -130,9 +130,7 @@ class Topic:
                     TopicArn=self.arn,
                     Protocol="sqs",
                     Endpoint=arn,
-                    Attributes={
-                        "FilterPolicy": json.dumps({key: [text] for key, text in only.items()})
-                    },
+                    Attributes=_filter(only),
                     ReturnSubscriptionArn=True,
                 )["SubscriptionArn"]
             yield Listener(sqs, url)
@@ -164,6 +162,12 @@ class Topic:
                 }
             ],
         }
+
+
+def _filter(only: Mapping[str, str]) -> dict[str, str]:
+    if not only:
+        return {}
+    return {"FilterPolicy": json.dumps({key: [text] for key, text in only.items()})}
 
 
 @dataclass(frozen=True, slots=True)

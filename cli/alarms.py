@@ -19,7 +19,7 @@ from vllm_opsctl.alarms.pager_api import AlertmanagerApi, PrometheusApi
 from vllm_opsctl.alarms.rules import build_rules
 from vllm_opsctl.alarms.sns_topic import Topic
 from vllm_opsctl.alarms.vocabulary import Source
-from vllm_opsctl.cli.alarms_apply import apply, destroy, plan
+from vllm_opsctl.cli.alarms_apply import apply, cloudwatch_drill, destroy, model_option, plan
 from vllm_opsctl.cli.alarms_cloudwatch import EXIT_FINDINGS, build_cloudwatch, on_recording
 from vllm_opsctl.cli.common import (
     duration_option,
@@ -192,6 +192,8 @@ def lint(
 
 
 _OF_A_DRILL = {
+    "platform": "--to",
+    "models": "--model",
     "alertmanager": "--alertmanager",
     "prometheus": "--prometheus",
     "way": "--notify",
@@ -216,6 +218,15 @@ _OF_A_DRILL = {
     callback=_scale,
     help="With --recording: tell so much of a minute as one; with 1/60, a second is a minute.",
 )
+@click.option(
+    "--to",
+    "platform",
+    type=click.Choice(["prometheus", "cloudwatch"]),
+    default="prometheus",
+    show_default=True,
+    help="Whose alarms: the drill goes through Alertmanager, or through CloudWatch.",
+)
+@model_option
 @click.option(
     "--alertmanager",
     metavar="URL",
@@ -249,6 +260,8 @@ def test_command(
     ctx: click.Context,
     recording: Path | None,
     scale: Fraction,
+    platform: str,
+    models: tuple[str, ...],
     alertmanager: str | None,
     prometheus: str | None,
     way: Way,
@@ -273,6 +286,12 @@ def test_command(
         return on_recording(loaded, recording, scale, output)
     if is_given(ctx, "scale"):
         raise UsageError("--scale belongs to --recording; a drill is as fast as the pager")
+    if platform == "cloudwatch":
+        _check_of_cloudwatch(ctx)
+        steps = cloudwatch_drill(loaded, models, way=way, listen=listen, timeout_s=timeout).run()
+        return _told(steps, way, output)
+    if models:
+        raise UsageError("--model belongs to --to cloudwatch")
     settings = loaded.config.alarms
     receiver, topic = _receiver(settings, way)
     with mistakes_of(loaded):
@@ -293,7 +312,16 @@ def test_command(
         listen=listen,
         timeout_s=timeout,
     )
-    steps = drill.run()
+    return _told(drill.run(), way, output)
+
+
+def _check_of_cloudwatch(ctx: click.Context) -> None:
+    for name in ("alertmanager", "prometheus", "source", "version"):
+        if is_given(ctx, name):
+            raise UsageError(f"{_OF_A_DRILL[name]} belongs to --to prometheus")
+
+
+def _told(steps: Iterator[Step], way: Way, output: str) -> int:
     failed = _as_json(steps) if output == "json" else _as_text(steps, way)
     return EXIT_FINDINGS if failed else 0
 
@@ -333,6 +361,6 @@ def _as_text(steps: Iterator[Step], way: Way) -> bool:
         links = ", ".join(dict.fromkeys(failed))
         click.secho(f"A {way} does NOT arrive as it should: {links}", fg="red", bold=True)
     else:
-        took = "" if seconds is None else f", {format_duration(seconds)} after Alertmanager has it"
+        took = "" if seconds is None else f", {format_duration(seconds)} after the drill was taken"
         click.secho(f"A {way} arrives{took}.", fg="green", bold=True)
     return bool(failed)

@@ -11,10 +11,12 @@ from typing import Any, Protocol, TypeVar
 import click
 import yaml
 
+from vllm_opsctl.alarms.burn import Notify
 from vllm_opsctl.alarms.cloudwatch.account import Account
 from vllm_opsctl.alarms.cloudwatch.build import template_text
 from vllm_opsctl.alarms.cloudwatch.changes import Action, Change, Difference, Plan
 from vllm_opsctl.alarms.cloudwatch.changes import plan as compare
+from vllm_opsctl.alarms.cloudwatch.drill import CloudWatchDrill
 from vllm_opsctl.alarms.cloudwatch.wanted import Item, wanted
 from vllm_opsctl.cli.alarms_cloudwatch import EXIT_FINDINGS
 from vllm_opsctl.cli.common import emit, load, mistakes_of, note, text_or_json_option
@@ -128,7 +130,19 @@ def _account(config: Config) -> Account:
     return Account(region, settings.endpoint_url)
 
 
-def _planned(loaded: LoadedConfig, models: Sequence[str]) -> tuple[Account, Plan]:
+def wanted_in(loaded: LoadedConfig, models: Sequence[str]) -> tuple[Account, list[Item]]:
+    """
+    The account, and what the configuration wants in it.
+
+    Args:
+        loaded: The configuration.
+        models: When targets name none.
+
+    Raises:
+        ConfigError: Something does not go with CloudWatch alarms.
+        UsageError: No region, no boto3, or no model's name.
+        AwsError: There are no credentials, or AWS does not answer.
+    """
     config = loaded.config
     with mistakes_of(loaded):
         template = service_template(config, models)
@@ -141,9 +155,38 @@ def _planned(loaded: LoadedConfig, models: Sequence[str]) -> tuple[Account, Plan
     for line in (*template.left_out, *template.notes):
         note(line)
     account = _account(config)
-    service = config.service.name
-    items = wanted(body, service, account.place)
+    return account, wanted(body, config.service.name, account.place)
+
+
+def _planned(loaded: LoadedConfig, models: Sequence[str]) -> tuple[Account, Plan]:
+    account, items = wanted_in(loaded, models)
+    service = loaded.config.service.name
     return account, compare(items, account.of_service(service), account, service)
+
+
+def cloudwatch_drill(
+    loaded: LoadedConfig, models: Sequence[str], *, way: Notify, listen: bool, timeout_s: float
+) -> CloudWatchDrill:
+    """
+    A drill of the alarms in the account; raises as ``wanted_in`` does.
+
+    Args:
+        loaded: The configuration.
+        models: When targets name none.
+        way: What is drilled.
+        listen: Look whether it arrives.
+        timeout_s: How long that may take.
+    """
+    account, items = wanted_in(loaded, models)
+    return CloudWatchDrill(
+        way=way,
+        service=loaded.config.service.name,
+        shall=items,
+        account=account,
+        listen=listen,
+        timeout_s=timeout_s,
+        sns_url=loaded.config.alarms.api_url,
+    )
 
 
 def _confirm(yes: bool, question: str) -> None:

@@ -238,6 +238,17 @@ class Account:
             # a composite must be alone in its request
             self._ask("cloudwatch", "delete_alarms", AlarmNames=[item.name])
 
+    def set_alarm(self, name: str, reason: str) -> None:
+        """
+        Set an alarm's state to ALARM: its topics are notified.
+
+        Raises:
+            AwsError: AWS refuses, or does not answer.
+        """
+        self._ask(
+            "cloudwatch", "set_alarm_state", AlarmName=name, StateValue="ALARM", StateReason=reason
+        )
+
     def _put_key(self, item: Item, *, new: bool) -> None:
         policy = json.dumps(item.properties["KeyPolicy"])
         if new:
