@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import click
 
+from vllm_opsctl.cli.autoscale_policy import autoscale_statements
 from vllm_opsctl.cli.common import emit, load, mistakes_of, note
 from vllm_opsctl.errors import ConfigError, UsageError
 from vllm_opsctl.exporter.config import Alarms, CloudWatch
@@ -39,10 +40,10 @@ _ENCRYPTED = (
 @click.option(
     "--for",
     "whom",
-    type=click.Choice(["sidecar", "alertmanager", "drill"]),
+    type=click.Choice(["sidecar", "alertmanager", "drill", "autoscale"]),
     default="sidecar",
     show_default=True,
-    help="Who gets it; drill is opsctl alarms test.",
+    help="Who gets it; drill is opsctl alarms test, autoscale is opsctl autoscale apply.",
 )
 @click.option(
     "--sink",
@@ -95,6 +96,8 @@ def policy(
             note(_ENCRYPTED)
         elif whom == "drill":
             statements = drill_statements(alarms)
+        elif whom == "autoscale":
+            statements = autoscale_statements(loaded.config, _partition(settings.region))
         elif by_lines:
             statements = [logs_statement(settings, log_group)]
             note(_who_ships(settings))

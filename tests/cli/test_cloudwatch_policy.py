@@ -10,6 +10,7 @@ import botocore.session
 import pytest
 from botocore.utils import ArnParser
 from conftest import Opsctl
+from example_alarms import AUTOSCALING_EXAMPLE
 from moto import mock_aws
 
 from vllm_opsctl.alarms.sns_topic import Topic
@@ -29,6 +30,7 @@ VARIANTS: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "file": (("--sink", "emf", "--log-group", "/shop/vllm"), FILE),
     "alertmanager": (("--for", "alertmanager"), TOPICS),
     "drill": (("--for", "drill"), TOPICS),
+    "autoscale": (("--for", "autoscale"), AUTOSCALING_EXAMPLE),
 }
 
 
@@ -57,7 +59,15 @@ def test_a_policy_allows_known_actions_on_well_formed_resources(
 ) -> None:
     arguments, env = VARIANTS[variant]
     session = botocore.session.get_session()
-    without_resource_type = {"cloudwatch:PutMetricData", "sns:Unsubscribe"}
+    without_resource_type = {
+        "application-autoscaling:DescribeScalableTargets",
+        "application-autoscaling:DescribeScalingPolicies",
+        "autoscaling:DescribeAutoScalingGroups",
+        "autoscaling:DescribePolicies",
+        "cloudwatch:DescribeAlarms",
+        "cloudwatch:PutMetricData",
+        "sns:Unsubscribe",
+    }
 
     for one in policy(opsctl, *arguments, env=env):
         assert one["Effect"] == "Allow"
@@ -185,6 +195,7 @@ def test_a_role_trusts_one_service(
     [
         (("--for", "drill"), {}, "alarms.page_topic: not set"),
         (("--for", "alertmanager"), {}, "alarms.page_topic: not set"),
+        (("--for", "autoscale"), {}, "autoscaling.resources: none"),
         (("--sink", "emf"), FILE, "--log-group"),
         (("--log-group", "/shop"), {}, "--log-group goes with"),
         (("--sink", "otlp"), {}, "--sink"),
