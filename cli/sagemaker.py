@@ -22,6 +22,7 @@ from vllm_opsctl.exporter.sources.cloudwatch_pages import (
     NOT_IN_CLOUDWATCH,
     Ours,
     Published,
+    read_events,
     read_pages,
 )
 from vllm_opsctl.exporter.sources.sagemaker import Endpoint, Happened, Part, describe, scaling
@@ -157,6 +158,9 @@ class _Look:
         refused = len(reader.not_seen)
         with reader.optional("the engine's own metrics"):
             found = read_pages(reader, self.ours, endpoint.name, start, end)
+            if found.pages:
+                events = read_events(reader, self.ours, end - self.window_s, end)
+                found = replace(found, events=events)
         first = end - self.window_s
         if any(page.kind == "metrics" and page.t >= first for page in found.pages):
             reader.not_seen.append(NOT_IN_CLOUDWATCH)
@@ -208,6 +212,7 @@ class _Look:
             "unit": part.unit,
             "instance_type": part.instance_type,
             "metrics": measured.numbers,
+            "objectives": {name: list(pair) for name, pair in published.events.items()},
             "attempts": [list(pair) for pair in sorted(measured.attempts.items())],
             "events": [
                 {"t": event.t, "what": event.what, "failure": event.is_failure}

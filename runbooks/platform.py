@@ -110,6 +110,10 @@ def _parts(found: Mapping[str, Any]) -> Iterator[str]:
         ]
         tail = f" ({', '.join(errors)})" if errors else ""
         yield f"{format_number(counts['invocations'])} invocations{tail}"
+    for objective, (good, bad) in found.get("objectives", {}).items():
+        if bad:
+            of_all = f"{format_number(bad)} of {format_number(good + bad)}"
+            yield f"objective {objective} missed by {of_all}"
     if "model_latency_mean" in counts:
         mean, most = counts["model_latency_mean"], counts["model_latency_max"]
         yield f"ModelLatency {format_duration(mean)} on average, {format_duration(most)} at most"

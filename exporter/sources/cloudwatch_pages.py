@@ -9,7 +9,7 @@ each sends one heartbeat an interval. Of a distribution its sum and its count ar
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 from vllm_opsctl.exporter.catalogue import catalogue
@@ -17,7 +17,7 @@ from vllm_opsctl.exporter.observation import Observation, error, metrics
 from vllm_opsctl.exporter.sinks.cloudwatch.curated import CuratedMetric, Kind, curated
 from vllm_opsctl.exporter.sinks.cloudwatch.interval import HEARTBEAT
 from vllm_opsctl.exporter.sources.aws_reading import AwsReader
-from vllm_opsctl.exporter.sources.cloudwatch_series import PERIOD_S, Stat, Values, read
+from vllm_opsctl.exporter.sources.cloudwatch_series import PERIOD_S, Stat, Values, read, total
 from vllm_opsctl.exporter.window import RECENT_PEAKS
 
 MOST_MODELS = 10
@@ -30,11 +30,14 @@ SILENT = "silent"
 """Reason of an error observation: the sidecar published, and does so no more."""
 
 _STATISTICS: Mapping[Kind, tuple[str, ...]] = {
-    "gauge": ("Average", "Maximum"),
+    "gauge": ("Average", "Maximum", "SampleCount"),
     "increase": ("Sum",),
     "distribution": ("Sum", "SampleCount"),
     "ratio": ("Sum", "SampleCount"),
 }
+
+_READ = "RequestsRunning"
+"""Every read of every replica is in it."""
 
 _FINISHED = "request_e2e_seconds"
 """A request is in it once it has finished."""
@@ -75,10 +78,12 @@ class Published:
     Args:
         pages: Ordered by time, and an error at the end where heartbeats have stopped.
         gaps: Unix seconds between which nobody sent a heartbeat.
+        events: Good and bad events by objective, within the window that was asked for.
     """
 
     pages: tuple[Observation, ...] = ()
     gaps: tuple[tuple[float, float], ...] = ()
+    events: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def read_pages(reader: AwsReader, ours: Ours, target: str, start: float, end: float) -> Published:
@@ -124,8 +129,16 @@ def read_pages(reader: AwsReader, ours: Ours, target: str, start: float, end: fl
     engines = [_Engine(model, known) for model, known in by_model.items() if any(known.values())]
     pages = []
     for minute in minutes:
-        replicas = max(1.0, beats[minute] * ours.interval_s / PERIOD_S)
-        lines = [line for engine in engines for line in engine.lines(minute, replicas)]
+        replicas = beats[minute] * min(1.0, ours.interval_s / PERIOD_S)
+        reads = sum(engine.reads(minute) for engine in engines)
+        lines = [
+            line
+            for engine in engines
+            # all sidecars read at one pace, so a model has as many of the reads as of the replicas
+            for line in engine.lines(
+                minute, max(1.0, replicas * (engine.reads(minute) / reads if reads else 1.0))
+            )
+        ]
         if lines:
             pages.append(metrics(float(minute + PERIOD_S), target, "\n".join(lines) + "\n"))
     silent_s = end - (minutes[-1] + PERIOD_S)
@@ -144,20 +157,61 @@ def read_pages(reader: AwsReader, ours: Ours, target: str, start: float, end: fl
     return Published(tuple(pages), gaps)
 
 
+def read_events(
+    reader: AwsReader, ours: Ours, start: float, end: float
+) -> dict[str, tuple[float, float]]:
+    """
+    Read how the objectives fared.
+
+    Args:
+        reader: Calls AWS.
+        ours: Which metrics.
+        start: Unix seconds.
+        end: Unix seconds.
+
+    Returns:
+        Good and bad events by objective, of all models.
+
+    Raises:
+        AwsError: They may not be read.
+    """
+    stats = {
+        (named["Objective"], metric, tuple(named.items())): Stat(
+            ours.namespace, metric, tuple(named.items()), "Sum"
+        )
+        for named in _named(reader, ours, "GoodEvents")
+        if named.keys() == {"Service", "Model", "Objective"}
+        for metric in ("GoodEvents", "BadEvents")
+    }
+    found = read(reader, stats.values(), start, end) if stats else {}
+    events: dict[str, tuple[float, float]] = {}
+    for (objective, metric, _), stat in stats.items():
+        good, bad = events.get(objective, (0.0, 0.0))
+        number = total(found.get(stat, {}))
+        events[objective] = (good + number, bad) if metric == "GoodEvents" else (good, bad + number)
+    return events
+
+
 def _models(reader: AwsReader, ours: Ours) -> Sequence[str]:
+    found = {
+        named["Model"]: None
+        for named in _named(reader, ours, _READ)
+        if named.keys() == {"Service", "Model"}
+    }
+    return list(found)[:MOST_MODELS]
+
+
+def _named(reader: AwsReader, ours: Ours, metric: str) -> Iterator[dict[str, str]]:
+    """Dimensions under which a metric of the service was published lately."""
     said = reader.call(
         "cloudwatch",
         "ListMetrics",
         Namespace=ours.namespace,
-        MetricName="RequestsRunning",
+        MetricName=metric,
         Dimensions=[{"Name": "Service", "Value": ours.service}],
     )
-    found: dict[str, None] = {}
     for one in said.get("Metrics", ()):
-        named = {entry["Name"]: entry["Value"] for entry in one["Dimensions"]}
-        if named.keys() == {"Service", "Model"}:
-            found[named["Model"]] = None
-    return list(found)[:MOST_MODELS]
+        yield {entry["Name"]: entry["Value"] for entry in one["Dimensions"]}
 
 
 class _Engine:
@@ -168,6 +222,10 @@ class _Engine:
         escaped = model.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
         self._labels = f'engine="0",model_name="{escaped}"'
         self._counted: dict[tuple[str, str], float] = {}
+
+    def reads(self, minute: int) -> float:
+        """Reads of this model's replicas in a minute."""
+        return self._known[_READ, "SampleCount"].get(minute, 0.0)
 
     def lines(self, minute: int, replicas: float) -> Iterator[str]:
         """The page at the end of a minute."""
