@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vllm_opsctl.exporter.units import format_duration, format_number
+from vllm_opsctl.exporter.units import format_duration, format_number, format_percent
 from vllm_opsctl.runbooks.evidence import Evidence
 from vllm_opsctl.runbooks.features import Value
 from vllm_opsctl.runbooks.verdict import Event, Health
@@ -110,10 +110,13 @@ def _parts(found: Mapping[str, Any]) -> Iterator[str]:
         ]
         tail = f" ({', '.join(errors)})" if errors else ""
         yield f"{format_number(counts['invocations'])} invocations{tail}"
-    for objective, (good, bad) in found.get("objectives", {}).items():
-        if bad:
-            of_all = f"{format_number(bad)} of {format_number(good + bad)}"
-            yield f"objective {objective} missed by {of_all}"
+    missed = [
+        f"{objective} by {format_percent(bad / (good + bad))}"
+        for objective, (good, bad) in found.get("objectives", {}).items()
+        if bad
+    ]
+    if missed:
+        yield f"objectives missed: {', '.join(missed)}"
     if "model_latency_mean" in counts:
         mean, most = counts["model_latency_mean"], counts["model_latency_max"]
         yield f"ModelLatency {format_duration(mean)} on average, {format_duration(most)} at most"

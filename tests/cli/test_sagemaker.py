@@ -137,6 +137,7 @@ def test_replicas_share_what_was_counted(now: float) -> None:
             publish(fake, recorded.observations, until=(recorded.incident or (0, 0))[1])
 
     alone, fleet = look(one), look(two)
+    assert "objectives missed: e2e by 7" in str(alone.platform)
     assert roots(alone) == roots(fleet) == ["queue-overload"]
     for name in ("queue.waiting_avg", "traffic.started", "ttft.mean", "queue.wait_seconds"):
         assert fleet.features[name] == pytest.approx(alone.features[name]), name
