@@ -38,6 +38,8 @@ _PEAKS: Mapping[str, str] = {
     "disk": "DiskUtilization",
     "cpus_busy": "CPUUtilization",
 }
+_COMPONENT_PEAKS: Mapping[str, str] = {"memory": "MemoryUtilizationNormalized"}
+"""Of a component, all are shares of what it reserved; of CPUs and GPUs that is no number of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,7 @@ def read_metrics(
     def stat(metric: str, statistic: str, namespace: str = INVOCATIONS) -> Stat:
         return Stat(namespace, metric, own, statistic)
 
+    peaks = _COMPONENT_PEAKS if part.is_component else _PEAKS
     asked = {
         **{name: stat(metric, "Sum") for name, metric in _COUNTS.items()},
         **{
@@ -85,7 +88,7 @@ def read_metrics(
             for key, statistic in (("sum", "Sum"), ("count", "SampleCount"), ("max", "Maximum"))
         },
         "concurrent_max": stat("ConcurrentRequestsPerModel", "Maximum"),
-        **{name: stat(metric, "Maximum", instances) for name, metric in _PEAKS.items()},
+        **{name: stat(metric, "Maximum", instances) for name, metric in peaks.items()},
     }
     series = read(reader, asked.values(), start, end)
     known = {name: series[one] for name, one in asked.items() if one in series}
@@ -95,7 +98,7 @@ def read_metrics(
         if count > 0:
             found[f"{name}_mean"] = total(known[f"{name}_sum"]) / count / MICROSECONDS
             found[f"{name}_max"] = max(known[f"{name}_max"].values()) / MICROSECONDS
-    for name in _PEAKS:
+    for name in peaks:
         peak = largest(known.get(name, {}))
         if peak is not None:
             found[name] = peak / PERCENT

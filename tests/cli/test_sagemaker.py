@@ -320,12 +320,22 @@ def test_inference_components_are_targets_of_their_own(healthy: FakeSageMaker) -
     healthy.logs["/aws/sagemaker/InferenceComponents/llama"] = [
         Event(healthy.now - 30, "i-1", "EngineDeadError")
     ]
+    own = (("InferenceComponentName", "llama"),)
+    healthy.aws("Invocations", 30.0, dimensions=own)
+    healthy.aws(
+        "MemoryUtilizationNormalized",
+        72.0,
+        namespace="/aws/sagemaker/InferenceComponents",
+        dimensions=own,
+    )
     by_name = {target.target: target for target in verdict_of(observed(healthy)).targets}
     llama, adapter = (by_name[f"sagemaker:{ENDPOINT}/{name}"] for name in ("llama", "adapter"))
 
     assert roots(adapter) == ["sagemaker-artefacts-unavailable"]
     assert "0 of 2 copies" in str(adapter.platform)
     assert llama.features["log.engine_died"] == 1
+    assert llama.features["sagemaker.invocations"] == 30
+    assert llama.features["sagemaker.memory_max"] == pytest.approx(0.72)
     assert any("those of all together" in spot for spot in llama.blind_spots)
 
 

@@ -96,11 +96,17 @@ class FakeSageMaker:
                 new += [sum(v * n for v, n in pairs), sum(n for _, n in pairs)]
             self._data[key] = _added(self._data.get(key), new)
 
-    def aws(self, metric: str, *values: float, namespace: str = "AWS/SageMaker") -> None:
+    def aws(
+        self,
+        metric: str,
+        *values: float,
+        namespace: str = "AWS/SageMaker",
+        dimensions: tuple[tuple[str, str], ...] = DIMENSIONS,
+    ) -> None:
         """One value in each of the newest minutes, of AWS's own metrics."""
         last = int(self.now) // MINUTE_S * MINUTE_S
         for back, value in enumerate(reversed(values), start=1):
-            key = (namespace, metric, frozenset(DIMENSIONS), last - back * MINUTE_S)
+            key = (namespace, metric, frozenset(dimensions), last - back * MINUTE_S)
             self._data[key] = _added(self._data.get(key), [value, value, value, 1.0])
 
     # -- botocore ----------------------------------------------------------------------------------
