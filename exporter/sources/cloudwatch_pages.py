@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 from vllm_opsctl.exporter.catalogue import catalogue
 from vllm_opsctl.exporter.observation import Observation, error, metrics
@@ -22,6 +23,9 @@ from vllm_opsctl.exporter.window import RECENT_PEAKS
 
 MOST_MODELS = 10
 """Models of one service that are read."""
+
+_MOST_LISTS = 20
+"""Calls of ListMetrics, 500 metrics each: with a dimension Target there is one a replica."""
 
 LATE_S = 240.0
 """A minute's data are sent when it is over, and CloudWatch shows them a little later."""
@@ -203,15 +207,18 @@ def _models(reader: AwsReader, ours: Ours) -> Sequence[str]:
 
 def _named(reader: AwsReader, ours: Ours, metric: str) -> Iterator[dict[str, str]]:
     """Dimensions under which a metric of the service was published lately."""
-    said = reader.call(
-        "cloudwatch",
-        "ListMetrics",
-        Namespace=ours.namespace,
-        MetricName=metric,
-        Dimensions=[{"Name": "Service", "Value": ours.service}],
-    )
-    for one in said.get("Metrics", ()):
-        yield {entry["Name"]: entry["Value"] for entry in one["Dimensions"]}
+    asked: dict[str, Any] = {
+        "Namespace": ours.namespace,
+        "MetricName": metric,
+        "Dimensions": [{"Name": "Service", "Value": ours.service}],
+    }
+    for _ in range(_MOST_LISTS):
+        said = reader.call("cloudwatch", "ListMetrics", **asked)
+        for one in said.get("Metrics", ()):
+            yield {entry["Name"]: entry["Value"] for entry in one["Dimensions"]}
+        if not said.get("NextToken"):
+            break
+        asked["NextToken"] = said["NextToken"]
 
 
 class _Engine:

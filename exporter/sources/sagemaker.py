@@ -200,6 +200,8 @@ def _components(
         EndpointNameEquals=endpoint,
         MaxResults=MOST_COMPONENTS,
     )
+    if said.get("NextToken"):
+        reader.not_seen.append(f"inference components beyond the first {MOST_COMPONENTS}")
     found = []
     for one in said.get("InferenceComponents", ()):
         name = str(one["InferenceComponentName"])

@@ -112,3 +112,14 @@ def test_events_of_objectives_are_summed_over_models(fake: FakeSageMaker) -> Non
     ours = Ours(namespace="vLLM", service="shop", interval_s=60.0)
 
     assert read_events(reader, ours, fake.now - 600, fake.now) == {"ttft": (180.0, 20.0)}
+
+
+def test_the_fleet_is_found_among_many_metrics_of_single_replicas(fake: FakeSageMaker) -> None:
+    fake.page_size = 5
+    for minute in (2, 1):
+        put(fake, minute, "Heartbeat", 1.0, 1)
+        put(fake, minute, "RequestsRunning", 1.0, 60, Model="z")
+        for target in range(20):
+            put(fake, minute, "RequestsRunning", 1.0, 60, Model="z", Target=f"a-{target}")
+
+    assert len(published(fake).pages) == 2

@@ -231,14 +231,18 @@ class FakeSageMaker:
             for key in self._data
             if key[:2] == (asked["Namespace"], asked["MetricName"]) and wanted <= key[2]
         }
-        return {
+        ordered = sorted(found, key=sorted)
+        first = int(asked.get("NextToken", 0))
+        more = first + self.page_size < len(ordered)
+        said = {"NextToken": str(first + self.page_size)} if more else {}
+        return said | {
             "Metrics": [
                 {
                     "Namespace": asked["Namespace"],
                     "MetricName": asked["MetricName"],
                     "Dimensions": [{"Name": name, "Value": value} for name, value in sorted(one)],
                 }
-                for one in sorted(found, key=sorted)
+                for one in ordered[first : first + self.page_size]
             ]
         }
 
