@@ -3,8 +3,8 @@ The permissions of opsctl autoscale plan, apply and destroy, for the resources t
 
 Source:
     Service authorization reference of Application Auto Scaling, EC2 Auto Scaling and CloudWatch (resource
-    types and condition keys); Application Auto Scaling user guide, identity-based policies (what a caller needs
-    of the scaled service itself, and alarms that target tracking makes) and service-linked roles (names).
+    types and condition keys); Application Auto Scaling user guide, identity-based policies (what a caller
+    needs of the scaled service, and alarms that target tracking makes) and service-linked roles (names).
 """
 
 from __future__ import annotations

@@ -51,9 +51,9 @@ def _signal(text: object) -> object:
     known = ", ".join(get_args(SignalName))
     if re.search(r"gpu|cpu|utili[sz]ation|sm_active|power", str(text), re.IGNORECASE):
         raise ValueError(
-            f"{text!r} does not tell load: an engine that batches continuously keeps its GPU (and the core "
-            "that feeds it) near 100 % with one request as with a hundred, so it would scale out at any load "
-            f"and never in; use {known}"
+            f"{text!r} does not tell load: an engine that batches continuously keeps its GPU near 100 % with "
+            "one request as with a hundred, and its CPU tells what was answered and not what waits; it would "
+            f"scale out at any load and never in; use {known}"
         )
     if re.search(r"wait|queue", str(text), re.IGNORECASE):
         raise ValueError(

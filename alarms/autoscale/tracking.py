@@ -7,8 +7,9 @@ when one wants, to the largest answer, and shrink it only when all want. While d
 no state that acts.
 
 Source:
-    Application Auto Scaling user guide: how target tracking works, cooldown periods, multiple policies. The
-    alarms' numbers are those that AWS shows of the ones that it makes; nine tenths is read off these.
+    Application Auto Scaling user guide: how target tracking works (it shrinks "usually" more than 10 % below
+    the target, and never so that the metric would be above it), cooldown periods, multiple policies. Three
+    and fifteen minutes are those of the alarms that AWS makes (AlarmHigh, AlarmLow).
 """
 
 from __future__ import annotations

@@ -197,7 +197,14 @@ def test_config_check_reports_a_threshold_that_cannot_be_counted(
 def test_the_schema_is_json_schema(opsctl: Opsctl) -> None:
     schema = json.loads(opsctl.run("config", "schema").stdout)
 
-    assert schema["properties"].keys() == {"service", "targets", "objectives", "exporter", "alarms"}
+    assert schema["properties"].keys() == {
+        "service",
+        "targets",
+        "objectives",
+        "exporter",
+        "alarms",
+        "autoscaling",
+    }
 
 
 def test_secrets_are_never_printed(opsctl: Opsctl, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from cloudwatch_fleet import config
-from conftest import RECORDINGS, Opsctl
+from conftest import RECORDINGS, TESTS, Opsctl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,6 +27,7 @@ from vllm_opsctl.exporter.config import Config
 from vllm_opsctl.exporter.exposition import read_page
 from vllm_opsctl.exporter.recording import read_recording
 
+ROOT = TESTS.parent
 MINUTE_A_SECOND = Fraction(1, 60)
 SERVER = Server(
     slots=8, alone_s=1.0, full_s=2.0, first_token_s=0.0, kv_percent=2.0, is_saturated=True
@@ -561,6 +562,24 @@ def test_mistakes_are_told(
     assert (answer.returncode, answer.stdout) == (64, "")
     assert said in answer.stderr
     assert "Traceback" not in answer.stderr
+
+
+def test_the_page_shows_what_the_command_prints(opsctl: Opsctl, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "autoscaling.md").read_text()
+    settings, command = re.findall(r"```(?:yaml)?\n(.*?)```", page, re.S)[1:3]
+    path = tmp_path / "opsctl.yaml"
+    path.write_text(settings)
+    typed, *quoted = command.splitlines()
+
+    answer = opsctl.run(
+        *("--config", str(path), *typed.removeprefix("$ opsctl ").split()),
+        env={"COLUMNS": "80"},
+        cwd=ROOT,
+    )
+
+    assert answer.returncode == 0, answer.stderr
+    assert quoted.pop() == "…"
+    assert answer.stdout.splitlines()[: len(quoted)] == quoted
 
 
 def test_what_is_not_configured_is_named_with_its_file(opsctl: Opsctl, tmp_path: Path) -> None:
