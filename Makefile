@@ -6,7 +6,7 @@ ENGINE ?= replay
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test real-parts lint types check bench bench-alarms bench-tap compare-peers docs alarms golden dist clean
+.PHONY: help demo test real-parts lint types check bench bench-alarms bench-tap compare-peers docs alarms dashboards golden dist clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ docs: $(VENV)/installed-dev ## Write the generated reference pages
 
 alarms: $(VENV)/installed-dev ## Rebuild the example alarms; review the difference
 	$(BIN)/python tests/example_alarms.py
+
+dashboards: $(VENV)/installed-dev ## Rebuild the example boards; review the difference
+	$(BIN)/python tests/example_boards.py
 
 golden: $(VENV)/installed-dev ## Rewrite the golden files; review the difference
 	$(BIN)/python tests/cli/golden.py

@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "completion": ("completion:completion", "Print the shell completion for bash, zsh or fish."),
     "config": ("config:config", "Write, check and show the configuration."),
+    "dashboards": ("dashboards:dashboards", "Draw objectives and engines on boards."),
     "diagnose": ("diagnose:diagnose", "Find the root cause on live, recorded or past data."),
     "explain": (
         "explain:explain_command",

@@ -1,0 +1,74 @@
+"""opsctl dashboards: boards for Grafana from objectives and the catalogue of metrics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from vllm_opsctl.alarms.vocabulary import Source
+from vllm_opsctl.cli.alarms import version_option
+from vllm_opsctl.cli.alarms_cloudwatch import EXIT_FINDINGS
+from vllm_opsctl.cli.common import load, note, source_option
+from vllm_opsctl.errors import UsageError
+from vllm_opsctl.exporter.catalogue import Version
+
+
+@click.group()
+def dashboards() -> None:
+    """Draw objectives and engines on boards."""
+
+
+@dashboards.command()
+@click.option(
+    "--out",
+    metavar="DIR",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where the files go.",
+)
+@source_option
+@version_option
+@click.option("--check", is_flag=True, help="Write nothing; exit with 1 when a file would change.")
+@click.pass_context
+def build(
+    ctx: click.Context, out: Path, source: Source, version: Version | None, check: bool
+) -> int:
+    """
+    Write the SLO board for Grafana 10 to 13, a provisioning file and ConfigMaps.
+
+    It reads the recordings of opsctl alarms build. CloudWatch's twin is in the template of
+    opsctl alarms build --to cloudwatch.
+    """
+    if version is not None and source == "sidecar":
+        raise UsageError("--vllm-version belongs to --from vllm; the sidecar reads every release")
+    loaded = load(ctx)
+    try:
+        from vllm_opsctl.dashboards.build import (
+            board_files,
+            changed_files,
+            draw_boards,
+            write_boards,
+        )
+    except ModuleNotFoundError as problem:
+        if problem.name != "grafanalib":
+            raise
+        raise UsageError(
+            "grafanalib is not installed; pip install 'vllm-opsctl[dashboards]' brings it"
+        ) from None
+    drawn = draw_boards(loaded.config, source, version)
+    for line in (line for one in drawn for line in one.left_out):
+        note(line)
+    files = board_files(loaded.config, drawn)
+    panels = sum(panel["type"] != "row" for one in drawn for panel in one.body["panels"])
+    counts = f"{len(drawn)} board, {panels} panels"
+    if check:
+        changed = changed_files(out, files)
+        if changed:
+            click.echo(f"{out}: not up to date: {', '.join(changed)}", err=True)
+            return EXIT_FINDINGS
+        click.echo(f"{out}: up to date, {counts}")
+        return 0
+    changed = write_boards(out, files)
+    click.echo(f"{out}: {counts}; {len(files)} files, {len(changed)} changed")
+    return 0

@@ -1,0 +1,133 @@
+"""
+Says each measure of a board in PromQL, on the sidecar's metrics or on vLLM's own.
+
+Budgets and burn rates are the recordings of ``opsctl alarms build``; everything else reads the metrics.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vllm_opsctl.alarms.burn import budget_of, duration_text
+from vllm_opsctl.alarms.vocabulary import NotMeasured, Vocabulary
+from vllm_opsctl.dashboards.model import (
+    BadShare,
+    BudgetLeft,
+    Burn,
+    Counted,
+    Events,
+    Gauge,
+    Measure,
+    Quantile,
+    Share,
+)
+from vllm_opsctl.exporter.catalogue import catalogue
+
+WINDOW = "$__rate_interval"
+"""At least four scrapes, whatever the range (Grafana, Prometheus data source)."""
+
+_OF_THE_TAP = "vllm:opsctl_"
+
+EVENTS_WINDOW = "5m"
+"""The shortest that is recorded of events."""
+
+
+@dataclass(frozen=True, slots=True)
+class Promql:
+    """
+    The measures of one service in one source's names.
+
+    Args:
+        service: Name of the fleet, a label of the recordings.
+        names: The vocabulary.
+    """
+
+    service: str
+    names: Vocabulary
+
+    def expression(self, measure: Measure) -> str:
+        """
+        The measure, for each model.
+
+        Raises:
+            NotMeasured: This vLLM does not expose it.
+        """
+        if isinstance(measure, BudgetLeft):
+            return self._recorded("error_budget_remaining:ratio", measure)
+        if isinstance(measure, Burn):
+            share = self._recorded(f"error:ratio_rate{duration_text(measure.window_s)}", measure)
+            return f"{share} / {budget_of(measure.objective.target):.12g}"
+        if isinstance(measure, BadShare):
+            return self._recorded(f"error:ratio_rate{EVENTS_WINDOW}", measure)
+        if isinstance(measure, Events):
+            what = "bad" if measure.bad else "total"
+            return self._recorded(f"{what}:rate{EVENTS_WINDOW}", measure)
+        if isinstance(measure, Gauge):
+            return self._gauge(measure)
+        if isinstance(measure, Quantile):
+            buckets = self._rate(measure.concept, "_bucket")
+            return (
+                f"histogram_quantile({measure.quantile:g}, sum by ({self._model}, le) ({buckets}))"
+            )
+        if isinstance(measure, Counted):
+            return self._counted(measure)
+        if isinstance(measure, Share):
+            part, whole = (
+                f"sum by ({self._model}) ({self._rate(name)})"
+                for name in (measure.part, measure.whole)
+            )
+            return f"{part} / ({whole} > 0)"
+        return self._reporting()
+
+    @property
+    def _model(self) -> str:
+        return self.names.labels("model")
+
+    def selector(self, concept: str, suffix: str = "") -> str:
+        """
+        A concept's series of the chosen models and replicas.
+
+        Raises:
+            NotMeasured: This vLLM does not expose it.
+        """
+        found = self.names.selector(concept, suffix, self._chosen)
+        if found.startswith(_OF_THE_TAP):
+            raise NotMeasured(
+                f"{concept} is the tap's alone; build with --from sidecar (docs/tap.md)"
+            )
+        return found
+
+    @property
+    def _chosen(self) -> str:
+        replica = "target" if self.names.source == "sidecar" else "instance"
+        return f'job=~"$job", {self._model}=~"$model", {replica}=~"$replica"'
+
+    def _rate(self, concept: str, suffix: str = "") -> str:
+        return f"rate({self.selector(concept, suffix)}[{WINDOW}])"
+
+    def _gauge(self, measure: Gauge) -> str:
+        over = "max_over_time" if measure.of == "peak" else "avg_over_time"
+        of = "max" if measure.of == "peak" else "avg"
+        return f"{of} by ({self._model}) ({over}({self.selector(measure.concept)}[{WINDOW}]))"
+
+    def _counted(self, measure: Counted) -> str:
+        series = self.selector(measure.concept)
+        if catalogue()[measure.concept].kind == "counter":
+            return f"sum by ({self._model}) (increase({series}[{WINDOW}]))"
+        # an estimate is a gauge that mostly grows
+        return f"sum by ({self._model}) (clamp_min(delta({series}[{WINDOW}]), 0))"
+
+    def _reporting(self) -> str:
+        if self.names.source == "sidecar":
+            return 'count(opsctl_target_up{job=~"$job"} == 1)'
+        return (
+            f"count(group by (instance) ({self.names.selector('requests_running', '', self._job)}))"
+        )
+
+    @property
+    def _job(self) -> str:
+        return 'job=~"$job"'
+
+    def _recorded(self, name: str, measure: BudgetLeft | Burn | BadShare | Events) -> str:
+        labels = f'service="{self.service}", objective="{measure.objective.name}", model=~"$model"'
+        return f"llm_slo:{name}{{{labels}}}"

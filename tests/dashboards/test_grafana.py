@@ -1,0 +1,207 @@
+"""The boards as Grafana gets them: what its own models keep, what Prometheus can parse, and house rules."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import promql_parser
+import pytest
+import yaml
+from cloudwatch_fleet import config
+from conftest import Opsctl
+from example_alarms import EXAMPLE, STARTER
+from example_boards import GENERATED
+from grafana_foundation_sdk.cog import plugins
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+from vllm_opsctl.dashboards.build import board_files, draw_boards
+from vllm_opsctl.dashboards.grafana import SCHEMA_VERSION, Drawn
+from vllm_opsctl.exporter.config import Config
+
+CONFIGS = {
+    "defaults": Config(),
+    "two objectives": config(alarms={"runbook_url": "https://runbooks.example.com"}),
+    "none": config(objectives=[]),
+}
+BOARDS: dict[str, Drawn] = {
+    f"{name}, from {source}": drawn
+    for name, one in CONFIGS.items()
+    for source in ("sidecar", "vllm")
+    for drawn in draw_boards(one, source)
+}
+
+
+@pytest.fixture(params=[*BOARDS.values()], ids=[*BOARDS])
+def body(request: pytest.FixtureRequest) -> dict[str, Any]:
+    found: dict[str, Any] = request.param.body
+    return found
+
+
+def panels(body: dict[str, Any]) -> list[dict[str, Any]]:
+    return [panel for panel in body["panels"] if panel["type"] != "row"]
+
+
+def queries(body: dict[str, Any]) -> Iterator[str]:
+    for panel in panels(body):
+        yield from (target["expr"] for target in panel["targets"])
+
+
+def as_promql(query: str) -> str:
+    """With Grafana's variables filled in."""
+    return query.replace("$__rate_interval", "1m")
+
+
+def dropped(mine: Any, theirs: Any, path: str) -> Iterator[str]:
+    """Keys and values that Grafana's models lose."""
+    if isinstance(mine, dict):
+        for key, value in mine.items():
+            if key not in theirs:
+                if value not in (None, [], {}, ""):
+                    yield f"{path}.{key}"
+            else:
+                yield from dropped(value, theirs[key], f"{path}.{key}")
+    elif isinstance(mine, list):
+        if len(mine) != len(theirs):
+            yield path
+        for index, (one, other) in enumerate(zip(mine, theirs, strict=False)):
+            yield from dropped(one, other, f"{path}[{index}]")
+    elif mine is not None and mine != theirs:
+        yield path
+
+
+def test_grafanas_own_models_lose_nothing_of_it(body: dict[str, Any]) -> None:
+    plugins.register_default_plugins()
+    typed = Dashboard.from_json(json.loads(json.dumps(body)))
+    again = json.loads(JSONEncoder().encode(typed))
+
+    assert list(dropped(body, again, "$")) == []
+
+
+def test_what_is_told_lost_is_lost() -> None:
+    """The round trip can fail."""
+    assert list(dropped({"a": 1, "old": 2, "list": [1, 2]}, {"a": 3, "list": [1]}, "$")) == [
+        "$.a",
+        "$.old",
+        "$.list",
+    ]
+
+
+def test_every_query_is_promql(body: dict[str, Any]) -> None:
+    for query in queries(body):
+        promql_parser.parse(as_promql(query))
+
+
+def test_no_query_reads_all_series(body: dict[str, Any]) -> None:
+    for query in queries(body):
+        selectors = re.findall(r"[a-zA-Z_:][\w:]*\{[^}]*\}", query)
+        assert selectors, query
+        assert all("job=~" in one or "service=" in one for one in selectors), query
+
+
+def test_rates_take_grafanas_window_and_quantiles_keep_le(body: dict[str, Any]) -> None:
+    for query in queries(body):
+        assert {*re.findall(r"\[([^\]]+)\]", query)} <= {"$__rate_interval"}
+        if "histogram_quantile" in query:
+            assert re.search(r"sum by \(\w+, le\)", query)
+
+
+def test_divisions_by_what_may_be_nothing_are_guarded(body: dict[str, Any]) -> None:
+    for query in queries(body):
+        for divisor in re.findall(r" / (.*)", query):
+            assert re.fullmatch(r"[\d.]+", divisor) or divisor.endswith("> 0)"), query
+
+
+def test_every_panel_says_what_it_is(body: dict[str, Any]) -> None:
+    for panel in panels(body):
+        assert panel["title"]
+        assert len(panel["description"]) > 20
+        assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+        if panel["type"] != "state-timeline":
+            assert panel["fieldConfig"]["defaults"]["unit"]
+
+
+def test_legends_of_a_panel_differ_and_tell_the_model(body: dict[str, Any]) -> None:
+    for panel in panels(body):
+        labels = [target["legendFormat"] for target in panel["targets"]]
+        assert len({*labels}) == len(labels)
+        if panel["title"] != "Replicas read, a minute":
+            assert all("{{model" in label for label in labels), labels
+
+
+def test_ids_are_unique_and_the_schema_is_what_grafana_10_4_reads(body: dict[str, Any]) -> None:
+    ids = [panel["id"] for panel in body["panels"]]
+
+    assert len({*ids}) == len(ids)
+    assert body["schemaVersion"] == SCHEMA_VERSION == 39
+
+
+def test_variables_come_one_from_the_other(body: dict[str, Any]) -> None:
+    by_name = {one["name"]: one for one in body["templating"]["list"]}
+
+    assert list(by_name) == ["datasource", "job", "model", "replica"]
+    assert 'job=~"$job"' in by_name["model"]["query"]["query"]
+    assert '=~"$model"' in by_name["replica"]["query"]["query"]
+
+
+def test_what_the_source_cannot_tell_is_left_out_and_told() -> None:
+    (drawn,) = draw_boards(config(), "vllm")
+
+    assert [line.partition(":")[0] for line in drawn.left_out] == ["chat"]
+    assert "Clients that gave up" in drawn.left_out[0]
+    assert "Clients that gave up" not in {panel["title"] for panel in panels(drawn.body)}
+
+
+def test_limits_are_lines_and_panels_link_to_runbooks() -> None:
+    (drawn,) = draw_boards(CONFIGS["two objectives"], "sidecar")
+    by_title = {panel["title"]: panel for panel in panels(drawn.body)}
+
+    steps = by_title["TTFT"]["fieldConfig"]["defaults"]["thresholds"]["steps"]
+    assert [step["value"] for step in steps] == [None, 1.0]
+    links = [link["url"] for link in by_title["Preemptions"]["links"]]
+    assert links == ["https://runbooks.example.com/kv-preemption-thrash"]
+
+
+# -- files -----------------------------------------------------------------------------------------
+
+
+def test_the_committed_boards_are_up_to_date(opsctl: Opsctl) -> None:
+    command = ("dashboards", "build", "--out", str(GENERATED), "--check")
+    answer = opsctl.run("--config", str(STARTER), *command, env=EXAMPLE)
+
+    assert answer.returncode == 0, f"run make dashboards: {answer.stderr}"
+
+
+def test_config_maps_carry_the_label_that_grafanas_loader_looks_for() -> None:
+    files = board_files(config(), draw_boards(config(), "sidecar"))
+    (found,) = yaml.safe_load_all(files["configmaps.yaml"])
+
+    assert found["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert json.loads(found["data"]["opsctl-chat-slo.json"])["uid"] == "opsctl-chat-slo"
+
+
+def test_a_build_is_repeated_without_a_change_and_checked(opsctl: Opsctl, tmp_path: Path) -> None:
+    def build(*options: str) -> tuple[int, str]:
+        ran = opsctl.run("dashboards", "build", "--out", "out", *options, cwd=tmp_path)
+        return ran.returncode, ran.stdout + ran.stderr
+
+    assert "3 files, 3 changed" in build()[1]
+    assert "3 files, 0 changed" in build()[1]
+    (tmp_path / "out" / "provisioning.yaml").write_text("# written by opsctl dashboards build\n")
+    assert build("--check") == (1, "out: not up to date: provisioning.yaml\n")
+
+
+@pytest.mark.parametrize("name", ["opsctl-vllm-slo.json", "configmaps.yaml"])
+def test_somebody_elses_file_is_left_alone(opsctl: Opsctl, tmp_path: Path, name: str) -> None:
+    theirs = tmp_path / name
+    theirs.write_text('{"uid": "mine"}\n')
+    ran = opsctl.run("dashboards", "build", "--out", str(tmp_path))
+
+    assert ran.returncode == 64
+    assert f"{theirs}: not written by opsctl" in ran.stderr
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+    assert theirs.read_text() == '{"uid": "mine"}\n'
