@@ -1,4 +1,4 @@
-"""Rebuilds dashboards/generated from the starter configuration; `make dashboards` runs it, a test compares."""
+"""Rebuilds dashboards/generated, the starter's boards; `make dashboards` runs it, a test compares."""
 
 from __future__ import annotations
 
