@@ -8,6 +8,11 @@ from typing import Any, Literal
 
 import click
 
+from vllm_opsctl.cli.alarms_policy import (
+    alarms_statements,
+    drill_alarm_statements,
+    topics_heard,
+)
 from vllm_opsctl.cli.autoscale_policy import autoscale_statements
 from vllm_opsctl.cli.common import emit, load, mistakes_of, note
 from vllm_opsctl.errors import ConfigError, UsageError
@@ -40,10 +45,12 @@ _ENCRYPTED = (
 @click.option(
     "--for",
     "whom",
-    type=click.Choice(["sidecar", "alertmanager", "drill", "autoscale"]),
+    type=click.Choice(
+        ["sidecar", "alertmanager", "drill", "alarms", "cloudwatch-drill", "autoscale"]
+    ),
     default="sidecar",
     show_default=True,
-    help="Who gets it; drill is opsctl alarms test, autoscale is opsctl autoscale apply.",
+    help="Who gets it; drills are those of opsctl alarms test; alarms and autoscale are what apply needs.",
 )
 @click.option(
     "--sink",
@@ -95,7 +102,15 @@ def policy(
             statements = alertmanager_statements(alarms)
             note(_ENCRYPTED)
         elif whom == "drill":
-            statements = drill_statements(alarms)
+            statements = drill_statements(_topics(alarms))
+        elif whom == "alarms":
+            statements = alarms_statements(loaded.config, _partition(settings.region))
+        elif whom == "cloudwatch-drill":
+            partition = _partition(settings.region)
+            statements = [
+                *drill_alarm_statements(loaded.config, partition),
+                *drill_statements(topics_heard(loaded.config, partition)),
+            ]
         elif whom == "autoscale":
             statements = autoscale_statements(loaded.config, _partition(settings.region))
         elif by_lines:
@@ -207,21 +222,17 @@ def alertmanager_statements(alarms: Alarms) -> list[dict[str, Any]]:
     ]
 
 
-def drill_statements(alarms: Alarms) -> list[dict[str, Any]]:
+def drill_statements(topics: Sequence[str]) -> list[dict[str, Any]]:
     """
     What opsctl alarms test does: a queue of its own hears of the topics for a while.
 
     Args:
-        alarms: For the topics.
-
-    Raises:
-        ConfigError: There is none.
+        topics: Their ARNs.
 
     Source:
         Unsubscribe has no resource type, so a policy that names the topic does not allow it: third-party text
         (https://github.com/danilop/yas3fs/issues/57).
     """
-    topics = _topics(alarms)
     # SQS subscribers of a topic are looked for in its region and account
     places = sorted({topic.rpartition(":")[0].replace(":sns:", ":sqs:") for topic in topics})
     return [
@@ -229,7 +240,7 @@ def drill_statements(alarms: Alarms) -> list[dict[str, Any]]:
             "Sid": "Listen",
             "Effect": "Allow",
             "Action": ["sns:ListSubscriptionsByTopic", "sns:Subscribe"],
-            "Resource": topics,
+            "Resource": list(topics),
         },
         {"Sid": "Leave", "Effect": "Allow", "Action": "sns:Unsubscribe", "Resource": "*"},
         {

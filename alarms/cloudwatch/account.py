@@ -104,7 +104,7 @@ class Account:
         """Everything that is named as a service's is, whoever made it; tags are not asked for yet."""
         yield from self._keys(service)
         yield from self._topics(service)
-        yield from self._alarms(service)
+        yield from self.alarms(service)
         yield from self._boards(service)
 
     def tags(self, item: Item) -> dict[str, str]:
@@ -148,7 +148,8 @@ class Account:
                 }
                 yield Item("topic", name, properties)
 
-    def _alarms(self, service: str) -> Iterator[Item]:
+    def alarms(self, service: str) -> Iterator[Item]:
+        """Alarms that are named as a service's are."""
         asked: dict[str, Any] = {
             "AlarmNamePrefix": _PREFIX,
             "AlarmTypes": ["MetricAlarm", "CompositeAlarm"],

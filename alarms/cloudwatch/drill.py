@@ -54,7 +54,7 @@ class CloudWatchDrill:
             AwsError: AWS refuses what the drill needs.
         """
         expected = [item.name for item in self.shall if self._notifies(item)]
-        there = [item for item in self.account.of_service(self.service) if item.name in expected]
+        there = [item for item in self.account.alarms(self.service) if item.name in expected]
         yield from self._alarms(expected, there)
         topics = Counter(arn for item in there for arn in item.properties.get("AlarmActions", ()))
         if not topics:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +15,7 @@ from conftest import Opsctl
 from example_alarms import AUTOSCALING_EXAMPLE
 from moto import mock_aws
 
+from vllm_opsctl.alarms.cloudwatch import account
 from vllm_opsctl.alarms.sns_topic import Topic
 from vllm_opsctl.exporter import aws
 
@@ -30,6 +33,8 @@ VARIANTS: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "file": (("--sink", "emf", "--log-group", "/shop/vllm"), FILE),
     "alertmanager": (("--for", "alertmanager"), TOPICS),
     "drill": (("--for", "drill"), TOPICS),
+    "alarms": (("--for", "alarms"), {}),
+    "cloudwatch-drill": (("--for", "cloudwatch-drill"), {}),
     "autoscale": (("--for", "autoscale"), AUTOSCALING_EXAMPLE),
 }
 
@@ -65,7 +70,9 @@ def test_a_policy_allows_known_actions_on_well_formed_resources(
         "autoscaling:DescribeAutoScalingGroups",
         "autoscaling:DescribePolicies",
         "cloudwatch:DescribeAlarms",
+        "cloudwatch:ListDashboards",
         "cloudwatch:PutMetricData",
+        "kms:CreateKey",
         "sns:Unsubscribe",
     }
 
@@ -209,3 +216,30 @@ def test_a_policy_that_cannot_be_written(
 
     assert (ran.returncode, ran.stdout) == (64, "")
     assert said in ran.stderr
+
+
+def test_every_request_of_plan_apply_and_destroy_is_allowed(opsctl: Opsctl) -> None:
+    """Who is asking needs no permission."""
+    source = inspect.getsource(account)
+    asked = {*re.findall(r'_(?:ask|maybe)\(\s*"(\w+)",\s*"(\w+)"', source)}
+    asked |= {("cloudwatch", name) for name in re.findall(r'"(put_\w+_alarm)"', source)}
+    asked -= {("sts", "get_caller_identity"), ("cloudwatch", "set_alarm_state")}
+    assert len(asked) > 20
+    operations = {
+        f"{service}:{xform_name_back(service, operation)}" for service, operation in asked
+    }
+    allowed = {
+        action
+        for statement in policy(opsctl, "--for", "alarms", env={})
+        for action in listed(statement["Action"])
+    }
+
+    # to tag on creation is a permission of its own
+    assert operations | {"sns:TagResource", "kms:TagResource"} == allowed
+
+
+def xform_name_back(service: str, method: str) -> str:
+    """The operation behind a boto3 method."""
+    names = botocore.session.get_session().get_service_model(service).operation_names
+    (found,) = (name for name in names if botocore.xform_name(name) == method)
+    return str(found)
