@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -149,14 +150,15 @@ def _replicas(minutes: Sequence[Minute], most: int, width: int) -> Iterator[str]
     room = width - _AXIS
     ready = _columns(minutes, room, lambda some: float(min(one.ready for one in some)))
     desired = _columns(minutes, room, lambda some: float(max(one.desired for one in some)))
-    rows = min(most, _MOST_ROWS)
-    for row in range(rows, 0, -1):
-        level = row * most / rows
+    # a row of a large fleet is several replicas, and drawn from the first of them on
+    each = math.ceil(most / _MOST_ROWS)
+    for row in range(math.ceil(most / each), 0, -1):
+        below = (row - 1) * each
         cells = "".join(
-            "█" if (r or 0) >= level else "░" if (d or 0) >= level else " "
+            "█" if (r or 0) > below else "░" if (d or 0) > below else " "
             for r, d in zip(ready, desired, strict=True)
         )
-        yield f"{level:>5.3g} │{cells}".rstrip()
+        yield f"{row * each:>5} │{cells}".rstrip()
 
 
 def _shares(minutes: Sequence[Minute], width: int) -> Iterator[str]:

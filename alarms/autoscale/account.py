@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vllm_opsctl.alarms.autoscale.parts import ALARM_PREFIX, PartKind, prefix_of
-from vllm_opsctl.alarms.cloudwatch.account import Pace
+from vllm_opsctl.alarms.cloudwatch.account import OWNER, SERVICE_TAG, STACK_TAG, Pace
 from vllm_opsctl.exporter.aws import aws_client, aws_mistakes
 
 POLICY_NAMES = ("demand", "kv-cache", "wake")
@@ -22,8 +22,6 @@ _SCALING, _GROUPS, _ALARMS = "application-autoscaling", "autoscaling", "cloudwat
 _NAMESPACES = ("ecs", "sagemaker")
 _PLACE = ("ServiceNamespace", "ResourceId", "ScalableDimension")
 _GROUP = "AutoScalingGroupName"
-_OWNER = {"managed-by": "opsctl"}
-_SERVICE_TAG = "opsctl:service"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,7 +182,20 @@ class ScalingAccount:
         else:
             found = self._ask(_ALARMS, "list_tags_for_resource", ResourceARN=thing.arn)["Tags"]
             tags = {one["Key"]: one["Value"] for one in found}
-        return dict(tags).items() >= {**_OWNER, _SERVICE_TAG: service}.items()
+        return dict(tags).items() >= {**OWNER, SERVICE_TAG: service}.items()
+
+    def stack_of(self, things: list[Thing]) -> str | None:
+        """
+        The CloudFormation stack that made a service's alarms, and so its policies, which have no tags.
+
+        Raises:
+            AwsError: AWS refuses, or does not answer.
+        """
+        alarm = next((one for one in things if one.kind == "metric alarm"), None)
+        if alarm is None:
+            return None
+        tags = self._ask(_ALARMS, "list_tags_for_resource", ResourceARN=alarm.arn)["Tags"]
+        return next((one["Value"] for one in tags if one["Key"] == STACK_TAG), None)
 
     # -- changes -----------------------------------------------------------------------------------
 
@@ -201,7 +212,7 @@ class ScalingAccount:
         arguments = dict(thing.properties)
         if thing.kind == "target":
             # tags are given once; a target that is there keeps its own
-            tags = {"Tags": {**_OWNER, _SERVICE_TAG: service}} if new else {}
+            tags = {"Tags": {**OWNER, SERVICE_TAG: service}} if new else {}
             self._ask(_SCALING, "register_scalable_target", **arguments, **tags)
             return ""
         if thing.kind == "policy":

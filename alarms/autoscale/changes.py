@@ -156,11 +156,11 @@ def plan(account: ScalingAccount, scaling: Scaling, model: str | None) -> Scalin
     Compare an account with a configuration.
 
     Raises:
-        UsageError: Something that has no default is not known.
+        UsageError: Something that has no default is not known, or a stack of CloudFormation made it all.
         AwsError: AWS refuses, or does not answer.
     """
     things = wanted(scaling, model)
-    there = account.contents(scaling.service, things)
+    there = _contents(account, scaling.service, things)
     found = {one.key: one for one in there.things}
     arns = {reference(one.where, one.name): one.arn for one in there.things if one.kind == "policy"}
     owned = {one.where for one in there.things if one.kind == "policy"}
@@ -183,12 +183,24 @@ def removal(account: ScalingAccount, service: str) -> ScalingPlan:
     Everything of a service, to be deleted.
 
     Raises:
+        UsageError: A stack of CloudFormation made it.
         AwsError: AWS refuses, or does not answer.
     """
-    there = account.contents(service, [])
+    there = _contents(account, service, [])
     owned = {one.where for one in there.things if one.kind == "policy"}
     removed, notes = _removed(account, service, there.things, there, owned)
     return ScalingPlan(service, removed, notes)
+
+
+def _contents(account: ScalingAccount, service: str, things: list[Thing]) -> Contents:
+    there = account.contents(service, things)
+    stack = account.stack_of(there.things)
+    if stack is not None:
+        raise UsageError(
+            f"the CloudFormation stack {stack} scales {service}: change or delete it there, or else it would "
+            "not be what its template says"
+        )
+    return there
 
 
 def reference(where: str, policy: str) -> str:

@@ -18,10 +18,13 @@ from vllm_opsctl.errors import BadPage, InputFileError
 from vllm_opsctl.exporter.engine import EngineSample
 from vllm_opsctl.exporter.exposition import read_page
 from vllm_opsctl.exporter.observation import Observation
+from vllm_opsctl.exporter.units import format_duration
 from vllm_opsctl.exporter.window import Window, is_reset, windows_by_engine
 
 LONGEST_STEP_S = 5.0
 """Between two pages further apart nothing is known; sidecars read every second."""
+
+LONGEST_S = 31 * 86400
 
 _SATURATED_S = 3.0
 """Shorter stretches of a queue say nothing of what a full batch finishes."""
@@ -151,9 +154,16 @@ def load_of(observations: Sequence[Observation], *, model: str | None, max_num_s
             "the recording has too few finished requests to tell what a replica can do; record one under "
             "load (opsctl record)"
         )
-    start = observations[0].t
+    # a clock that was set back may put the first page behind others
+    start = min(one.t for one in observations)
+    seconds = math.ceil(max(one.t for one in observations) - start)
+    if seconds > LONGEST_S:
+        raise InputFileError(
+            f"the recording goes over {format_duration(seconds)}, more than 31 days: was a clock set while "
+            "it was made?"
+        )
     return Load(
-        arrivals=_arrivals(steps, start, math.ceil(observations[-1].t - start)),
+        arrivals=_arrivals(steps, start, seconds),
         server=_server(steps, windows, max_num_seqs),
         models=models,
         most_waiting=max(step.waiting for step in steps),

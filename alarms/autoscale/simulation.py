@@ -16,7 +16,7 @@ from vllm_opsctl.exporter.config_autoscaling import SignalName
 
 MINUTE_S = 60
 
-LONGEST_S = 31 * 86400
+LONGEST_S = 7 * 86400
 """Told; each second of it is computed."""
 
 

@@ -103,7 +103,11 @@ def try_policy(
     resource = _resource(config, name)
     objective = _objective(config, resource.model)
     load = load_of(observations, model=resource.model, max_num_seqs=resource.max_num_seqs)
-    policy = policy_of(config.autoscaling, resource)
+    settings = config.autoscaling
+    if cold_start_s is not None:
+        # pauses that follow from it follow this one
+        settings = settings.model_copy(update={"cold_start": cold_start_s})
+    policy = policy_of(settings, resource)
     begin = max(1, policy.least) if start is None else start
     if not policy.least <= begin <= policy.most:
         raise UsageError(
@@ -112,20 +116,19 @@ def try_policy(
     assert objective.threshold is not None
     # the time to the first token holds the wait and the prefill
     computes_s = load.server.first_token_s if objective.sli == "time_to_first_token" else 0.0
-    cold = cold_start_s if cold_start_s is not None else config.autoscaling.cold_start
-    assert cold is not None
+    assert settings.cold_start is not None
     scenario = Scenario(
         load=load,
         told_per_s=float(1 / scale),
         times=times,
         max_num_seqs=resource.max_num_seqs,
-        cold_start_s=cold,
+        cold_start_s=settings.cold_start,
         patience_s=objective.threshold - computes_s,
         refuses=policy.least == 0,
     )
     if scenario.told_s > LONGEST_S:
         raise UsageError(
-            f"the recording is told as {format_duration(scenario.told_s)}, which is more than 31 days; use a "
+            f"the recording is told as {format_duration(scenario.told_s)}, which is more than 7 days; use a "
             "larger --scale"
         )
     scaled = simulate(scenario, policy, begin)

@@ -344,6 +344,19 @@ def test_a_target_of_somebody_else_is_not_touched(aws: Aws) -> None:
     assert planned(scaled(ECS)).foreign == ()
 
 
+def test_what_a_stack_made_is_left_to_it(aws: Aws) -> None:
+    applied(scaled(ECS))
+    aws.changes.clear()
+    for tags in aws.tags.values():
+        tags["aws:cloudformation:stack-name"] = "chat-scaling"
+
+    with pytest.raises(UsageError, match="the CloudFormation stack chat-scaling scales chat"):
+        planned(scaled())
+    with pytest.raises(UsageError, match="change or delete it there"):
+        removal(account_of(), "chat")
+    assert aws.changes == []
+
+
 def test_an_alarm_of_somebody_else_is_not_touched(aws: Aws) -> None:
     applied(scaled(ECS))
     name = "AutoscalingStuck ticket/chat/ecs-service:llm:chat/a"

@@ -345,6 +345,20 @@ def test_arrivals_are_what_finished_and_what_is_left(name: str) -> None:
     )
 
 
+def test_a_clock_that_was_set_changes_no_load() -> None:
+    observations = read_recording(RECORDINGS / "baseline.jsonl.gz")
+    half = len(observations) // 2
+    back = [*observations[:half], *(replace(o, t=o.t - 3600) for o in observations[half:])]
+    far = [*observations[:half], *(replace(o, t=o.t + 1e9) for o in observations[half:])]
+
+    came = sum(rate or 0.0 for rate in loaded("baseline", 8).arrivals)
+    set_back = load_of(back, model=None, max_num_seqs=8)
+    assert sum(rate or 0.0 for rate in set_back.arrivals) == pytest.approx(came, rel=0.1)
+    assert set_back.seconds >= 3600
+    with pytest.raises(InputFileError, match="was a clock set while it was made"):
+        load_of(far, model=None, max_num_seqs=8)
+
+
 def test_a_server_that_was_down_has_no_load_that_is_known() -> None:
     load = loaded("process-restart", 8)
 
@@ -408,6 +422,12 @@ def test_a_longer_cold_start_serves_fewer_in_time() -> None:
     assert shares == sorted(shares, key=lambda share: -(share or 0.0))
 
 
+def test_pauses_follow_another_cold_start() -> None:
+    slow = tried(scaled(), cold_start_s=1200.0).policy
+
+    assert (slow.scale_out_s, slow.scale_in_s) == (1260.0, 2520.0)
+
+
 def test_a_multiple_of_the_load_is_what_many_replicas_have() -> None:
     once, twice = (tried(scaled(), times=times) for times in (1.0, 2.0))
 
@@ -458,7 +478,7 @@ def test_what_cannot_be_tried() -> None:
         tried(scaled(), start=9)
     with pytest.raises(ConfigError, match="objectives: none of time_to_first_token"):
         tried(scaled(objectives=availability))
-    with pytest.raises(UsageError, match="more than 31 days"):
+    with pytest.raises(UsageError, match="more than 7 days"):
         tried(scaled(), scale=Fraction(1, 100_000))
 
 
@@ -505,6 +525,16 @@ def test_people_see_the_answer_first_and_nothing_runs_over(
     assert len(bars) == 4
     assert "░" in bars[1]
     assert "█" in bars[1]
+
+
+def test_a_row_of_a_large_fleet_is_several_replicas(opsctl: Opsctl, folder: Path) -> None:
+    resources = f"[{json.dumps({**ECS, 'max': 20})}]"
+    env = {"COLUMNS": "80", "OPSCTL_AUTOSCALING__RESOURCES": resources}
+    answer = opsctl.run(*TOLD, "--load", "12", env=env, cwd=folder)
+
+    rows = re.findall(r"^ +(\d+) │([ ░█]*)$", answer.stdout, re.M)
+    assert [label for label, _ in rows] == ["21", "18", "15", "12", "9", "6", "3"]
+    assert rows[-1][1].startswith("█"), "one of three is shown"
 
 
 def test_programs_get_every_minute_and_what_was_assumed(opsctl: Opsctl, folder: Path) -> None:
