@@ -51,11 +51,13 @@ class Vocabulary:
         source: The sidecar's page, or vLLM's own.
         version: Release of vLLM, for its own page; None for the newest known.
         clock: How long the windows really are.
+        chosen: Label matchers of every series besides, as boards have them.
     """
 
     source: Source
     version: Version | None = None
     clock: Clock = field(default_factory=Clock)
+    chosen: str = ""
 
     def labels(self, level: str) -> str:
         """The labels that tell engines, replicas or models apart, for ``on`` and ``by``."""
@@ -79,7 +81,7 @@ class Vocabulary:
             name, where = f"{entry.exported_name}{total}", []
         else:
             name, where = self._name(entry).name, _where(entry)
-        matches = ", ".join([*where, *([matchers] if matchers else [])])
+        matches = ", ".join([*where, *filter(None, (matchers, self.chosen))])
         return f"{name}{suffix}" + (f"{{{matches}}}" if matches else "")
 
     def has(self, concept: str) -> bool:

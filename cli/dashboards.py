@@ -35,10 +35,10 @@ def build(
     ctx: click.Context, out: Path, source: Source, version: Version | None, check: bool
 ) -> int:
     """
-    Write the SLO board for Grafana 10 to 13, a provisioning file and ConfigMaps.
+    Write boards for Grafana 10 to 13, a provisioning file and ConfigMaps.
 
-    It reads the recordings of opsctl alarms build. CloudWatch's twin is in the template of
-    opsctl alarms build --to cloudwatch.
+    They read the recordings of opsctl alarms build, and metrics. CloudWatch's twin of the SLO board is in the
+    template of opsctl alarms build --to cloudwatch.
     """
     if version is not None and source == "sidecar":
         raise UsageError("--vllm-version belongs to --from vllm; the sidecar reads every release")
@@ -61,7 +61,7 @@ def build(
         note(line)
     files = board_files(loaded.config, drawn)
     panels = sum(panel["type"] != "row" for one in drawn for panel in one.body["panels"])
-    counts = f"{len(drawn)} board, {panels} panels"
+    counts = f"{len(drawn)} boards, {panels} panels"
     if check:
         changed = changed_files(out, files)
         if changed:

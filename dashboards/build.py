@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from vllm_opsctl.alarms.vocabulary import Source, Vocabulary
+from vllm_opsctl.dashboards.boards import load_boards
 from vllm_opsctl.dashboards.cloudwatch import measured
 from vllm_opsctl.dashboards.grafana import Drawn, draw
 from vllm_opsctl.dashboards.slo_board import slo_board
@@ -40,7 +41,7 @@ def draw_boards(config: Config, source: Source, version: Version | None = None) 
     if source == "vllm":
         objectives = [one for one in objectives if one.sli != "time_to_first_token_cached"]
     service = config.service.name
-    boards = (slo_board(service, objectives),)
+    boards = (slo_board(service, objectives), *load_boards(objectives, source))
     return [draw(board, service, names, config.alarms.runbook_url) for board in boards]
 
 

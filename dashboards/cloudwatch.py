@@ -31,6 +31,7 @@ from vllm_opsctl.dashboards.model import (
     Line,
     Panel,
     Quantile,
+    Query,
     Reporting,
     Section,
     Share,
@@ -194,6 +195,7 @@ class _Drawing:
             text = _of_events(measure, good, bad, period_s)
             yield [{"expression": text, "id": f"line{index}", **shown}]
             return
+        assert not isinstance(measure, Query), "the SLO board alone has a twin"
         metric, statistic = _metric_of(measure)
         dimensions = self._labels.of(None if isinstance(measure, Reporting) else model)
         yield self._metric(metric, dimensions, {"id": f"line{index}", "stat": statistic, **shown})

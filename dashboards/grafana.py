@@ -11,42 +11,28 @@ Source:
 
 from __future__ import annotations
 
-import string
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from grafanalib.core import (
-    Annotations,
-    Dashboard,
-    GridPos,
-    Panel,
-    Target,
-    Template,
-    Templating,
-    Time,
-)
+from grafanalib.core import Annotations, Dashboard, GridPos, Panel, Template, Templating, Time
 
 from vllm_opsctl.alarms.vocabulary import NotMeasured, Vocabulary
 from vllm_opsctl.dashboards import model
-from vllm_opsctl.dashboards.model import Board, Limit, Unit, placed, rows_of
+from vllm_opsctl.dashboards.grafana_panels import (
+    GRAVE,
+    SOURCE,
+    Query,
+    Row,
+    alarms_panel,
+    drawn_panel,
+    query,
+)
+from vllm_opsctl.dashboards.model import Board, placed, rows_of
 from vllm_opsctl.dashboards.promql import Promql
 
 SCHEMA_VERSION = 39
-SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 TAG = "opsctl"
-
-_UNITS: Mapping[Unit, str] = {
-    "share": "percentunit",
-    "seconds": "s",
-    "per second": "ops",
-    "count": "short",
-    "times": "none",
-}
-
-_TRANSPARENT = "transparent"
-_GRAVE, _WARNING = "#d55e00", "#e69f00"
-"""Vermillion and orange, which colour-blind people tell from the lines' colours."""
 
 _LEGACY = frozenset(
     (
@@ -57,45 +43,6 @@ _LEGACY = frozenset(
     )
 )
 """What grafanalib writes and today's Grafana does not know, or would take for something else."""
-
-
-class BoardPanel(Panel):  # type: ignore[misc]  # grafanalib is not typed
-    """
-    A panel of one of today's kinds.
-
-    Args:
-        kind: Grafana's name of it.
-        field_config: Units, colours, lines.
-        options: Of the kind.
-        rest: As grafanalib's panel takes it.
-    """
-
-    def __init__(
-        self, kind: str, field_config: dict[str, Any], options: dict[str, Any], **rest: Any
-    ) -> None:
-        super().__init__(**rest)
-        self._own = {"type": kind, "options": options}
-        self._field_config = field_config
-
-    def to_json_data(self) -> dict[str, Any]:
-        """As grafanalib asks for it."""
-        found: dict[str, Any] = self.panel_json(self._own)
-        return found | {"fieldConfig": self._field_config}
-
-
-class Row(Panel):  # type: ignore[misc]
-    """A heading between panels."""
-
-    def to_json_data(self) -> dict[str, Any]:
-        """As grafanalib asks for it."""
-        return {
-            "type": "row",
-            "title": self.title,
-            "id": self.id,
-            "gridPos": self.gridPos,
-            "collapsed": False,
-            "panels": [],
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +101,9 @@ class _Drawing:
             top += rows_of(section.panels)
         dashboard = Dashboard(
             title=self.board.title,
-            uid=f"opsctl-{self.board.name}",
+            uid=self._uid,
             description=self.board.about,
-            tags=[TAG, self.service],
+            tags=self._tags,
             timezone="",
             refresh="30s",
             time=Time("now-3h", "now"),
@@ -173,6 +120,18 @@ class _Drawing:
             str(dashboard.uid), body | {"editable": False, "liveNow": False}, tuple(left_out)
         )
 
+    @property
+    def _uid(self) -> str:
+        """The SLO board's name has its service; boards of one service each need it too."""
+        name = self.board.name
+        if self._of_service and not name.startswith(f"{self.service}-"):
+            name = f"{self.service}-{name}"
+        return f"opsctl-{name}"
+
+    @property
+    def _tags(self) -> list[str]:
+        return [TAG, *([self.service] if self._of_service else [])]
+
     # -- panels ------------------------------------------------------------------------------------
 
     def _panel(
@@ -187,49 +146,36 @@ class _Drawing:
             "links": self._links(panel),
         }
         if panel.kind == "alarms":
-            return BoardPanel(kind="state-timeline", **_alarms(self.service), **where)
-        targets: list[Target] = []
+            return alarms_panel(where, self._alerts_of())
+        targets: list[Query] = []
         for line in panel.lines:
             try:
                 expression = self.says.expression(line.measure)
             except NotMeasured as problem:
                 left_out.append(f"{self.board.title}, {panel.title}, {line.label}: {problem}")
                 continue
-            of_models = not isinstance(line.measure, model.Reporting)
-            label = f"{line.label} {{{{{self._model_of(line)}}}}}" if of_models else line.label
-            targets.append(_target(expression, label, len(targets), instant=panel.kind == "number"))
-        if not targets:
-            return None
-        limits = {"thresholds": _thresholds(panel)}
-        if panel.kind == "number":
-            return BoardPanel(
-                kind="stat",
-                targets=targets,
-                field_config={
-                    "defaults": {"unit": _UNITS[panel.unit], "decimals": 1, **limits},
-                    "overrides": [],
-                },
-                options=_STAT,
-                **where,
-            )
-        return BoardPanel(
-            kind="timeseries",
-            targets=targets,
-            field_config={
-                "defaults": {
-                    "unit": _UNITS[panel.unit],
-                    "color": {"mode": "palette-classic-by-name"},
-                    "custom": _lines(panel),
-                    "noValue": "no data",
-                    **limits,
-                    "min": 0,
-                },
-                "overrides": [],
-            },
-            options=_TIMESERIES,
-            timeFrom=None if panel.range_s is None else f"{panel.range_s / 86400:g}d",
-            **where,
+            targets.append(query(expression, self._legend(line), len(targets), panel.kind))
+        return drawn_panel(panel, targets, where) if targets else None
+
+    def _alerts_of(self) -> str:
+        """Matchers of the alerts that a board is about."""
+        if self.board.choose_objective:
+            return 'objective=~"$objective|", model=~"$model|"'
+        return (
+            f'service="{self.service}", model=~"$model|"' if self._of_service else 'service=~".+"'
         )
+
+    @property
+    def _of_service(self) -> bool:
+        """Not of all services at once."""
+        return self.board.name != "fleet"
+
+    def _legend(self, line: model.Line) -> str:
+        if isinstance(line.measure, model.Query):
+            return self.says.label(line.label)
+        if isinstance(line.measure, model.Reporting):
+            return line.label
+        return f"{line.label} {{{{{self._model_of(line)}}}}}"
 
     def _model_of(self, line: model.Line) -> str:
         """The label of the model: recordings have their own."""
@@ -264,11 +210,15 @@ class _Drawing:
             "includeAll": False,
             "options": [],
         }
+        if not self._of_service:
+            return
+        if self.board.choose_objective:
+            yield _values("objective", "Objective", "llm_slo:objective:ratio", "objective")
         yield _values("job", "Job", running, "job")
         chosen = f'{running}{{job=~"$job"}}'
         yield _values("model", "Model", chosen, of_model)
         yield _values(
-            "replica", "Replica", f'{running}{{job=~"$job", {of_model}=~"$model"}}', replica
+            "target", "Replica", f'{running}{{job=~"$job", {of_model}=~"$model"}}', replica
         )
 
     def _alerts(self) -> dict[str, Any]:
@@ -277,8 +227,8 @@ class _Drawing:
             "datasource": SOURCE,
             "enable": True,
             "hide": False,
-            "iconColor": _GRAVE,
-            "expr": f'ALERTS{{alertstate="firing", service="{self.service}"}}',
+            "iconColor": GRAVE,
+            "expr": f'ALERTS{{alertstate="firing", {self._alerts_of()}}}',
             "step": "60s",
             "titleFormat": "{{alertname}} {{objective}}",
             "textFormat": "{{model}} {{target}}",
@@ -288,7 +238,7 @@ class _Drawing:
         return {
             "title": "Boards",
             "type": "dashboards",
-            "tags": [TAG, self.service],
+            "tags": [TAG],
             "asDropdown": True,
             "includeVars": True,
             "keepTime": True,
@@ -297,109 +247,6 @@ class _Drawing:
             "tooltip": "",
             "url": "",
         }
-
-
-_STAT = {
-    "colorMode": "background",
-    "graphMode": "none",
-    "justifyMode": "auto",
-    "orientation": "auto",
-    "textMode": "value_and_name",
-    "wideLayout": True,
-    "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
-}
-
-_TIMESERIES = {
-    "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True, "calcs": []},
-    "tooltip": {"mode": "multi", "sort": "desc"},
-}
-
-
-class Query(Target):  # type: ignore[misc]
-    """A query of today's Prometheus data source."""
-
-    def to_json_data(self) -> dict[str, Any]:
-        """As grafanalib asks for it."""
-        found: dict[str, Any] = super().to_json_data()
-        # grafanalib repeats the expression for a data source of the past
-        del found["query"]
-        return found | {"range": not self.instant}
-
-
-def _target(expression: str, label: str, index: int, *, instant: bool) -> Target:
-    return Query(
-        expr=expression,
-        legendFormat=label,
-        refId=string.ascii_uppercase[index],
-        datasource=SOURCE,
-        instant=instant,
-    )
-
-
-def _alarms(service: str) -> dict[str, Any]:
-    """What fires, over time: one line an alert, objective and model."""
-    firing = f'ALERTS{{alertstate="firing", service="{service}", model=~"$model|"}}'
-    expression = f"max by (alertname, objective, model, severity) ({firing})"
-    return {
-        "targets": [_target(expression, "{{alertname}} {{objective}} {{model}}", 0, instant=False)],
-        "field_config": {
-            "defaults": {
-                "noValue": "nothing fires",
-                "color": {"mode": "thresholds"},
-                "thresholds": {
-                    "mode": "absolute",
-                    "steps": [
-                        {"color": _TRANSPARENT, "value": None},
-                        {"color": _GRAVE, "value": 1},
-                    ],
-                },
-                "mappings": [
-                    {"type": "value", "options": {"1": {"text": "firing", "index": 0}}},
-                ],
-                "custom": {"fillOpacity": 80, "lineWidth": 0},
-            },
-            "overrides": [],
-        },
-        "options": {
-            "mergeValues": True,
-            "showValue": "never",
-            "alignValue": "left",
-            "rowHeight": 0.8,
-            "legend": {"displayMode": "list", "placement": "bottom", "showLegend": False},
-            "tooltip": {"mode": "single", "sort": "none"},
-        },
-    }
-
-
-def _lines(panel: model.Panel) -> dict[str, Any]:
-    return {
-        "drawStyle": "line",
-        "lineWidth": 1,
-        "fillOpacity": 0,
-        "showPoints": "never",
-        "spanNulls": False,
-        # a share of nothing is drawn at the bottom, not across the middle
-        **({"axisSoftMax": 0.01} if panel.unit == "share" else {}),
-        "thresholdsStyle": {"mode": "dashed" if panel.limits else "off"},
-    }
-
-
-def _thresholds(panel: model.Panel) -> dict[str, Any]:
-    """A number's colours, or the lines across a panel."""
-    if panel.kind == "number":
-        steps = [
-            {"color": _GRAVE, "value": None},
-            {"color": _WARNING, "value": 0},
-            {"color": "#009e73", "value": 0.25},
-        ]
-        return {"mode": "absolute", "steps": steps}
-    lines = sorted(panel.limits, key=lambda limit: limit.value)
-    steps = [{"color": _TRANSPARENT, "value": None}, *map(_step, lines)]
-    return {"mode": "absolute", "steps": steps}
-
-
-def _step(limit: Limit) -> dict[str, Any]:
-    return {"color": _GRAVE if limit.grave else _WARNING, "value": limit.value}
 
 
 def _values(name: str, label: str, series: str, of: str) -> dict[str, Any]:

@@ -15,8 +15,10 @@ from vllm_opsctl.exporter.config import Objective
 GRID = 24
 """Columns; Grafana and CloudWatch have as many."""
 
-Unit = Literal["share", "seconds", "per second", "count", "times"]
-Kind = Literal["time", "number", "alarms"]
+Unit = Literal[
+    "share", "seconds", "per second", "tokens per second", "tokens", "count", "times", "bytes"
+]
+Kind = Literal["time", "stacked", "number", "bars", "table", "states", "heatmap", "alarms"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,23 @@ class Reporting:
     """How many replicas' pages sidecars have read in the last minute."""
 
 
-Measure = BudgetLeft | Burn | BadShare | Events | Gauge | Quantile | Counted | Share | Reporting
+@dataclass(frozen=True, slots=True)
+class Query:
+    """
+    PromQL with the placeholders of alarms/vocabulary.py: of boards that Prometheus alone can fill.
+
+    Args:
+        template: The expression.
+        of: What is chosen among its series; what a process counts knows no model.
+    """
+
+    template: str
+    of: Literal["model", "replica"] = "model"
+
+
+Measure = (
+    BudgetLeft | Burn | BadShare | Events | Gauge | Quantile | Counted | Share | Reporting | Query
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +113,13 @@ class Line:
 
     Args:
         measure: What it shows.
-        label: Its legend.
+        label: Its legend; of a query with labels in braces, ``{model}`` in the source's own name.
+        unit: Of a table's column, when it is not the panel's.
     """
 
     measure: Measure
     label: str
+    unit: Unit | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +146,8 @@ class Panel:
     Args:
         title: What it shows.
         description: What good looks like, and what to do when it does not.
-        kind: Over time, the newest number, or which alarms are on.
+        kind: Lines over time, or stacked; the newest numbers, as bars, or in a table; states or a heatmap
+            over time; which alarms are on.
         unit: Of all its lines.
         lines: None for alarms.
         limits: Lines across it.
@@ -135,6 +156,7 @@ class Panel:
         range_s: It shows so many seconds, whatever the board's range is.
         interval_s: Each point is of so many seconds; None for what suits the range.
         modes: Failure modes to read about.
+        more_is_worse: Of numbers: which end is bad.
     """
 
     title: str
@@ -148,6 +170,7 @@ class Panel:
     range_s: float | None = None
     interval_s: float | None = None
     modes: tuple[str, ...] = ()
+    more_is_worse: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,12 +199,14 @@ class Board:
         title: Its heading.
         about: Whom it is for, one sentence.
         sections: In order; the most important first.
+        choose_objective: It is of one objective at a time.
     """
 
     name: str
     title: str
     about: str
     sections: tuple[Section, ...] = field(default_factory=tuple)
+    choose_objective: bool = False
 
     @property
     def panels(self) -> Iterator[Panel]:

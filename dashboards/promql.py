@@ -6,7 +6,8 @@ Budgets and burn rates are the recordings of ``opsctl alarms build``; everything
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 
 from vllm_opsctl.alarms.burn import budget_of, duration_text
 from vllm_opsctl.alarms.vocabulary import NotMeasured, Vocabulary
@@ -19,6 +20,7 @@ from vllm_opsctl.dashboards.model import (
     Gauge,
     Measure,
     Quantile,
+    Query,
     Share,
 )
 from vllm_opsctl.exporter.catalogue import catalogue
@@ -26,7 +28,7 @@ from vllm_opsctl.exporter.catalogue import catalogue
 WINDOW = "$__rate_interval"
 """At least four scrapes, whatever the range (Grafana, Prometheus data source)."""
 
-_OF_THE_TAP = "vllm:opsctl_"
+_OF_THE_TAP = "vllm:opsctl_tap_"
 
 EVENTS_WINDOW = "5m"
 """The shortest that is recorded of events."""
@@ -71,6 +73,8 @@ class Promql:
             )
         if isinstance(measure, Counted):
             return self._counted(measure)
+        if isinstance(measure, Query):
+            return self.query(measure)
         if isinstance(measure, Share):
             part, whole = (
                 f"sum by ({self._model}) ({self._rate(name)})"
@@ -90,17 +94,44 @@ class Promql:
         Raises:
             NotMeasured: This vLLM does not expose it.
         """
-        found = self.names.selector(concept, suffix, self._chosen)
-        if found.startswith(_OF_THE_TAP):
-            raise NotMeasured(
-                f"{concept} is the tap's alone; build with --from sidecar (docs/tap.md)"
-            )
-        return found
+        return self._of_vllm(self._chosen.selector(concept, suffix))
+
+    def query(self, measure: Query) -> str:
+        """
+        An expression in the source's names, for what is chosen.
+
+        Raises:
+            NotMeasured: This vLLM does not expose one of its metrics.
+        """
+        names = self._chosen if measure.of == "model" else self._replicas
+        return self._of_vllm(names.expand(measure.template.strip()))
+
+    def label(self, text: str) -> str:
+        """A legend with the source's names of model, replica and engine."""
+        names = {"model": self._model, "target": self._target, "engine": "engine"}
+        return re.sub(r"(?<!\{)\{(\w+)\}(?!\})", lambda m: f"{{{{{names[m[1]]}}}}}", text)
 
     @property
-    def _chosen(self) -> str:
-        replica = "target" if self.names.source == "sidecar" else "instance"
-        return f'job=~"$job", {self._model}=~"$model", {replica}=~"$replica"'
+    def _target(self) -> str:
+        return "target" if self.names.source == "sidecar" else "instance"
+
+    @property
+    def _replicas(self) -> Vocabulary:
+        return replace(self.names, chosen=f'job=~"$job", {self._target}=~"$target"')
+
+    @property
+    def _chosen(self) -> Vocabulary:
+        chosen = f'job=~"$job", {self._model}=~"$model", {self._target}=~"$target"'
+        return replace(self.names, chosen=chosen)
+
+    @staticmethod
+    def _of_vllm(expression: str) -> str:
+        of_the_tap = re.search(rf"{_OF_THE_TAP}(\w+)", expression)
+        if of_the_tap is not None:
+            raise NotMeasured(
+                f"{of_the_tap[1]} is the tap's alone; build with --from sidecar (docs/tap.md)"
+            )
+        return expression
 
     def _rate(self, concept: str, suffix: str = "") -> str:
         return f"rate({self.selector(concept, suffix)}[{WINDOW}])"

@@ -1,13 +1,16 @@
-"""The SLO board as it is defined, whatever draws it."""
+"""The boards as they are defined, whatever draws them."""
 
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 from cloudwatch_fleet import config
 
 from vllm_opsctl.alarms.burn import ROWS
+from vllm_opsctl.dashboards import boards
+from vllm_opsctl.dashboards.boards import NAMES, load_boards
 from vllm_opsctl.dashboards.model import (
     GRID,
     Board,
@@ -26,16 +29,23 @@ from vllm_opsctl.exporter.config import Config
 from vllm_opsctl.runbooks.load import shipped_library
 
 BOARDS = [slo_board("chat", one.objectives) for one in (Config(), config(), config(objectives=[]))]
+OF_FILES = [*load_boards(config().objectives, "sidecar")]
 
 
 @pytest.fixture(params=BOARDS, ids=("defaults", "two objectives", "none"))
+def slo(request: pytest.FixtureRequest) -> Board:
+    found: Board = request.param
+    return found
+
+
+@pytest.fixture(params=[*BOARDS, *OF_FILES])
 def board(request: pytest.FixtureRequest) -> Board:
     found: Board = request.param
     return found
 
 
-def test_what_is_most_important_stands_first(board: Board) -> None:
-    first, second = board.sections[:2]
+def test_what_is_most_important_stands_first(slo: Board) -> None:
+    first, second = slo.sections[:2]
 
     assert first.panels[0].kind == "alarms"
     budgets, burns, *_ = second.panels
@@ -98,3 +108,17 @@ def test_burn_panels_draw_what_pages_and_what_opens_a_ticket() -> None:
     assert [burn.limits[0].value for burn in burns] == [14.4, 6.0, 1.0]
     assert {burn.limits[0].value for burn in burns} <= {row.burn for row in ROWS}
     assert [burn.limits[0].grave for burn in burns] == [True, True, False]
+
+
+def test_every_file_is_a_board() -> None:
+    folder = Path(boards.__file__).parent / "boards"
+
+    assert {file.stem for file in folder.glob("*.yaml")} == {*NAMES}
+    assert [board.name for board in OF_FILES] == [*NAMES]
+
+
+def test_latency_panels_of_files_draw_the_objectives() -> None:
+    (service,) = (board for board in OF_FILES if board.name == "service")
+    (ttft,) = (panel for panel in service.panels if panel.title == "TTFT")
+
+    assert [(limit.value, limit.label) for limit in ttft.limits] == [(1.0, "ttft: 95 % below")]

@@ -1,0 +1,111 @@
+"""The boards that are data: boards/*.yaml, read and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from vllm_opsctl.alarms.vocabulary import Source
+from vllm_opsctl.dashboards.model import Board, Kind, Limit, Line, Panel, Query, Section, Unit
+from vllm_opsctl.exporter.config import SLI_CONCEPTS, Objective
+from vllm_opsctl.exporter.units import format_percent
+
+NAMES = ("fleet", "service", "engine", "prefix", "lora", "incident")
+"""In the order in which one looks at them."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Line(_Strict):
+    label: str
+    expr: str
+    chosen: Literal["model", "replica"] = "model"
+    unit: Unit | None = None
+
+
+class _Limit(_Strict):
+    value: float
+    label: str
+    grave: bool = False
+
+
+class _Panel(_Strict):
+    title: str
+    description: str
+    kind: Kind
+    unit: Unit
+    lines: tuple[_Line, ...] = ()
+    limits: tuple[_Limit, ...] = ()
+    objectives_of: str | None = None
+    width: int = 8
+    height: int = 7
+    modes: tuple[str, ...] = ()
+    worse: Literal["up", "down"] = "down"
+    of: Source | None = None
+
+
+class _Section(_Strict):
+    title: str
+    panels: tuple[_Panel, ...]
+
+
+class _Board(_Strict):
+    name: str
+    title: str
+    about: str
+    sections: tuple[_Section, ...]
+    variables: tuple[Literal["objective"], ...] = ()
+
+
+def load_boards(objectives: Sequence[Objective], source: Source) -> Iterator[Board]:
+    """
+    The boards of the files, with the objectives' thresholds as lines.
+
+    Args:
+        objectives: What is promised.
+        source: Whose metrics there are; panels of the other's alone are left out.
+    """
+    folder = files("vllm_opsctl.dashboards").joinpath("boards")
+    for name in NAMES:
+        text = folder.joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+        read = _Board.model_validate(yaml.safe_load(text))
+        sections = tuple(
+            Section(
+                section.title,
+                tuple(
+                    _panel(panel, objectives)
+                    for panel in section.panels
+                    if panel.of in (None, source)
+                ),
+            )
+            for section in read.sections
+        )
+        yield Board(read.name, read.title, read.about, sections, "objective" in read.variables)
+
+
+def _panel(panel: _Panel, objectives: Sequence[Objective]) -> Panel:
+    promised = [
+        Limit(one.threshold, f"{one.name}: {format_percent(one.target)} below")
+        for one in objectives
+        if one.threshold is not None and SLI_CONCEPTS.get(one.sli) == panel.objectives_of
+    ]
+    return Panel(
+        title=panel.title,
+        description=panel.description,
+        kind=panel.kind,
+        unit=panel.unit,
+        lines=tuple(
+            Line(Query(line.expr, line.chosen), line.label, line.unit) for line in panel.lines
+        ),
+        limits=(*(Limit(one.value, one.label, one.grave) for one in panel.limits), *promised),
+        width=panel.width,
+        height=panel.height,
+        modes=panel.modes,
+        more_is_worse=panel.worse == "up",
+    )

@@ -1,0 +1,314 @@
+"""
+Today's panel kinds of Grafana, for grafanalib.
+
+Source:
+    Grafana's dashboard JSON model (schemaVersion 39, Grafana 10.4); colours that colour-blind people tell
+    apart: Okabe and Ito, Color universal design (2008).
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from grafanalib.core import Panel, Target
+
+from vllm_opsctl.dashboards import model
+from vllm_opsctl.dashboards.model import Kind, Limit, Unit
+
+SOURCE = {"type": "prometheus", "uid": "${datasource}"}
+
+UNITS: Mapping[Unit, str] = {
+    "share": "percentunit",
+    "seconds": "s",
+    "per second": "ops",
+    "tokens per second": "short",
+    "tokens": "short",
+    "count": "short",
+    "times": "none",
+    "bytes": "bytes",
+}
+
+_TRANSPARENT = "transparent"
+GRAVE, WARNING, GOOD = "#d55e00", "#e69f00", "#009e73"
+
+_HALF, _TIGHT = 0.5, 0.25
+"""Shares of a budget left below which a number is yellow, and red at nothing."""
+
+
+class BoardPanel(Panel):  # type: ignore[misc]  # grafanalib is not typed
+    """
+    A panel of one of today's kinds.
+
+    Args:
+        kind: Grafana's name of it.
+        field_config: Units, colours, lines.
+        options: Of the kind.
+        rest: As grafanalib's panel takes it.
+    """
+
+    def __init__(
+        self, kind: str, field_config: dict[str, Any], options: dict[str, Any], **rest: Any
+    ) -> None:
+        super().__init__(**rest)
+        self._own = {"type": kind, "options": options}
+        self._field_config = field_config
+
+    def to_json_data(self) -> dict[str, Any]:
+        """As grafanalib asks for it."""
+        found: dict[str, Any] = self.panel_json(self._own)
+        return found | {"fieldConfig": self._field_config}
+
+
+class Row(Panel):  # type: ignore[misc]
+    """A heading between panels."""
+
+    def to_json_data(self) -> dict[str, Any]:
+        """As grafanalib asks for it."""
+        return {
+            "type": "row",
+            "title": self.title,
+            "id": self.id,
+            "gridPos": self.gridPos,
+            "collapsed": False,
+            "panels": [],
+        }
+
+
+class Query(Target):  # type: ignore[misc]
+    """A query of today's Prometheus data source."""
+
+    def to_json_data(self) -> dict[str, Any]:
+        """As grafanalib asks for it."""
+        found: dict[str, Any] = super().to_json_data()
+        # grafanalib repeats the expression for a data source of the past
+        del found["query"]
+        return found | {"range": not self.instant}
+
+
+def query(expression: str, label: str, index: int, kind: Kind) -> Query:
+    """
+    One query of a panel.
+
+    Args:
+        expression: PromQL.
+        label: Legend.
+        index: Which of the panel's.
+        kind: The panel's; numbers are asked once, a table and a heatmap in their own formats.
+    """
+    formats = {"table": "table", "heatmap": "heatmap"}
+    return Query(
+        expr=expression,
+        legendFormat=label,
+        refId=string.ascii_uppercase[index],
+        datasource=SOURCE,
+        instant=kind in ("number", "bars", "table"),
+        format=formats.get(kind, "time_series"),
+    )
+
+
+def drawn_panel(panel: model.Panel, targets: Sequence[Query], where: dict[str, Any]) -> BoardPanel:
+    """
+    A panel of Grafana.
+
+    Args:
+        panel: What it shows.
+        targets: Its queries.
+        where: Title, place, links.
+    """
+    where = {**where, "targets": list(targets)}
+    if panel.range_s is not None and panel.kind != "number":
+        where["timeFrom"] = f"{panel.range_s / 86400:g}d"
+    return _DRAW[panel.kind](panel, where)
+
+
+def _time(panel: model.Panel, where: dict[str, Any]) -> BoardPanel:
+    stacked = panel.kind == "stacked"
+    custom = {
+        "drawStyle": "line",
+        "lineWidth": 1,
+        "fillOpacity": 30 if stacked else 0,
+        "showPoints": "never",
+        "spanNulls": False,
+        "stacking": {"mode": "normal" if stacked else "none", "group": "A"},
+        # a share of nothing is drawn at the bottom, not across the middle
+        **({"axisSoftMax": 0.01} if panel.unit == "share" else {}),
+        "thresholdsStyle": {"mode": "dashed" if panel.limits else "off"},
+    }
+    defaults = {
+        **_defaults(panel),
+        "color": {"mode": "palette-classic-by-name"},
+        "custom": custom,
+        # a budget may be overspent
+        **({} if any(limit.value == 0 for limit in panel.limits) else {"min": 0}),
+    }
+    options = {
+        "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True, "calcs": []},
+        "tooltip": {"mode": "multi", "sort": "desc"},
+    }
+    return BoardPanel("timeseries", {"defaults": defaults, "overrides": []}, options, **where)
+
+
+def _number(panel: model.Panel, where: dict[str, Any]) -> BoardPanel:
+    defaults = {**_defaults(panel), "thresholds": _colours(panel)}
+    if panel.unit == "share":
+        defaults["decimals"] = 1
+    options = {
+        "colorMode": "background",
+        "graphMode": "none",
+        "justifyMode": "auto",
+        "orientation": "auto",
+        "textMode": "value_and_name" if len(where["targets"]) > 1 or panel.width > 4 else "value",
+        "wideLayout": True,
+        "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
+    }
+    return BoardPanel("stat", {"defaults": defaults, "overrides": []}, options, **where)
+
+
+def _bars(panel: model.Panel, where: dict[str, Any]) -> BoardPanel:
+    defaults = {**_defaults(panel), "color": {"mode": "fixed", "fixedColor": WARNING}, "min": 0}
+    options = {
+        "displayMode": "basic",
+        "orientation": "horizontal",
+        "showUnfilled": False,
+        "minVizWidth": 0,
+        "minVizHeight": 10,
+        "valueMode": "color",
+        "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
+    }
+    return BoardPanel("bargauge", {"defaults": defaults, "overrides": []}, options, **where)
+
+
+def _table(panel: model.Panel, where: dict[str, Any]) -> BoardPanel:
+    columns = {
+        f"Value #{string.ascii_uppercase[index]}" if len(panel.lines) > 1 else "Value": line
+        for index, line in enumerate(panel.lines)
+    }
+    overrides = [
+        {
+            "matcher": {"id": "byName", "options": line.label},
+            "properties": [{"id": "unit", "value": UNITS[line.unit or panel.unit]}],
+        }
+        for line in columns.values()
+    ]
+    hidden = {name: True for name in ("Time", "__name__", "job", "instance")}
+    renamed = {name: line.label for name, line in columns.items()}
+    where["transformations"] = [
+        {"id": "merge", "options": {}},
+        {"id": "organize", "options": {"excludeByName": hidden, "renameByName": renamed}},
+    ]
+    defaults = {**_defaults(panel), "decimals": 2, "custom": {"align": "auto", "filterable": True}}
+    options = {
+        "showHeader": True,
+        "cellHeight": "sm",
+        "sortBy": [{"displayName": panel.lines[0].label, "desc": False}],
+        "footer": {"show": False, "reducer": ["sum"], "fields": ""},
+    }
+    return BoardPanel("table", {"defaults": defaults, "overrides": overrides}, options, **where)
+
+
+def _states(panel: model.Panel, where: dict[str, Any]) -> BoardPanel:
+    color = "thresholds" if panel.limits else "continuous-BlPu"
+    defaults = {
+        **_defaults(panel),
+        "color": {"mode": color},
+        "custom": {"fillOpacity": 80, "lineWidth": 0},
+        "decimals": 1,
+    }
+    if panel.limits:
+        defaults["thresholds"]["steps"][0] = {"color": GOOD, "value": None}
+    options = {**_STATES, "mergeValues": True, "showValue": "never"}
+    return BoardPanel("state-timeline", {"defaults": defaults, "overrides": []}, options, **where)
+
+
+def _heatmap(panel: model.Panel, where: dict[str, Any]) -> BoardPanel:
+    options = {
+        "calculate": False,
+        "cellGap": 1,
+        "color": {
+            "mode": "scheme",
+            "scheme": "Blues",
+            "scale": "exponential",
+            "exponent": 0.5,
+            "steps": 64,
+            "reverse": False,
+            "fill": WARNING,
+        },
+        "exemplars": {"color": GRAVE},
+        "filterValues": {"le": 1e-9},
+        "legend": {"show": True},
+        "rowsFrame": {"layout": "auto"},
+        "tooltip": {"mode": "single", "yHistogram": False, "showColorScale": True},
+        "yAxis": {"axisPlacement": "left", "reverse": False, "unit": UNITS[panel.unit]},
+    }
+    return BoardPanel("heatmap", {"defaults": {}, "overrides": []}, options, **where)
+
+
+def alarms_panel(where: dict[str, Any], matchers: str) -> BoardPanel:
+    """
+    Which alerts are on, over time: one line an alert, objective and model.
+
+    Args:
+        where: Title, place, links.
+        matchers: Label matchers of the alerts.
+    """
+    firing = f'ALERTS{{alertstate="firing", {matchers}}}'
+    expression = f"max by (alertname, objective, model, target) ({firing})"
+    label = "{{alertname}} {{objective}} {{model}} {{target}}"
+    where = {**where, "targets": [query(expression, label, 0, "alarms")]}
+    steps = [{"color": _TRANSPARENT, "value": None}, {"color": GRAVE, "value": 1}]
+    defaults = {
+        "noValue": "nothing is on",
+        "color": {"mode": "thresholds"},
+        "thresholds": {"mode": "absolute", "steps": steps},
+        "mappings": [{"type": "value", "options": {"1": {"text": "on", "index": 0}}}],
+        "custom": {"fillOpacity": 80, "lineWidth": 0},
+    }
+    options = {**_STATES, "mergeValues": True, "showValue": "never"}
+    return BoardPanel("state-timeline", {"defaults": defaults, "overrides": []}, options, **where)
+
+
+_STATES = {
+    "alignValue": "left",
+    "rowHeight": 0.8,
+    "legend": {"displayMode": "list", "placement": "bottom", "showLegend": False},
+    "tooltip": {"mode": "single", "sort": "none"},
+}
+
+_DRAW: Mapping[Kind, Callable[[model.Panel, dict[str, Any]], BoardPanel]] = {
+    "time": _time,
+    "stacked": _time,
+    "number": _number,
+    "bars": _bars,
+    "table": _table,
+    "states": _states,
+    "heatmap": _heatmap,
+}
+
+
+def _defaults(panel: model.Panel) -> dict[str, Any]:
+    lines = sorted(panel.limits, key=lambda limit: limit.value)
+    steps = [{"color": _TRANSPARENT, "value": None}, *map(_step, lines)]
+    return {
+        "unit": UNITS[panel.unit],
+        "noValue": "no data",
+        "thresholds": {"mode": "absolute", "steps": steps},
+    }
+
+
+def _colours(panel: model.Panel) -> dict[str, Any]:
+    """A number's background."""
+    if panel.more_is_worse:
+        steps = [{"color": GOOD, "value": None}, {"color": GRAVE, "value": 1}]
+    else:
+        steps = [
+            {"color": GRAVE, "value": None},
+            {"color": WARNING, "value": 0.000001},
+            {"color": GOOD, "value": _TIGHT},
+        ]
+    return {"mode": "absolute", "steps": steps}
+
+
+def _step(limit: Limit) -> dict[str, Any]:
+    return {"color": GRAVE if limit.grave else WARNING, "value": limit.value}
