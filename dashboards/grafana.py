@@ -228,7 +228,7 @@ class _Drawing:
             "enable": True,
             "hide": False,
             "iconColor": GRAVE,
-            "expr": f'ALERTS{{alertstate="firing", {self._alerts_of()}}}',
+            "expr": f'ALERTS{{alertstate="firing", role!="watchdog", {self._alerts_of()}}}',
             "step": "60s",
             "titleFormat": "{{alertname}} {{objective}}",
             "textFormat": "{{model}} {{target}}",

@@ -33,8 +33,13 @@ UNITS: Mapping[Unit, str] = {
 _TRANSPARENT = "transparent"
 GRAVE, WARNING, GOOD = "#d55e00", "#e69f00", "#009e73"
 
-_HALF, _TIGHT = 0.5, 0.25
-"""Shares of a budget left below which a number is yellow, and red at nothing."""
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#999999")
+
+_TIGHT, _NOTHING = 0.25, 0.000001
+"""Shares of a budget left below which a number is yellow, and red."""
+
+_TOO_FAST, _PAGES = 1.0, 6.0
+"""Burn rates from which a number is yellow, and red (alarms/burn.py, its slowest row that pages)."""
 
 
 class BoardPanel(Panel):  # type: ignore[misc]  # grafanalib is not typed
@@ -138,7 +143,7 @@ def _time(panel: model.Panel, where: dict[str, Any]) -> BoardPanel:
     }
     defaults = {
         **_defaults(panel),
-        "color": {"mode": "palette-classic-by-name"},
+        "color": {"mode": "palette-classic"},
         "custom": custom,
         # a budget may be overspent
         **({} if any(limit.value == 0 for limit in panel.limits) else {"min": 0}),
@@ -147,13 +152,36 @@ def _time(panel: model.Panel, where: dict[str, Any]) -> BoardPanel:
         "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True, "calcs": []},
         "tooltip": {"mode": "multi", "sort": "desc"},
     }
-    return BoardPanel("timeseries", {"defaults": defaults, "overrides": []}, options, **where)
+    config = {"defaults": defaults, "overrides": _own_colours(where["targets"])}
+    return BoardPanel("timeseries", config, options, **where)
+
+
+def _own_colours(targets: Sequence[Query]) -> list[dict[str, Any]]:
+    """Each query its colour, and its series shades of it; one query alone has the palette."""
+    if len(targets) == 1:
+        return []
+    return [
+        {
+            "matcher": {"id": "byFrameRefID", "options": target.refId},
+            "properties": [
+                {
+                    "id": "color",
+                    "value": {"mode": "shades", "fixedColor": COLOURS[index % len(COLOURS)]},
+                }
+            ],
+        }
+        for index, target in enumerate(targets)
+    ]
 
 
 def _number(panel: model.Panel, where: dict[str, Any]) -> BoardPanel:
-    defaults = {**_defaults(panel), "thresholds": _colours(panel)}
-    if panel.unit == "share":
-        defaults["decimals"] = 1
+    steps = [(None, GOOD), (1.0, GRAVE)] if panel.more_is_worse else _BUDGET
+    defaults = {
+        **_defaults(panel),
+        "color": {"mode": "thresholds"},
+        "thresholds": _steps(steps),
+        **({"decimals": 1} if panel.unit == "share" else {}),
+    }
     options = {
         "colorMode": "background",
         "graphMode": "none",
@@ -188,7 +216,11 @@ def _table(panel: model.Panel, where: dict[str, Any]) -> BoardPanel:
     overrides = [
         {
             "matcher": {"id": "byName", "options": line.label},
-            "properties": [{"id": "unit", "value": UNITS[line.unit or panel.unit]}],
+            "properties": [
+                {"id": "unit", "value": UNITS[line.unit or panel.unit]},
+                {"id": "thresholds", "value": _steps(_BURN if line.unit == "times" else _BUDGET)},
+                {"id": "custom.cellOptions", "value": {"type": "color-text"}},
+            ],
         }
         for line in columns.values()
     ]
@@ -198,7 +230,13 @@ def _table(panel: model.Panel, where: dict[str, Any]) -> BoardPanel:
         {"id": "merge", "options": {}},
         {"id": "organize", "options": {"excludeByName": hidden, "renameByName": renamed}},
     ]
-    defaults = {**_defaults(panel), "decimals": 2, "custom": {"align": "auto", "filterable": True}}
+    thresholds = {"color": {"mode": "thresholds"}}
+    defaults = {
+        **_defaults(panel),
+        **thresholds,
+        "decimals": 2,
+        "custom": {"align": "auto", "filterable": True},
+    }
     options = {
         "showHeader": True,
         "cellHeight": "sm",
@@ -253,7 +291,8 @@ def alarms_panel(where: dict[str, Any], matchers: str) -> BoardPanel:
         where: Title, place, links.
         matchers: Label matchers of the alerts.
     """
-    firing = f'ALERTS{{alertstate="firing", {matchers}}}'
+    # the watchdog is always on, and says that nothing is wrong
+    firing = f'ALERTS{{alertstate="firing", role!="watchdog", {matchers}}}'
     expression = f"max by (alertname, objective, model, target) ({firing})"
     label = "{{alertname}} {{objective}} {{model}} {{target}}"
     where = {**where, "targets": [query(expression, label, 0, "alarms")]}
@@ -297,17 +336,14 @@ def _defaults(panel: model.Panel) -> dict[str, Any]:
     }
 
 
-def _colours(panel: model.Panel) -> dict[str, Any]:
-    """A number's background."""
-    if panel.more_is_worse:
-        steps = [{"color": GOOD, "value": None}, {"color": GRAVE, "value": 1}]
-    else:
-        steps = [
-            {"color": GRAVE, "value": None},
-            {"color": WARNING, "value": 0.000001},
-            {"color": GOOD, "value": _TIGHT},
-        ]
-    return {"mode": "absolute", "steps": steps}
+_BUDGET = [(None, GRAVE), (_NOTHING, WARNING), (_TIGHT, GOOD)]
+_BURN = [(None, GOOD), (_TOO_FAST, WARNING), (_PAGES, GRAVE)]
+
+
+def _steps(steps: Sequence[tuple[float | None, str]]) -> dict[str, Any]:
+    """Colours from values on."""
+    found = [{"color": color, "value": value} for value, color in steps]
+    return {"mode": "absolute", "steps": found}
 
 
 def _step(limit: Limit) -> dict[str, Any]:
