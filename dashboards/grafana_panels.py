@@ -137,8 +137,8 @@ def _time(panel: model.Panel, where: dict[str, Any]) -> BoardPanel:
         "showPoints": "never",
         "spanNulls": False,
         "stacking": {"mode": "normal" if stacked else "none", "group": "A"},
-        # a share of nothing is drawn at the bottom, not across the middle
-        **({"axisSoftMax": 0.01} if panel.unit == "share" else {}),
+        # nothing at all is drawn at the bottom of a scale that is no hundred
+        "axisSoftMax": 0.01 if panel.unit in ("share", "seconds") else 1,
         "thresholdsStyle": {"mode": "dashed" if panel.limits else "off"},
     }
     defaults = {

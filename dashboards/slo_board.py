@@ -221,6 +221,7 @@ def _saturation() -> tuple[Panel, ...]:
                 Line(Gauge("requests_waiting", "peak"), "waiting, peak"),
             ),
             modes=("queue-overload",),
+            width=6,
         ),
         Panel(
             title="KV-cache usage",
@@ -234,6 +235,7 @@ def _saturation() -> tuple[Panel, ...]:
             ),
             limits=(Limit(KV_FULL, "full"),),
             modes=("kv-preemption-thrash", "kv-pinned-long-contexts"),
+            width=6,
         ),
         Panel(
             title="Prefix-cache hit ratio",
@@ -243,6 +245,7 @@ def _saturation() -> tuple[Panel, ...]:
             unit="share",
             lines=(Line(Share("prefix_cache_hit_tokens", "prefix_cache_queried_tokens"), "hits"),),
             modes=("prefix-cache-eviction", "prefix-cache-nonce", "routing-without-affinity"),
+            width=6,
         ),
         Panel(
             title="Preemptions",
@@ -251,5 +254,6 @@ def _saturation() -> tuple[Panel, ...]:
             unit="count",
             lines=(Line(Counted("preemptions"), "preemptions"),),
             modes=("kv-preemption-thrash",),
+            width=6,
         ),
     )
