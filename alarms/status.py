@@ -260,6 +260,17 @@ def _state(
         return "no data"
     if used is not None and used >= 1:
         return "exhausted"
+    return burning_state(objective, burns)
+
+
+def burning_state(objective: Objective, burns: Mapping[float, Burn]) -> State:
+    """
+    Whether an objective burns, whatever is left of its budget.
+
+    Args:
+        objective: What is promised.
+        burns: By window, seconds; a row whose windows are not there is not over its rate.
+    """
     over = [
         row.notify
         for row in ROWS

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -14,13 +13,21 @@ import yaml
 from vllm_opsctl.alarms.burn import Notify
 from vllm_opsctl.alarms.cloudwatch.account import Account
 from vllm_opsctl.alarms.cloudwatch.build import template_text
-from vllm_opsctl.alarms.cloudwatch.changes import Action, Change, Difference, Plan
+from vllm_opsctl.alarms.cloudwatch.changes import Plan
 from vllm_opsctl.alarms.cloudwatch.changes import plan as compare
 from vllm_opsctl.alarms.cloudwatch.drill import CloudWatchDrill
 from vllm_opsctl.alarms.cloudwatch.wanted import Item, wanted
 from vllm_opsctl.cli.alarms_cloudwatch import EXIT_FINDINGS
 from vllm_opsctl.cli.common import emit, load, mistakes_of, note, text_or_json_option
-from vllm_opsctl.cli.text import width, wrapped
+from vllm_opsctl.cli.plan_view import (
+    DONE,
+    Planned,
+    confirm,
+    differences_json,
+    plan_text,
+    refuse_foreign,
+    yes_option,
+)
 from vllm_opsctl.dashboards.cloudwatch import service_template
 from vllm_opsctl.errors import AwsError, UsageError
 from vllm_opsctl.exporter.aws import region_of
@@ -28,15 +35,6 @@ from vllm_opsctl.exporter.config import Config
 from vllm_opsctl.exporter.config_load import LoadedConfig
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-
-_MARKS: dict[Action, tuple[str, str]] = {
-    "create": ("+", "green"),
-    "update": ("~", "yellow"),
-    "delete": ("-", "red"),
-    "foreign": ("!", "magenta"),
-}
-
-_DONE = {"create": "created", "update": "updated", "delete": "deleted"}
 
 
 def model_option(function: _Function) -> _Function:
@@ -48,9 +46,6 @@ def model_option(function: _Function) -> _Function:
         multiple=True,
         help="Whose alarms, when targets name no models; may be repeated.",
     )(function)
-
-
-yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
 @click.command()
@@ -89,11 +84,11 @@ def apply(ctx: click.Context, models: tuple[str, ...], yes: bool) -> int:
     account, found = _planned(loaded, models)
     emit(_as_text(found))
     if found.foreign:
-        click.secho("Nothing was changed: see the lines with !", fg="red", bold=True, err=True)
+        refuse_foreign()
         return EXIT_FINDINGS
     if not found.to_do:
         return 0
-    _confirm(yes, "Apply?")
+    confirm(yes, "Apply?")
     carry_out(account, found)
     return 0
 
@@ -115,7 +110,7 @@ def destroy(ctx: click.Context, yes: bool) -> int:
     emit(_as_text(found))
     if not found.to_do:
         return 0
-    _confirm(yes, f"Delete them, and page nobody of {service} any more?")
+    confirm(yes, f"Delete them, and page nobody of {service} any more?")
     carry_out(account, found)
     return 0
 
@@ -189,14 +184,6 @@ def cloudwatch_drill(
     )
 
 
-def _confirm(yes: bool, question: str) -> None:
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise UsageError("--yes is needed where nobody can be asked; nothing was changed")
-    click.confirm(question, abort=True)
-
-
 class Changed(Protocol):
     """What changes are made in."""
 
@@ -225,67 +212,40 @@ def carry_out(account: Changed, found: Plan) -> None:
                 f"{item.kind} {item.name}: {problem}\n{done} of {total} changes were made; run it again when "
                 "this is mended, the rest is done then"
             ) from None
-        click.echo(f"{_DONE[change.action]} {item.kind} {item.name} ({done + 1} of {total})")
+        click.echo(f"{DONE[change.action]} {item.kind} {item.name} ({done + 1} of {total})")
 
 
 # -- what is shown ---------------------------------------------------------------------------------
 
 
 def _as_text(found: Plan) -> str:
-    lines = []
-    for change in (*found.to_do, *found.foreign):
-        mark, colour = _MARKS[change.action]
-        title = f"{mark} {change.item.kind} {change.item.name}"
-        lines.append(click.style(title, fg=colour, bold=True))
-        lines += [_difference(one) for one in change.differences]
-        if change.why:
-            lines.append(wrapped(change.why, indent="    "))
-    counts = {
-        action: sum(change.action == action for change in found.changes)
-        for action in ("create", "update", "delete", "unchanged")
-    }
-    if found.left:
-        lines.append(
-            wrapped(
-                f"Left alone, for opsctl did not make them for this service: {', '.join(found.left)}",
-                indent="",
-            )
+    things = [
+        Planned(
+            change.action,
+            f"{change.item.kind} {change.item.name}",
+            change.differences,
+            change.why,
         )
-    lines.append(
-        f"{counts['create']} to create, {counts['update']} to change, {counts['delete']} to delete, "
-        f"{counts['unchanged']} unchanged"
-        + (f", {len(found.foreign)} somebody else's" if found.foreign else "")
-    )
-    return "\n".join(lines)
-
-
-def _difference(one: Difference) -> str:
-    text = f"{one.path}: {_shown(one.is_)} -> {_shown(one.shall)}"
-    return text_fits if len(text_fits := f"    {text}") <= width() else wrapped(text, indent="    ")
-
-
-def _shown(value: Any) -> str:
-    if value in (None, [], ""):
-        return "none"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for change in found.changes
+    ]
+    left = ", ".join(found.left)
+    notes = [f"Left alone, for opsctl did not make them for this service: {left}"] if left else []
+    return plan_text(things, notes)
 
 
 def _as_json(found: Plan) -> dict[str, Any]:
     return {
-        "changes": [_change(change) for change in found.changes if change.action != "unchanged"],
+        "changes": [
+            {
+                "action": change.action,
+                "kind": change.item.kind,
+                "name": change.item.name,
+                "why": change.why or None,
+                "differences": differences_json(change.differences),
+            }
+            for change in found.changes
+            if change.action != "unchanged"
+        ],
         "unchanged": sum(change.action == "unchanged" for change in found.changes),
         "left_alone": list(found.left),
-    }
-
-
-def _change(change: Change) -> dict[str, Any]:
-    item: Item = change.item
-    return {
-        "action": change.action,
-        "kind": item.kind,
-        "name": item.name,
-        "why": change.why or None,
-        "differences": [
-            {"path": one.path, "is": one.is_, "shall": one.shall} for one in change.differences
-        ],
     }

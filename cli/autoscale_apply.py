@@ -4,40 +4,31 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
 from vllm_opsctl.alarms.autoscale.account import ScalingAccount
-from vllm_opsctl.alarms.autoscale.changes import (
-    Action,
-    Difference,
-    ScalingPlan,
-    carry_out,
-    removal,
-)
+from vllm_opsctl.alarms.autoscale.changes import ScalingPlan, carry_out, removal
 from vllm_opsctl.alarms.autoscale.changes import plan as compare
 from vllm_opsctl.alarms.autoscale.template import scaling_of
+from vllm_opsctl.cli.alarms_cloudwatch import EXIT_FINDINGS
 from vllm_opsctl.cli.common import emit, load, mistakes_of, note, text_or_json_option
-from vllm_opsctl.cli.text import wrapped
+from vllm_opsctl.cli.plan_view import (
+    DONE,
+    Planned,
+    confirm,
+    differences_json,
+    plan_text,
+    refuse_foreign,
+    yes_option,
+)
 from vllm_opsctl.errors import UsageError
 from vllm_opsctl.exporter.aws import region_of
 from vllm_opsctl.exporter.config import Config
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-
-EXIT_FINDINGS = 1
-"""The account is not what the configuration says, or something of somebody else is in the way."""
-
-_MARKS: dict[Action, tuple[str, str]] = {
-    "create": ("+", "green"),
-    "change": ("~", "yellow"),
-    "delete": ("-", "red"),
-    "foreign": ("!", "magenta"),
-}
-_DONE: dict[Action, str] = {"create": "created", "change": "changed", "delete": "deleted"}
 
 _CODES = "3 AWS refuses or does not answer, 64 usage or configuration."
 
@@ -47,9 +38,6 @@ def model_option(function: _Function) -> _Function:
     return click.option(
         "--model", metavar="NAME", help="Served name of the model, when targets name none."
     )(function)
-
-
-yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
 @click.command(epilog=f"Exit codes: 0 compared, 1 with --check when something differs, {_CODES}")
@@ -82,7 +70,7 @@ def apply(ctx: click.Context, model: str | None, yes: bool) -> int:
     account, found = _planned(ctx, model)
     emit(_as_text(found))
     if found.foreign:
-        click.secho("Nothing was changed: see the lines with !", fg="red", bold=True, err=True)
+        refuse_foreign()
         return EXIT_FINDINGS
     return _carried_out(account, found, yes, "Apply?")
 
@@ -129,15 +117,12 @@ def _account(config: Config) -> ScalingAccount:
 def _carried_out(account: ScalingAccount, found: ScalingPlan, yes: bool, question: str) -> int:
     if not found.to_do:
         return 0
-    if not yes:
-        if not sys.stdin.isatty():
-            raise UsageError("--yes is needed where nobody can be asked; nothing was changed")
-        click.confirm(question, abort=True)
+    confirm(yes, question)
     total = len(found.to_do)
     for number, change in enumerate(carry_out(account, found), start=1):
         thing = change.thing
         click.echo(
-            f"{_DONE[change.action]} {thing.kind} {_named(thing.name, thing.where)} ({number} of {total})"
+            f"{DONE[change.action]} {thing.kind} {_named(thing.name, thing.where)} ({number} of {total})"
         )
     return 0
 
@@ -150,34 +135,16 @@ def _named(name: str, where: str) -> str:
 
 
 def _as_text(found: ScalingPlan) -> str:
-    lines = []
-    for change in (*found.to_do, *found.foreign):
-        mark, colour = _MARKS[change.action]
-        thing = change.thing
-        title = f"{mark} {thing.kind} {_named(thing.name, thing.where)}"
-        lines.append(click.style(title, fg=colour, bold=True))
-        lines += [wrapped(_difference(one), indent="    ") for one in change.differences]
-        if change.why:
-            lines.append(wrapped(change.why, indent="    "))
-    lines += [wrapped(line, indent="") for line in found.notes]
-    lines.append(
-        f"{found.count('create')} to create, {found.count('change')} to change, "
-        f"{found.count('delete')} to delete, {found.count('unchanged')} unchanged"
-        + (f", {len(found.foreign)} somebody else's" if found.foreign else "")
-    )
-    return "\n".join(lines)
-
-
-def _difference(one: Difference) -> str:
-    return f"{one.path}: {_shown(one.is_)} -> {_shown(one.shall)}"
-
-
-def _shown(value: Any) -> str:
-    if value in (None, [], ""):
-        return "none"
-    if isinstance(value, float):
-        return f"{value:g}"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    things = [
+        Planned(
+            change.action,
+            f"{change.thing.kind} {_named(change.thing.name, change.thing.where)}",
+            change.differences,
+            change.why,
+        )
+        for change in found.changes
+    ]
+    return plan_text(things, found.notes)
 
 
 def _as_json(found: ScalingPlan) -> dict[str, Any]:
@@ -190,10 +157,7 @@ def _as_json(found: ScalingPlan) -> dict[str, Any]:
                 "name": change.thing.name,
                 "resource": change.thing.where or None,
                 "why": change.why or None,
-                "differences": [
-                    {"path": one.path, "is": one.is_, "shall": one.shall}
-                    for one in change.differences
-                ],
+                "differences": differences_json(change.differences),
             }
             for change in found.changes
             if change.action != "unchanged"

@@ -9,14 +9,18 @@ import click
 from vllm_opsctl.alarms.vocabulary import Source
 from vllm_opsctl.cli.alarms import version_option
 from vllm_opsctl.cli.alarms_cloudwatch import EXIT_FINDINGS
-from vllm_opsctl.cli.common import load, note, source_option
-from vllm_opsctl.errors import UsageError
+from vllm_opsctl.cli.common import load, source_option
+from vllm_opsctl.cli.dashboards_push import diff, draw, push
 from vllm_opsctl.exporter.catalogue import Version
 
 
 @click.group()
 def dashboards() -> None:
     """Draw objectives and engines on boards."""
+
+
+dashboards.add_command(diff)
+dashboards.add_command(push)
 
 
 @dashboards.command()
@@ -40,26 +44,12 @@ def build(
     They read the recordings of opsctl alarms build, and metrics. CloudWatch's twin of the SLO board is in the
     template of opsctl alarms build --to cloudwatch.
     """
-    if version is not None and source == "sidecar":
-        raise UsageError("--vllm-version belongs to --from vllm; the sidecar reads every release")
-    loaded = load(ctx)
-    try:
-        from vllm_opsctl.dashboards.build import (
-            board_files,
-            changed_files,
-            draw_boards,
-            write_boards,
-        )
-    except ModuleNotFoundError as problem:
-        if problem.name != "grafanalib":
-            raise
-        raise UsageError(
-            "grafanalib is not installed; pip install 'vllm-opsctl[dashboards]' brings it"
-        ) from None
-    drawn = draw_boards(loaded.config, source, version)
-    for line in (line for one in drawn for line in one.left_out):
-        note(line)
-    files = board_files(loaded.config, drawn)
+    config = load(ctx).config
+    drawn = draw(config, source, version)
+    # draw has told where grafanalib is missing
+    from vllm_opsctl.dashboards.build import board_files, changed_files, write_boards
+
+    files = board_files(config, drawn)
     panels = sum(panel["type"] != "row" for one in drawn for panel in one.body["panels"])
     counts = f"{len(drawn)} boards, {panels} panels"
     if check:

@@ -14,7 +14,7 @@ from vllm_opsctl.runbooks.features import registry
 from vllm_opsctl.runbooks.verdict import WORST_FIRST, FoundCause, TargetVerdict, Verdict
 
 _COLOURS = {"healthy": "green", "degraded": "yellow", "critical": "red", "unknown": "magenta"}
-_KINDS = {"check": "Check first", "mitigate": "Do now", "fix": "Fix later"}
+KINDS = {"check": "Check first", "mitigate": "Do now", "fix": "Fix later"}
 MAX_WIDTH = 100
 
 
@@ -40,7 +40,7 @@ def render_text(verdict: Verdict, *, show_features: bool) -> str:
     if len(verdict.targets) == 1:
         return "\n".join(_target_text(verdict.targets[0], show_features))
     blocks = ["\n".join(_fleet_text(verdict))]
-    for first, *rest in _alike(verdict):
+    for first, *rest in alike(verdict):
         if first.verdict == "healthy" and not show_features:
             continue
         lines = list(_target_text(first, show_features))
@@ -60,11 +60,11 @@ def _fleet_text(verdict: Verdict) -> Iterator[str]:
         where = f"{len(cause.targets)} of {total}"
         what = "common to" if cause.is_common else "only on"
         yield wrapped(
-            f"{cause.id}: {what} {where} ({_some(cause.targets)})", indent="    ", first="  "
+            f"{cause.id}: {what} {where} ({some(cause.targets)})", indent="    ", first="  "
         )
     healthy = [target.target for target in verdict.targets if target.verdict == "healthy"]
     if healthy:
-        yield wrapped(f"healthy: {_some(healthy)}", indent="    ", first="  ")
+        yield wrapped(f"healthy: {some(healthy)}", indent="    ", first="  ")
     if view and view.outliers:
         yield click.style("Different from their peers", bold=True)
         for outlier in view.outliers[:MOST_OUTLIERS]:
@@ -73,7 +73,7 @@ def _fleet_text(verdict: Verdict) -> Iterator[str]:
     if view and view.mixed:
         yield click.style("Not the same everywhere", bold=True)
         for mixed in view.mixed:
-            parts = [f"{value} on {_some(names)}" for value, names in mixed.values.items()]
+            parts = [f"{value} on {some(names)}" for value, names in mixed.values.items()]
             yield wrapped(f"{mixed.what}: {'; '.join(parts)}", indent="    ", first="  - ")
 
 
@@ -81,14 +81,14 @@ MOST_OUTLIERS = 8
 SOME = 4
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
     """The first few names, and how many more."""
     more = len(names) - SOME
     shown = ", ".join(names[:SOME])
     return f"{shown} and {more} more" if more > 0 else shown
 
 
-def _alike(verdict: Verdict) -> list[list[TargetVerdict]]:
+def alike(verdict: Verdict) -> list[list[TargetVerdict]]:
     """Targets with the same answer together, the worst first."""
     groups: dict[tuple[str, tuple[str, ...], str], list[TargetVerdict]] = {}
     for target in verdict.targets:
@@ -119,7 +119,7 @@ def _target_text(target: TargetVerdict, show_features: bool) -> Iterator[str]:
     first, *rest = wrapped(f"{label} {where}: {target.summary}", indent="", first="").splitlines()
     yield first.replace(label, _headline(target.verdict), 1)
     yield from (f"  {line}" for line in rest)
-    yield click.style(wrapped(_scope(target), indent="  "), dim=True)
+    yield click.style(wrapped(scope(target), indent="  "), dim=True)
     if target.platform:
         yield click.style(wrapped(target.platform, indent="  "), dim=True)
     for root in roots:
@@ -148,7 +148,7 @@ def _target_text(target: TargetVerdict, show_features: bool) -> Iterator[str]:
         yield ""
         yield click.style("Ruled out", bold=True)
         yield from _bullets([f"{entry.id}: {entry.because}" for entry in target.ruled_out])
-    for kind, title in _KINDS.items():
+    for kind, title in KINDS.items():
         actions = [a for root in roots for a in root.actions if a.kind == kind]
         if actions:
             yield ""
@@ -181,7 +181,7 @@ def _title(cause: FoundCause) -> str:
     return f"Root cause: {cause.id}{where} ({cause.severity}, confidence {cause.confidence:.0%})"
 
 
-def _scope(target: TargetVerdict) -> str:
+def scope(target: TargetVerdict) -> str:
     parts = [f"vLLM {target.vllm_version}" if target.vllm_version else "vLLM version unknown"]
     if target.model:
         parts.append(f"model {target.model}")
@@ -207,7 +207,7 @@ def render_markdown(verdict: Verdict, *, show_features: bool) -> str:
     if len(verdict.targets) == 1:
         return "\n".join(_target_markdown(verdict.targets[0], show_features))
     lines = list(_fleet_markdown(verdict))
-    for first, *rest in _alike(verdict):
+    for first, *rest in alike(verdict):
         lines += _target_markdown(first, show_features)
         if rest:
             lines.append(f"The same on: {', '.join(target.target for target in rest)}\n")
@@ -220,7 +220,7 @@ def _fleet_markdown(verdict: Verdict) -> Iterator[str]:
     for cause in view.common if view else ():
         what = "common to" if cause.is_common else "only on"
         count = f"{len(cause.targets)} of {len(verdict.targets)}"
-        yield f"- `{cause.id}`: {what} {count} ({_some(cause.targets)})"
+        yield f"- `{cause.id}`: {what} {count} ({some(cause.targets)})"
     if view and view.outliers:
         yield "\n| different | in | it | the others |\n|---|---|---|---|"
         for o in view.outliers[:MOST_OUTLIERS]:
@@ -228,7 +228,7 @@ def _fleet_markdown(verdict: Verdict) -> Iterator[str]:
     if view and view.mixed:
         yield "\n| not the same everywhere | |\n|---|---|"
         for mixed in view.mixed:
-            parts = [f"{value} on {_some(names)}" for value, names in mixed.values.items()]
+            parts = [f"{value} on {some(names)}" for value, names in mixed.values.items()]
             yield f"| {mixed.what} | {'; '.join(parts)} |"
     yield ""
 
@@ -238,7 +238,7 @@ def _target_markdown(target: TargetVerdict, show_features: bool) -> Iterator[str
     where = f"{names} on {target.target}" if names else f"{target.target}: {target.summary}"
     yield f"## {target.verdict.upper()} {where}"
     yield ""
-    yield f"{target.summary}. {_scope(target)}." if names else f"{_scope(target)}."
+    yield f"{target.summary}. {scope(target)}." if names else f"{scope(target)}."
     if target.platform:
         yield f"{target.platform}."
     for root in target.roots:
@@ -261,7 +261,7 @@ def _target_markdown(target: TargetVerdict, show_features: bool) -> Iterator[str
     if target.ruled_out:
         yield "\n### Ruled out\n"
         yield from (f"- `{entry.id}`: {entry.because}" for entry in target.ruled_out)
-    for kind, title in _KINDS.items():
+    for kind, title in KINDS.items():
         actions = [a for root in target.roots for a in root.actions if a.kind == kind]
         if actions:
             yield f"\n### {title}\n"

@@ -5,16 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from vllm_opsctl.alarms.autoscale.account import Contents, ScalingAccount, Thing
 from vllm_opsctl.alarms.autoscale.parts import Part, PartKind
 from vllm_opsctl.alarms.autoscale.template import MODEL, TOPIC_PARAMETER, Scaling
 from vllm_opsctl.alarms.cloudwatch.definitions import Resolver
 from vllm_opsctl.alarms.cloudwatch.models import PARAMETER
+from vllm_opsctl.alarms.differences import Action, Difference
 from vllm_opsctl.errors import AwsError, UsageError
-
-Action = Literal["create", "change", "delete", "unchanged", "foreign"]
 
 _ORDER: tuple[PartKind, ...] = (
     "target",
@@ -37,22 +36,6 @@ _DEFAULTS: Mapping[PartKind, Mapping[str, Any]] = {
     "composite alarm": {"ActionsEnabled": True},
 }
 """What is so when nothing is said: a hand that changed it is seen too."""
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """
-    A property that is not as it shall be.
-
-    Args:
-        path: Such as ``MaxCapacity``.
-        is_: What it is; None when there is none.
-        shall: What it shall be.
-    """
-
-    path: str
-    is_: Any
-    shall: Any
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from vllm_opsctl.alarms.cloudwatch.account import OWNER, SERVICE_TAG, STACK_TAG
 from vllm_opsctl.alarms.cloudwatch.wanted import Item, in_order
-
-Action = Literal["create", "update", "delete", "unchanged", "foreign"]
+from vllm_opsctl.alarms.differences import Action, Difference
 
 _DEFAULTS: Mapping[str, Any] = {
     "ActionsEnabled": True,
@@ -34,22 +33,6 @@ class Tagged(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
-    """
-    A property that is not as it shall be.
-
-    Args:
-        path: Such as ``Threshold`` or ``Metrics.number.Expression``.
-        is_: What it is; None when there is none.
-        shall: What it shall be; None when it shall go.
-    """
-
-    path: str
-    is_: Any
-    shall: Any
-
-
-@dataclass(frozen=True, slots=True)
 class Change:
     """
     What is to be done about one thing.
@@ -57,7 +40,7 @@ class Change:
     Args:
         action: ``foreign`` when it is in the way and somebody else's.
         item: As it shall be; of what is deleted, as it is.
-        differences: Of an update.
+        differences: Of a change.
         why: Of something foreign, whose it is.
     """
 
@@ -83,7 +66,7 @@ class Plan:
     @property
     def to_do(self) -> tuple[Change, ...]:
         """Those that change something."""
-        return tuple(c for c in self.changes if c.action in ("create", "update", "delete"))
+        return tuple(c for c in self.changes if c.action in ("create", "change", "delete"))
 
     @property
     def foreign(self) -> tuple[Change, ...]:
@@ -122,7 +105,7 @@ def plan(
             changes.append(Change("unchanged", item))
             continue
         why = whose(now, account, service)
-        changes.append(Change("foreign" if why else "update", item, differences, why))
+        changes.append(Change("foreign" if why else "change", item, differences, why))
     stale = [item for item in found.values() if everything or item.kind not in ("key", "topic")]
     for item in reversed(in_order(stale)):
         if whose(item, account, service):

@@ -17,7 +17,6 @@ from real.emulated_aws import REGION, EmulatedAws
 from vllm_opsctl.alarms.autoscale import account as account_module
 from vllm_opsctl.alarms.autoscale.account import ScalingAccount, Thing
 from vllm_opsctl.alarms.autoscale.changes import (
-    Difference,
     ScalingPlan,
     carry_out,
     differing,
@@ -26,6 +25,7 @@ from vllm_opsctl.alarms.autoscale.changes import (
 )
 from vllm_opsctl.alarms.autoscale.template import scaling_of
 from vllm_opsctl.alarms.cloudwatch.account import Pace
+from vllm_opsctl.alarms.differences import Difference
 from vllm_opsctl.errors import AwsError, UsageError
 from vllm_opsctl.exporter.config import Config
 

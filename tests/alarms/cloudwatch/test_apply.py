@@ -155,7 +155,7 @@ def test_what_a_hand_changed_is_seen_and_mended(
     found = account.plan(SHALL)
 
     (change,) = found.to_do
-    assert (change.action, change.item) == ("update", shall)
+    assert (change.action, change.item) == ("change", shall)
     (difference,) = change.differences
     assert (difference.path, difference.is_) == (path, by_hand[path])
     account.carry_out(found)
