@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+from typing import TYPE_CHECKING
 
 import click
 
 from vllm_opsctl.cli.common import load, require_targets, resolve_targets
 from vllm_opsctl.exporter.config import Config
 from vllm_opsctl.exporter.config_load import LoadedConfig, threshold_warnings
+
+if TYPE_CHECKING:
+    from vllm_opsctl.exporter.server import Overview, SidecarView
 
 
 @click.group()
@@ -39,13 +44,29 @@ def run(ctx: click.Context, targets: tuple[str, ...], listen: str | None) -> Non
     require_targets(LoadedConfig(settings, loaded.path))
     for warning in threshold_warnings(settings):
         click.echo(f"Warning: {warning}", err=True)
-    sidecar = Sidecar(settings, os.environ)
+    sidecar = Sidecar(settings, os.environ, _overview())
     many = len(settings.targets)
     click.echo(
         f"{sidecar.url}/metrics, {many} target{'' if many == 1 else 's'}; stops on SIGTERM",
         err=True,
     )
     sidecar.run()
+
+
+def _overview() -> Overview:
+    """The page's first part, imported when somebody looks: a sidecar that nobody asks stays small."""
+    lock = threading.Lock()
+    made: list[Overview] = []
+
+    def overview(view: SidecarView) -> str:
+        with lock:
+            if not made:
+                from vllm_opsctl.cli.overview import Overview as Made
+
+                made.append(Made())
+        return made[0](view)
+
+    return overview
 
 
 class _WithCommand(click.Command):

@@ -53,7 +53,7 @@ def render_text(verdict: Verdict, *, show_features: bool) -> str:
 
 def _fleet_text(verdict: Verdict) -> Iterator[str]:
     """What is to be said of all targets together."""
-    yield f"{_headline(verdict.health)} {_tally(verdict)}"
+    yield f"{_headline(verdict.health)} {tally(verdict)}"
     view = verdict.fleet
     total = len(verdict.targets)
     for cause in view.common if view else ():
@@ -98,7 +98,7 @@ def alike(verdict: Verdict) -> list[list[TargetVerdict]]:
     return sorted(groups.values(), key=lambda group: WORST_FIRST.index(group[0].verdict))
 
 
-def _tally(verdict: Verdict) -> str:
+def tally(verdict: Verdict) -> str:
     counts = [
         f"{sum(t.verdict == health for t in verdict.targets)} {health}"
         for health in WORST_FIRST
@@ -215,7 +215,7 @@ def render_markdown(verdict: Verdict, *, show_features: bool) -> str:
 
 
 def _fleet_markdown(verdict: Verdict) -> Iterator[str]:
-    yield f"# {verdict.health.upper()} {_tally(verdict)}\n"
+    yield f"# {verdict.health.upper()} {tally(verdict)}\n"
     view = verdict.fleet
     for cause in view.common if view else ():
         what = "common to" if cause.is_common else "only on"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from html import escape
 from typing import Any, Protocol
 from urllib.parse import parse_qs
 
@@ -15,7 +17,7 @@ from prometheus_client.exposition import choose_encoder
 from vllm_opsctl.exporter.config import Config
 from vllm_opsctl.exporter.observation import Observation, thinned
 from vllm_opsctl.exporter.recording import format_recording
-from vllm_opsctl.exporter.status import status_json, status_page
+from vllm_opsctl.exporter.status import POLICY, status_json, status_page
 from vllm_opsctl.exporter.target_state import Snapshot
 
 Headers = list[tuple[str, str]]
@@ -39,8 +41,13 @@ class SidecarView(Protocol):
         """The flight recorder's observations."""
 
 
+Overview = Callable[[SidecarView], str]
+"""What stands first on the page for people, as HTML: objectives and verdicts are no matter of this layer."""
+
 RECORDINGS_AT_ONCE = 3
 """Slow readers of recordings hold a thread each; the rest of the server must not wait for them."""
+
+log = logging.getLogger(__name__)
 
 
 class _BadRequest(Exception):
@@ -69,10 +76,14 @@ class Application:
     Args:
         sidecar: Where the answers come from.
         registry: What /metrics shows.
+        overview: What stands first on the page.
     """
 
-    def __init__(self, sidecar: SidecarView, registry: CollectorRegistry) -> None:
+    def __init__(
+        self, sidecar: SidecarView, registry: CollectorRegistry, overview: Overview | None = None
+    ) -> None:
         self._sidecar = sidecar
+        self._overview = overview
         self._registry = registry
         self._recordings = threading.BoundedSemaphore(RECORDINGS_AT_ONCE)
         self._routes: dict[
@@ -109,8 +120,29 @@ class Application:
 
     def _page(self, environ: dict[str, Any]) -> tuple[str, Headers, Iterable[bytes]]:
         sidecar = self._sidecar
-        html = status_page(sidecar.config, sidecar.snapshots(), sidecar.now())
-        return "200 OK", [("Content-Type", "text/html; charset=utf-8")], [html.encode()]
+        html = status_page(sidecar.config, sidecar.snapshots(), sidecar.now(), self._first())
+        headers = [
+            ("Content-Type", "text/html; charset=utf-8"),
+            ("Content-Security-Policy", POLICY),
+            ("X-Content-Type-Options", "nosniff"),
+            # a runbook's server need not learn where this sidecar is
+            ("Referrer-Policy", "no-referrer"),
+            ("Cache-Control", "no-store"),
+        ]
+        return "200 OK", headers, [html.encode()]
+
+    def _first(self) -> str:
+        """The overview; a fault in it costs no more than itself."""
+        if self._overview is None:
+            return ""
+        try:
+            return self._overview(self._sidecar)
+        except Exception as problem:
+            log.exception("the page's overview failed")
+            return (
+                '<p class="bad">Objectives and verdict are missing for a fault of the sidecar itself: '
+                f"{escape(repr(problem))}</p>\n"
+            )
 
     def _metrics(self, environ: dict[str, Any]) -> tuple[str, Headers, Iterable[bytes]]:
         encoder, content_type = choose_encoder(environ.get("HTTP_ACCEPT", ""))

@@ -24,7 +24,7 @@ from vllm_opsctl.exporter.engine import PageSample
 from vllm_opsctl.exporter.observation import Observation
 from vllm_opsctl.exporter.poller import Poller
 from vllm_opsctl.exporter.recording import save_recording
-from vllm_opsctl.exporter.server import Application
+from vllm_opsctl.exporter.server import Application, Overview
 from vllm_opsctl.exporter.sinks.cloudwatch.publisher import Publisher, publisher
 from vllm_opsctl.exporter.sinks.otlp import OtlpPublisher, otlp_publisher, sends_heartbeat
 from vllm_opsctl.exporter.sinks.prometheus import EngineCollector
@@ -54,13 +54,16 @@ class Sidecar:
     Args:
         config: Validated, with at least one target or a folder of tap pages.
         environment: For the API keys that the configuration names.
+        overview: What stands first on the page for people.
 
     Raises:
         ConfigError: An API key is not where the configuration says, or CloudWatch has no region.
         ServeError: The address cannot be listened on.
     """
 
-    def __init__(self, config: Config, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, config: Config, environment: Mapping[str, str], overview: Overview | None = None
+    ) -> None:
         self.config = config
         self._stop = threading.Event()
         tap = config.exporter.tap
@@ -77,7 +80,7 @@ class Sidecar:
         host, port = split_listen(config.exporter.listen)
         try:
             self._server: Any = waitress.create_server(
-                Application(self, registry),
+                Application(self, registry, overview),
                 host=host,
                 port=port,
                 threads=HTTP_THREADS,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import base64
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
 from importlib.resources import files
@@ -10,7 +13,7 @@ from string import Template
 from typing import Any
 
 from vllm_opsctl import __version__
-from vllm_opsctl.exporter.config import Config, Objective
+from vllm_opsctl.exporter.config import Config
 from vllm_opsctl.exporter.target_state import Snapshot
 from vllm_opsctl.exporter.units import format_duration, format_number, format_percent
 
@@ -57,33 +60,114 @@ def _target_json(snapshot: Snapshot) -> dict[str, Any]:
     }
 
 
-def status_page(config: Config, snapshots: Sequence[Snapshot], now: float) -> str:
-    """The body of ``/``."""
-    template = Template(
-        files("vllm_opsctl.exporter").joinpath("templates/status.html").read_text(encoding="utf-8")
+@dataclass(frozen=True, slots=True)
+class Column:
+    """
+    A column of a table on the page.
+
+    Args:
+        head: Its header.
+        is_text: It is aligned left and wraps; numbers are aligned right.
+        is_extra: A narrow screen does without it.
+    """
+
+    head: str
+    is_text: bool = False
+    is_extra: bool = False
+
+    @property
+    def classes(self) -> str:
+        """The attribute of its cells."""
+        names = [n for n, has in (("text", self.is_text), ("extra", self.is_extra)) if has]
+        return f' class="{" ".join(names)}"' if names else ""
+
+
+def table(caption: str, columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> str:
+    """
+    A table on the page.
+
+    Args:
+        caption: Plain text.
+        columns: One for each cell of a row.
+        rows: Cells as HTML.
+    """
+
+    def cells(values: Iterable[str], tag: str) -> str:
+        return "".join(
+            f"<{tag}{column.classes}>{value}</{tag}>"
+            for column, value in zip(columns, values, strict=True)
+        )
+
+    head = cells((escape(column.head) for column in columns), "th")
+    body = "".join(f"<tr>{cells(row, 'td')}</tr>\n" for row in rows)
+    return (
+        f"<table><caption>{escape(caption)}</caption>\n"
+        f"<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>\n"
     )
+
+
+def shown(value: float | None, text: Callable[[float], str]) -> str:
+    """A number as HTML; a dash where there is none."""
+    return "–" if value is None else escape(text(value))
+
+
+_TEMPLATE = (
+    files("vllm_opsctl.exporter").joinpath("templates/status.html").read_text(encoding="utf-8")
+)
+
+_STYLE = _TEMPLATE[_TEMPLATE.index("<style>") + len("<style>") : _TEMPLATE.index("</style>")]
+
+POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        f"style-src 'sha256-{base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()}'",
+        # the icon is empty and in the page: a browser would ask for one
+        "img-src data:",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+"""
+The page's Content-Security-Policy: its own style, and nothing from anywhere.
+
+Source:
+    Content Security Policy Level 3 (https://www.w3.org/TR/CSP3/), hash-source of style-src.
+"""
+
+
+def status_page(
+    config: Config, snapshots: Sequence[Snapshot], now: float, overview: str = ""
+) -> str:
+    """
+    The body of ``/``.
+
+    Args:
+        config: The sidecar's.
+        snapshots: All targets.
+        now: Unix seconds.
+        overview: What stands first, as HTML.
+    """
     many = len(snapshots)
-    return template.substitute(
+    return Template(_TEMPLATE).substitute(
         service=escape(config.service.name),
         version=escape(__version__),
         count=f"{many} target{'' if many == 1 else 's'}",
         interval=format_duration(config.exporter.poll_interval),
         now=datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%d %H:%M:%S"),
-        tables=_engines_table(snapshots) + _objectives_table(config.objectives, snapshots),
+        overview=overview,
+        engines=_engines_table(snapshots),
     )
 
 
+_ENGINE_COLUMNS = (
+    *(Column("Target", is_text=True), Column("State", is_text=True), Column("Model", is_text=True)),
+    *(Column("Running"), Column("Waiting"), Column("KV cache")),
+    *(Column("KV peak 60 s", is_extra=True), Column("Prefix hits", is_extra=True)),
+)
+
+
 def _engines_table(snapshots: Sequence[Snapshot]) -> str:
-    head = [
-        "Target",
-        "State",
-        "Model",
-        "Running",
-        "Waiting",
-        "KV cache",
-        "KV peak 60 s",
-        "Prefix hits",
-    ]
     rows = []
     for snapshot in snapshots:
         state = (
@@ -97,65 +181,17 @@ def _engines_table(snapshots: Sequence[Snapshot]) -> str:
             rows.append([name, state, *["–"] * 6])
         for sample in samples:
             gauges = sample.gauges
+            peak = snapshot.peaks.get((sample.key, "kv_cache_usage_ratio", 60.0))
             rows.append(
                 [
                     name,
                     state,
                     escape(f"{sample.key.model} / {sample.key.engine}"),
-                    _shown(gauges.get("requests_running"), format_number),
-                    _shown(gauges.get("requests_waiting"), format_number),
-                    _shown(gauges.get("kv_cache_usage_ratio"), format_percent),
-                    _shown(
-                        snapshot.peaks.get((sample.key, "kv_cache_usage_ratio", 60.0)),
-                        format_percent,
-                    ),
-                    _shown(snapshot.hit_ratios.get(sample.key), format_percent),
+                    shown(gauges.get("requests_running"), format_number),
+                    shown(gauges.get("requests_waiting"), format_number),
+                    shown(gauges.get("kv_cache_usage_ratio"), format_percent),
+                    shown(peak, format_percent),
+                    shown(snapshot.hit_ratios.get(sample.key), format_percent),
                 ]
             )
-    return _table("Engines", head, rows, text_columns=3)
-
-
-def _objectives_table(objectives: Sequence[Objective], snapshots: Sequence[Snapshot]) -> str:
-    head = ["Objective", "Good", "Bad", "Good share", "Target"]
-    rows = []
-    for objective in objectives:
-        counted = [
-            events
-            for snapshot in snapshots
-            for (name, _), events in snapshot.events.items()
-            if name == objective.name
-        ]
-        good, bad = sum(e.good for e in counted), sum(e.bad for e in counted)
-        share = good / (good + bad) if good + bad else None
-        tone = "good" if share is None or share >= objective.target else "bad"
-        limit = f" ≤ {format_duration(objective.threshold)}" if objective.threshold else ""
-        rows.append(
-            [
-                escape(objective.name + limit),
-                format_number(good),
-                format_number(bad),
-                f'<span class="{tone}">{_shown(share, format_percent)}</span>',
-                format_percent(objective.target),
-            ]
-        )
-    return _table("Objectives, since this sidecar started", head, rows, text_columns=1)
-
-
-def _shown(value: float | None, text: Any) -> str:
-    return "–" if value is None else str(text(value))
-
-
-def _table(
-    caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int
-) -> str:
-    def cells(values: Sequence[str], tag: str) -> str:
-        return "".join(
-            f"<{tag}{' class=text' if index < text_columns else ''}>{value}</{tag}>"
-            for index, value in enumerate(values)
-        )
-
-    body = "".join(f"<tr>{cells(row, 'td')}</tr>\n" for row in rows)
-    return (
-        f"<table><caption>{escape(caption)}</caption>\n"
-        f"<thead><tr>{cells(head, 'th')}</tr></thead>\n<tbody>{body}</tbody></table>\n"
-    )
+    return table("Engines", _ENGINE_COLUMNS, rows)

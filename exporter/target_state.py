@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from vllm_opsctl.errors import BadPage
 from vllm_opsctl.exporter.config import Exporter, Objective, Target
 from vllm_opsctl.exporter.engine import EngineKey, EngineSample, PageSample
+from vllm_opsctl.exporter.event_history import EventHistory, Reading
 from vllm_opsctl.exporter.exposition import read_page
 from vllm_opsctl.exporter.flight_recorder import FlightRecorder
 from vllm_opsctl.exporter.observation import Observation
@@ -78,6 +79,7 @@ class Snapshot:
         peaks: By engine, concept and span in seconds.
         hit_ratios: Prefix-cache hit ratio of the last minute by engine.
         events: SLI events by objective and model.
+        history: What those read in the last hour, oldest first.
         ready: Whether a load balancer should send traffic; ``not_ready`` says why not.
     """
 
@@ -94,6 +96,7 @@ class Snapshot:
     peaks: dict[tuple[EngineKey, str, float], float]
     hit_ratios: dict[EngineKey, float]
     events: dict[tuple[str, str], Events]
+    history: tuple[Reading, ...]
     recorder_bytes: int
     recorder_span_s: float
     problems: int
@@ -127,6 +130,7 @@ class TargetState:
         )
         self._lock = threading.Lock()
         self._sli = SliCounter(objectives)
+        self._history = EventHistory()
         self._engines: dict[EngineKey, _EngineState] = {}
         self._page: PageSample | None = None
         self._up = False
@@ -192,6 +196,7 @@ class TargetState:
             for sample in page.engines:
                 self._follow(self._engines.setdefault(sample.key, _EngineState()), sample)
             self._sli.add(page)
+            self._history.add(page.t, self._sli.events)
             if self._fresh is not None:
                 self._fresh.append(page)
         return True
@@ -252,6 +257,7 @@ class TargetState:
                     key: Events(events.good, events.bad, events.threshold_used)
                     for key, events in self._sli.events.items()
                 },
+                history=self._history.readings(),
                 recorder_bytes=self.recorder.size,
                 recorder_span_s=self.recorder.span_s,
                 problems=self._problems,

@@ -94,7 +94,21 @@ def diagnose_fleet(
         question: What is asked.
         runbook_url: Base of the links to runbook pages.
     """
-    examined = _compared(_examine_all(observed, question))
+    return conclude_fleet(_examine_all(observed, question), library, runbook_url=runbook_url)
+
+
+def conclude_fleet(
+    found: Sequence[Examined], library: Library, *, runbook_url: str | None = None
+) -> Verdict:
+    """
+    Judge targets that were examined, each compared with its peers.
+
+    Args:
+        found: One for each target.
+        library: Failure modes.
+        runbook_url: Base of the links to runbook pages.
+    """
+    examined = _compared(found)
     targets = tuple(conclude(one, library, runbook_url=runbook_url) for one in examined)
     view = _view(examined, Verdict(targets)) if len(targets) > 1 else None
     return Verdict(targets, fleet=view)
