@@ -6,7 +6,7 @@ ENGINE ?= replay
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test real-parts lint types check bench bench-alarms bench-tap compare-peers docs alarms dashboards golden dist clean
+.PHONY: help demo test real-parts lint types check bench bench-alarms bench-tap compare-peers docs alarms dashboards pictures golden dist clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,6 +78,9 @@ alarms: $(VENV)/installed-dev ## Rebuild the example alarms; review the differen
 
 dashboards: $(VENV)/installed-dev ## Rebuild the example boards; review the difference
 	$(BIN)/python tests/example_boards.py
+
+pictures: $(VENV)/installed-dev ## Draw every board on a real overload (needs make real-parts and npm)
+	$(BIN)/python tests/pictures.py
 
 golden: $(VENV)/installed-dev ## Rewrite the golden files; review the difference
 	$(BIN)/python tests/cli/golden.py

@@ -94,7 +94,7 @@ def _alarms() -> tuple[Panel, ...]:
             kind="alarms",
             unit="count",
             width=18,
-            height=4,
+            height=6,
         ),
         Panel(
             title="Replicas read, a minute",
@@ -103,7 +103,7 @@ def _alarms() -> tuple[Panel, ...]:
             unit="count",
             lines=(Line(Reporting(), "replicas"),),
             width=6,
-            height=4,
+            height=6,
         ),
     )
 
@@ -210,15 +210,15 @@ def _signals(objectives: Sequence[Objective]) -> tuple[Panel, ...]:
 def _saturation() -> tuple[Panel, ...]:
     return (
         Panel(
-            title="Running and waiting, of an engine",
+            title="Running and waiting, an engine",
             description="Waiting near zero. When running stands at its limit and waiting grows, replicas are "
             "missing, or one of them takes no part.",
             kind="time",
             unit="count",
             lines=(
-                Line(Gauge("requests_running", "mean"), "running, mean"),
-                Line(Gauge("requests_waiting", "mean"), "waiting, mean"),
-                Line(Gauge("requests_waiting", "peak"), "waiting, peak"),
+                Line(Gauge("requests_running", "mean"), "running"),
+                Line(Gauge("requests_waiting", "mean"), "waiting"),
+                Line(Gauge("requests_waiting", "peak"), "peak"),
             ),
             modes=("queue-overload",),
             width=6,

@@ -147,7 +147,7 @@ def test_every_panel_says_what_it_is(body: dict[str, Any]) -> None:
 
 
 def test_legends_of_a_panel_differ_and_tell_what_they_are_of(body: dict[str, Any]) -> None:
-    of_everything = {"Replicas read, a minute", "Objectives", "Objectives met", "Burning now"}
+    of_everything = {"Replicas read, a minute", "Objectives", "Promises broken", "Burning now"}
     for panel in panels(body):
         labels = [target["legendFormat"] for target in panel["targets"]]
         assert len({*labels}) == len(labels)
