@@ -6,7 +6,7 @@ ENGINE ?= replay
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test real-parts lint types check bench bench-alarms bench-tap compare-peers docs alarms dashboards pictures golden dist clean
+.PHONY: help demo test real-parts lint types check bench bench-alarms bench-boards bench-tap compare-peers docs alarms dashboards pictures golden dist clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ bench: $(VENV)/installed-dev ## The benchmarks; prints tables, writes build/benc
 
 bench-alarms: $(VENV)/installed-dev ## The alarm policy over synthetic months, beside static thresholds
 	PYTHONPATH=tests $(BIN)/python tests/bench/alarm_policy.py $(ARGS)
+
+bench-boards: $(VENV)/installed-dev ## How long panels take on 200 targets and six hours (needs Prometheus)
+	PYTHONPATH=tests $(BIN)/python tests/bench/board_cost.py
 
 bench-tap: $(VENV)/installed-dev ## What the tap costs inside a real vLLM (needs make real-parts; about ten minutes)
 	PYTHONPATH=tests $(BIN)/python tests/bench/tap_cost.py $(ARGS)
