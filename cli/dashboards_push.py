@@ -13,10 +13,11 @@ from vllm_opsctl.alarms.vocabulary import Source
 from vllm_opsctl.cli.alarms import version_option
 from vllm_opsctl.cli.alarms_cloudwatch import EXIT_FINDINGS
 from vllm_opsctl.cli.common import emit, load, note, source_option, text_or_json_option
+from vllm_opsctl.cli.plan_view import DONE, MARKS
 from vllm_opsctl.cli.text import width, wrapped
 from vllm_opsctl.dashboards.board_diff import Difference
 from vllm_opsctl.dashboards.grafana_api import GrafanaApi
-from vllm_opsctl.dashboards.push import Action, Change, Plan, carry_out
+from vllm_opsctl.dashboards.push import Change, Plan, carry_out
 from vllm_opsctl.dashboards.push import plan as compare
 from vllm_opsctl.errors import SourceError, UsageError
 from vllm_opsctl.exporter.catalogue import Version
@@ -27,15 +28,7 @@ if TYPE_CHECKING:
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-_MARKS: dict[Action, tuple[str, str]] = {
-    "create": ("+", "green"),
-    "update": ("~", "yellow"),
-    "foreign": ("!", "magenta"),
-}
-
 _COLOURS = {"+": "green", "~": "yellow", "-": "red"}
-
-_DONE = {"create": "created", "update": "updated"}
 
 _SHOWN = 300
 """Characters of a value; a query of a board is rarely longer."""
@@ -180,7 +173,7 @@ def _carry_out(grafana: GrafanaApi, found: Plan, *, quiet: bool) -> None:
         for change in carry_out(grafana, found):
             done += 1
             if not quiet:
-                click.echo(f"{_DONE[change.action]} board {change.title} ({done} of {total})")
+                click.echo(f"{DONE[change.action]} board {change.title} ({done} of {total})")
     except SourceError as problem:
         raise SourceError(
             problem.reason,
@@ -204,7 +197,7 @@ def _as_text(found: Plan) -> str:
     if found.new_folder and found.to_do:
         lines.append(click.style(f"+ folder {found.folder.title}", fg="green", bold=True))
     for change in (*found.to_do, *found.foreign):
-        mark, colour = _MARKS[change.action]
+        mark, colour = MARKS[change.action]
         title = f"{mark} board {change.title} ({change.uid})"
         lines.append(click.style(title, fg=colour, bold=True))
         lines += [_difference(one) for one in change.differences]
@@ -213,10 +206,10 @@ def _as_text(found: Plan) -> str:
     lines += [wrapped(one, indent="", first="Left alone: ") for one in found.notes]
     counts = {
         action: sum(change.action == action for change in found.changes)
-        for action in ("create", "update", "unchanged")
+        for action in ("create", "change", "unchanged")
     }
     lines.append(
-        f"{counts['create']} to create, {counts['update']} to change, {counts['unchanged']} unchanged"
+        f"{counts['create']} to create, {counts['change']} to change, {counts['unchanged']} unchanged"
         + (f", {len(found.foreign)} left alone" if found.foreign else "")
     )
     return "\n".join(lines)

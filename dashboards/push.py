@@ -6,13 +6,12 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
+from vllm_opsctl.alarms.differences import Action
 from vllm_opsctl.dashboards.board_diff import Difference, differences
 from vllm_opsctl.dashboards.grafana_api import Folder, Found, Listed
 from vllm_opsctl.errors import UsageError
-
-Action = Literal["create", "update", "unchanged", "foreign"]
 
 OWNER = "opsctl"
 """The tag of boards that opsctl writes."""
@@ -55,7 +54,7 @@ class Change:
         action: ``foreign`` when it must not or cannot be touched.
         uid: Its identity.
         body: As it shall be.
-        differences: Of an update, or of what cannot be updated.
+        differences: Of a change, or of what cannot be changed.
         over: The version that was compared; None for a new board.
         why: Of something foreign.
     """
@@ -93,7 +92,7 @@ class Plan:
     @property
     def to_do(self) -> tuple[Change, ...]:
         """Those that change something."""
-        return tuple(one for one in self.changes if one.action in ("create", "update"))
+        return tuple(one for one in self.changes if one.action in ("create", "change"))
 
     @property
     def foreign(self) -> tuple[Change, ...]:
@@ -169,7 +168,7 @@ def _change(board: Board, now: Found | None, folder: Folder) -> Change:
         )
     else:
         return Change(
-            "update" if found else "unchanged", board.uid, board.body, tuple(found), now.version
+            "change" if found else "unchanged", board.uid, board.body, tuple(found), now.version
         )
     return Change("foreign", board.uid, board.body, tuple(found), now.version, why)
 

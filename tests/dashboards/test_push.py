@@ -159,7 +159,7 @@ def test_json_has_every_difference(grafana: FakeGrafana, opsctl: Opsctl) -> None
     found = json.loads(opsctl("diff", "-o", "json").out)
 
     (change,) = found["changes"]
-    assert (change["action"], change["uid"]) == ("update", BOARD)
+    assert (change["action"], change["uid"]) == ("change", BOARD)
     (one,) = change["differences"]
     assert (one["mark"], one["is"]) == ("~", "ms")
     assert one["path"].endswith(", unit")
