@@ -197,8 +197,8 @@ class GrafanaApi:
         """
         Make or change a board.
 
-        Grafana's ``overwrite`` is never used: it would take the place of a newer version, and of another
-        board of the same title.
+        Grafana's ``overwrite`` is never used: it would take the place of a newer version, and before Grafana
+        11.3 of another board of the same title in the folder.
 
         Args:
             body: The JSON model.

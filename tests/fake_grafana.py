@@ -95,6 +95,12 @@ class FakeGrafana:
             return self._needs("dashboards:read") or self._read(parts.path.rpartition("/")[2])
         return _json(404, {"message": "Not found"})
 
+    @property
+    def _titles_are_unique(self) -> bool:
+        """In a folder, before Grafana 11.3 (grafana/grafana#90687)."""
+        major, minor = (int(part) for part in str(self.version).split(".")[:2])
+        return (major, minor) < (11, 3)
+
     def _needs(self, permission: str) -> Answer | None:
         if permission in self.may:
             return None
@@ -168,7 +174,7 @@ class FakeGrafana:
                     "message": "The dashboard has been changed by someone else",
                 },
             )
-        for other_uid, other in self.boards.items():
+        for other_uid, other in self.boards.items() if self._titles_are_unique else ():
             same = other.folder == folder and other.body["title"] == board["title"]
             if other_uid != uid and same and not overwrite:
                 return _json(

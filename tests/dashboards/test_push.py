@@ -234,6 +234,22 @@ def test_a_title_that_is_taken_is_refused_and_takes_nobodys_place(
     assert grafana.boards["theirs"] is theirs
 
 
+def test_a_title_that_may_be_there_twice_is_told_and_pushed(
+    grafana: FakeGrafana, opsctl: Opsctl
+) -> None:
+    grafana.version = "12.0.0"
+    opsctl("push")
+    ours = grafana.boards.pop(BOARD)
+    theirs = Kept({"title": ours.body["title"], "version": 1}, folder_of(FOLDER).uid)
+    grafana.boards["theirs"] = theirs
+    ran = opsctl("push")
+
+    assert ran.code == 0
+    assert "(theirs): somebody's board of the same title" in ran.said
+    assert BOARD in grafana.boards
+    assert grafana.boards["theirs"] is theirs
+
+
 def test_a_board_of_the_service_that_is_wanted_no_more_is_told(
     grafana: FakeGrafana, opsctl: Opsctl
 ) -> None:
