@@ -48,6 +48,11 @@ _CACHED = {"options", "selected"}
 _DEFAULTS: Mapping[str, Any] = {
     "fiscalYearStartMonth": 0,
     "hide": 0,
+    "builtIn": 0,
+    "repeatDirection": "h",
+    "allowCustomValue": True,
+    "auto_count": 30,
+    "auto_min": "10s",
     "regexApplyTo": "value",
     "custom.axisColorMode": "text",
     "custom.axisPlacement": "auto",
@@ -69,6 +74,14 @@ _DEFAULTS: Mapping[str, Any] = {
     "tooltip.sort": "none",
     "options.percentChangeColorMode": "standard",
     "options.perPage": 20,
+    "options.frameIndex": 0,
+    "options.maxVizHeight": 300,
+    "options.namePlacement": "auto",
+    "options.selectionMode": "x",
+    "options.showValue": "auto",
+    "options.sizing": "auto",
+    "legend.displayMode": "list",
+    "legend.placement": "bottom",
     "reduceOptions.calcs": ["lastNotNull"],
     "options.justifyMode": "auto",
     "options.orientation": "auto",
@@ -78,7 +91,8 @@ _DEFAULTS: Mapping[str, Any] = {
 What Grafana's schema says of fields that nobody set, by key, or by the key above it and its own.
 
 Source:
-    kinds and plugins of Grafana 10 to 12 (packages/grafana-schema, panelcfg.cue of timeseries, stat, table).
+    packages/grafana-schema and the panels' panelcfg.cue of Grafana 10 to 12; grafana-foundation-sdk, whose
+    models fill in most of them.
 """
 
 _NAMED: Mapping[str, str] = {
