@@ -141,7 +141,7 @@ def differences(is_: Mapping[str, Any], shall: Mapping[str, Any]) -> list[Differ
     root = _OF_THE_BOARD | {"panels", "schemaVersion", "refresh"}
     found = list(_walk(_without(is_, root), _without(shall, root), ()))
     # Grafana reads old models for ever, and writes the newest when somebody saves in it
-    if is_.get("schemaVersion", 0) < shall.get("schemaVersion", 0):
+    if _number(is_.get("schemaVersion")) < _number(shall.get("schemaVersion")):
         found += _one(is_.get("schemaVersion"), shall["schemaVersion"], ("schema version",))
     # min_refresh_interval of a Grafana makes it slower than asked for
     if _seconds(is_.get("refresh")) < _seconds(shall.get("refresh")):
@@ -169,8 +169,8 @@ def _panels(is_: Mapping[str, Any], shall: Mapping[str, Any]) -> Iterator[Differ
 def _by_title(board: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Panels by a name that outlives renumbering; those that a collapsed row holds are among them."""
     found: dict[str, Mapping[str, Any]] = {}
-    for panel in board.get("panels", []):
-        for one in (panel, *(panel.get("panels") or ())):
+    for panel in _objects(board.get("panels")):
+        for one in (panel, *_objects(panel.get("panels"))):
             kind = "row" if one.get("type") == "row" else "panel"
             name = f'{kind} "{one.get("title", "")}"'
             again = 2
@@ -182,7 +182,7 @@ def _by_title(board: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def _in_short(panel: Mapping[str, Any]) -> str:
-    queries = len(panel.get("targets") or ())
+    queries = len(_objects(panel.get("targets")))
     if not queries:
         return str(panel.get("type", "panel"))
     return f"{panel.get('type')} of {queries} {'query' if queries == 1 else 'queries'}"
@@ -218,7 +218,7 @@ def _elements(is_: Mapping[str, Any], shall: Mapping[str, Any], path: Path) -> I
 
 def _named(elements: Any, kind: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for number, one in enumerate(elements or (), 1):
+    for number, one in enumerate(_objects(elements), 1):
         name = one.get(_NAMED[kind], number)
         if isinstance(name, dict):
             # a matcher of an override
@@ -263,13 +263,21 @@ def _essence(element: Any) -> Any:
 
 def _steps(thresholds: Mapping[str, Any]) -> str | None:
     """Thresholds as people say them."""
-    steps = thresholds.get("steps") or ()
     said = [
-        f"{step.get('color')}" + ("" if step.get("value") is None else f" from {step['value']:g}")
-        for step in steps
+        f"{step.get('color')}" + ("" if step.get("value") is None else f" from {step['value']}")
+        for step in _objects(thresholds.get("steps"))
     ]
     share = " (percent)" if thresholds.get("mode") == "percentage" else ""
     return ", ".join(said) + share if said else None
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    """The objects of a list; what a hand wrote into a board's JSON may be anything."""
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
+def _number(value: Any) -> float:
+    return value if isinstance(value, int | float) else 0
 
 
 def _without(value: Mapping[str, Any], keys: set[str]) -> dict[str, Any]:

@@ -58,12 +58,14 @@ class Found:
     @property
     def version(self) -> int:
         """Counts its changes."""
-        return int(self.body.get("version") or 0)
+        found = self.body.get("version")
+        return found if isinstance(found, int) else 0
 
     @property
     def tags(self) -> tuple[str, ...]:
         """As people search for it."""
-        return tuple(self.body.get("tags") or ())
+        found = self.body.get("tags")
+        return tuple(map(str, found)) if isinstance(found, list) else ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -265,3 +266,24 @@ def test_panels_of_one_title_are_told_apart_by_their_order() -> None:
 )
 def test_what_says_the_same_is_no_difference(change: Callable[[Body], object]) -> None:
     assert told(change) == []
+
+
+def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Every place in a JSON value."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, one in inside:
+        yield (*at, key)
+        if isinstance(one, dict | list):
+            yield from places(one, (*at, key))
+
+
+@pytest.mark.parametrize("value", [None, 7, "x", [], ["x"], {}, {"x": [1]}], ids=repr)
+def test_whatever_somebody_writes_into_the_json_can_be_compared(value: Any) -> None:
+    for *above, key in places(SMALL):
+        now = copy.deepcopy(SMALL)
+        inside: Any = now
+        for one in above:
+            inside = inside[one]
+        inside[key] = value
+
+        json.dumps([asdict(one) for one in differences(now, SMALL)])
