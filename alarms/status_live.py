@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from vllm_opsctl.alarms.burn import PERIOD_S, ROWS, WINDOWS_S, budget_of
+from vllm_opsctl.alarms.burn import PERIOD_S, ROWS, budget_of
 from vllm_opsctl.alarms.status import Burn, Standing, burning_state, worst_first
 from vllm_opsctl.alarms.status_timeline import NOTHING, Count, Known
 from vllm_opsctl.exporter.config import Objective
@@ -14,6 +14,11 @@ from vllm_opsctl.exporter.target_state import Snapshot
 HOUR_S = ROWS[0].long_s
 """The longest window that is known: event_history.KEEP_S."""
 
+JUDGED = tuple(row for row in ROWS if row.short_s <= HOUR_S)
+"""Rows whose short window can be known; a slow burn, which is for a ticket, wants hours and days."""
+
+_WINDOWS_S = tuple(sorted({window_s for row in JUDGED for window_s in (row.short_s, row.long_s)}))
+
 
 def live_standings(
     objectives: Sequence[Objective], snapshots: Sequence[Snapshot], now: float
@@ -21,8 +26,8 @@ def live_standings(
     """
     Every objective of every model, all targets together, the worst first.
 
-    ``known`` is of the last hour and no state is "exhausted": nobody here knows the 30 days. Windows
-    longer than an hour are judged by it, so a state is no milder than that of an alert.
+    ``known`` is of the last hour and no state is "exhausted": nobody here knows the 30 days. A long window
+    is of as much as is known, as with every young service.
 
     Args:
         objectives: What is promised.
@@ -78,7 +83,7 @@ def _standing(
 ) -> Standing:
     budget = budget_of(objective.target)
     burns = {}
-    for window_s in WINDOWS_S:
+    for window_s in _WINDOWS_S:
         known = _known(objective, model, histories, now, min(window_s, HOUR_S))
         ratio = known.count.ratio
         rate = None if ratio is None else ratio / budget

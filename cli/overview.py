@@ -11,7 +11,7 @@ from html import escape
 from vllm_opsctl.alarms.burn import ROWS
 from vllm_opsctl.alarms.links import Links
 from vllm_opsctl.alarms.status import WORST_FIRST, Standing
-from vllm_opsctl.alarms.status_live import HOUR_S, live_standings, spent
+from vllm_opsctl.alarms.status_live import HOUR_S, JUDGED, live_standings, spent
 from vllm_opsctl.cli.slo_text import factor
 from vllm_opsctl.cli.text import KINDS, alike, scope, some, tally
 from vllm_opsctl.exporter.server import SidecarView
@@ -94,9 +94,9 @@ def headline_html(look: Look, standings: Sequence[Standing]) -> Iterator[str]:
         several = len(look.verdict.targets) > 1
         text = tally(look.verdict) if several else look.verdict.targets[0].summary
         parts.append(f'<span class="{tone}">{health.upper()}</span> {escape(text)}')
-    burning = list(dict.fromkeys(o.objective.name for o in standings if o.state in _BURNING))
-    if burning:
-        state = next(one.state for one in standings if one.state in _BURNING)
+    state = next((one.state for one in standings if one.state in _BURNING), None)
+    if state is not None:
+        burning = list(dict.fromkeys(o.objective.name for o in standings if o.state == state))
         parts.append(f'objectives <span class="bad">{state}</span>: {escape(some(burning))}')
     elif any(one.state == "ok" for one in standings):
         parts.append("no objective burns")
@@ -267,11 +267,14 @@ def _scope(known_s: float) -> Iterator[str]:
         if known_s < 0.95 * HOUR_S
         else ""
     )
+    slow = " and ".join(
+        f"{row.burn:g}x over {format_duration(row.long_s)}" for row in ROWS if row not in JUDGED
+    )
     yield (
-        f'<p class="quiet">{short}Burn: 1x spends the budget in exactly 30 days. This sidecar knows an '
-        "hour at most, never the 30 days: the last column is what these events are of a budget of 30 days "
-        f"with the same traffic, and what is left of it says {_code('opsctl slo status --prometheus URL')}."
-        "</p>\n"
+        f'<p class="quiet">{short}Burn: 1x spends the budget in exactly 30 days; coloured is what would '
+        f"page. This sidecar knows an hour at most, so slow burns ({slow}) are not judged here and nobody "
+        "here knows what is left of the 30 days: the last column is what these events are of a 30-day "
+        f"budget at the same traffic. {_code('opsctl slo status --prometheus URL')} knows more.</p>\n"
     )
 
 
@@ -281,7 +284,7 @@ def _row(one: Standing) -> list[str]:
     count = one.known.count
     tone = "bad" if one.state in _BURNING else ""
     return [
-        f'<span class="{tone}">{escape(one.state)}</span>',
+        f'<span class="state {tone}">{escape(one.state)}</span>',
         escape(name),
         escape(one.model or "–"),
         format_percent(one.objective.target),
@@ -297,7 +300,7 @@ def _burn(one: Standing, window_s: float) -> str:
     """A burn rate, coloured where it is one of those that the state stands for."""
     burn = one.burn(window_s)
     rate = burn.rate if burn is not None else None
-    limit = min(row.burn for row in ROWS if window_s in (row.short_s, row.long_s))
+    limit = min(row.burn for row in JUDGED if window_s in (row.short_s, row.long_s))
     is_over = one.state in _BURNING and rate is not None and rate > limit
     text = escape(factor(rate))
     return f'<span class="bad">{text}</span>' if is_over else text

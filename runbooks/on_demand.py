@@ -89,8 +89,8 @@ class OnDemand:
             last = self._last
             age = None if last.at is None else abs(now - last.at)
             if not self._is_looking and (age is None or age >= last.pause_s):
-                self._is_looking = True
                 threading.Thread(target=self._look, name="verdict", daemon=True).start()
+                self._is_looking = True
             if age is not None and age > last.pause_s + last.took_s + OUTDATED_S:
                 # memory is given back as well
                 self._last = last = replace(last, verdict=None, problem=None)

@@ -65,10 +65,19 @@ def test_the_history_holds_the_longest_window_that_is_judged() -> None:
 
 @pytest.mark.parametrize(
     ("bad_ratio", "state"),
-    [(0.0, "ok"), (0.0009, "ok"), (0.002, "burning"), (0.02, "burning fast")],
+    [(0.0, "ok"), (0.0009, "ok"), (0.007, "burning fast"), (0.02, "burning fast")],
 )
-def test_the_state_is_that_of_the_window_table(bad_ratio: float, state: str) -> None:
+def test_the_state_is_that_of_the_rows_that_page(bad_ratio: float, state: str) -> None:
     assert one(seen(bad_ratio)).state == state
+
+
+def test_a_slow_burn_is_not_judged_by_an_hour() -> None:
+    """2x is a ticket when three days were so."""
+    assert one(seen(0.002)).state == "ok"
+
+
+def test_what_opens_a_ticket_burns_and_pages_nobody() -> None:
+    assert one(seen(0.02), objective=UP.model_copy(update={"notify": "ticket"})).state == "burning"
 
 
 def test_burn_rates_of_the_short_windows_and_the_hour() -> None:

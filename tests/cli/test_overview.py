@@ -126,9 +126,10 @@ def test_the_page_has_what_burns_and_claims_no_thirty_days() -> None:
     text = text_of(page_of(watched()))
 
     assert "objectives burning fast : e2e" in text
+    assert "slow burns (3x over 24 h and 1x over 72 h) are not judged here" in text
     assert "burning fast e2e ≤ 1.5 s tiny 99 %" in text
     assert "are known, and longer windows are of those" in text
-    assert "knows an hour at most, never the 30 days" in text
+    assert "nobody here knows what is left of the 30 days" in text
     assert "exhausted" not in text
     assert "Without a number: ttft-returning (no data)" in text
 

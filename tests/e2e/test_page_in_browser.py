@@ -112,7 +112,9 @@ def test_an_incident_is_on_the_page_with_its_root_and_what_burns(
 
     assert re.search(r"(CRITICAL|DEGRADED)</span> <code>kv-preemption-thrash", seen.dom)
     assert "opsctl diagnose --sidecar" in seen.dom
-    assert re.search(r'<span class="bad">burning( fast)?</span></td><td class="text">e2e', seen.dom)
+    assert re.search(
+        r'<span class="state bad">burning fast</span></td><td class="text">e2e', seen.dom
+    )
     assert "<script" not in seen.dom
     assert seen.console == []
     assert seen.fetched == []
