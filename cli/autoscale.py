@@ -14,7 +14,8 @@ from vllm_opsctl.alarms.autoscale.template import (
     template_text,
 )
 from vllm_opsctl.alarms.cloudwatch.build import is_current, write_template
-from vllm_opsctl.cli.autoscale_apply import EXIT_FINDINGS, apply, destroy, plan
+from vllm_opsctl.cli.alarms_cloudwatch import EXIT_FINDINGS
+from vllm_opsctl.cli.autoscale_apply import apply, destroy, plan
 from vllm_opsctl.cli.autoscale_simulate import simulate
 from vllm_opsctl.cli.common import load, mistakes_of, note
 

@@ -127,6 +127,7 @@ def picture_of(board: Drawn, base: str, prometheus: str, end: float, chromium: P
             "to": end,
             "step": 1,
             "window": WINDOW,
+            "objective": "ttft",
             "width": width,
         }
         name = board.uid.removeprefix(f"opsctl-{Config().service.name}-").removeprefix("opsctl-")

@@ -3,8 +3,8 @@
  * transformations, and panels are Grafana's own components where npm has them. State timelines, heatmaps and
  * tables live in Grafana's application alone and are drawn here.
  *
- * The address tells what to draw: ?board=FILE&prometheus=URL&from=S&to=S&step=S&window=TEXT&width=PX. What every
- * panel got is in window.report and in the page's title.
+ * The address tells what to draw: ?board=FILE&prometheus=URL&from=S&to=S&step=S&window=TEXT&objective=NAME
+ * &width=PX. What every panel got is in the page's title.
  */
 import React from 'react';
 import { createRoot } from 'react-dom/client';
@@ -49,7 +49,8 @@ function filledIn(expression) {
   return expression
     .replaceAll('$__rate_interval', asked.get('window'))
     .replaceAll('$__range', `${to - from}s`)
-    .replace(/\$(objective|job|model|target)\b/g, '.*');
+    .replaceAll('$objective', asked.get('objective'))
+    .replace(/\$(job|model|target)\b/g, '.*');
 }
 
 function legend(target, labels) {
@@ -82,6 +83,9 @@ function tableFrames(target, series) {
   return [data.toDataFrame({ refId: target.refId, fields })];
 }
 
+// a quantile of nothing is not a number, and no point
+const number = (text) => (Number.isNaN(Number(text)) ? null : Number(text));
+
 function seriesFrame(target, one) {
   const points = target.instant ? [one.value] : one.values;
   const name = legend(target, one.metric);
@@ -94,7 +98,7 @@ function seriesFrame(target, one) {
         name: 'Value',
         type: 'number',
         labels: one.metric,
-        values: points.map((point) => Number(point[1])),
+        values: points.map((point) => number(point[1])),
         config: { displayNameFromDS: name },
       },
     ],
