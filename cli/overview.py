@@ -273,8 +273,9 @@ def _scope(known_s: float) -> Iterator[str]:
     yield (
         f'<p class="quiet">{short}Burn: 1x spends the budget in exactly 30 days; coloured is what would '
         f"page. This sidecar knows an hour at most, so slow burns ({slow}) are not judged here and nobody "
-        "here knows what is left of the 30 days: the last column is what these events are of a 30-day "
-        f"budget at the same traffic. {_code('opsctl slo status --prometheus URL')} knows more.</p>\n"
+        'here knows what is left of the 30 days<span class="extra">: the last column is what these events '
+        "are of a 30-day budget at the same traffic</span>. "
+        f"{_code('opsctl slo status --prometheus URL')} knows more.</p>\n"
     )
 
 
@@ -285,7 +286,7 @@ def _row(one: Standing) -> list[str]:
     tone = "bad" if one.state in _BURNING else ""
     return [
         f'<span class="state {tone}">{escape(one.state)}</span>',
-        escape(name),
+        f'{escape(name)} <span class="narrow quiet">{escape(one.model or "")}</span>',
         escape(one.model or "–"),
         format_percent(one.objective.target),
         format_number(count.total - count.bad),

@@ -161,7 +161,8 @@ def status_page(
 
 
 _ENGINE_COLUMNS = (
-    *(Column("Target", is_text=True), Column("State", is_text=True), Column("Model", is_text=True)),
+    *(Column("Target", is_text=True), Column("State", is_text=True)),
+    Column("Model", is_text=True, is_extra=True),
     *(Column("Running"), Column("Waiting"), Column("KV cache")),
     *(Column("KV peak 60 s", is_extra=True), Column("Prefix hits", is_extra=True)),
 )

@@ -127,7 +127,7 @@ def test_the_page_has_what_burns_and_claims_no_thirty_days() -> None:
 
     assert "objectives burning fast : e2e" in text
     assert "slow burns (3x over 24 h and 1x over 72 h) are not judged here" in text
-    assert "burning fast e2e ≤ 1.5 s tiny 99 %" in text
+    assert "burning fast e2e ≤ 1.5 s tiny tiny 99 %" in text
     assert "are known, and longer windows are of those" in text
     assert "nobody here knows what is left of the 30 days" in text
     assert "exhausted" not in text
