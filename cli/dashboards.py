@@ -10,6 +10,7 @@ from vllm_opsctl.alarms.vocabulary import Source
 from vllm_opsctl.cli.alarms import version_option
 from vllm_opsctl.cli.alarms_cloudwatch import EXIT_FINDINGS
 from vllm_opsctl.cli.common import load, source_option
+from vllm_opsctl.cli.dashboards_annotate import annotate
 from vllm_opsctl.cli.dashboards_push import diff, draw, push
 from vllm_opsctl.exporter.catalogue import Version
 
@@ -19,6 +20,7 @@ def dashboards() -> None:
     """Draw objectives and engines on boards."""
 
 
+dashboards.add_command(annotate)
 dashboards.add_command(diff)
 dashboards.add_command(push)
 

@@ -150,14 +150,20 @@ def _planned(
     source: Source,
     version: Version | None,
 ) -> tuple[GrafanaApi, Plan]:
-    grafana = GrafanaApi(url, _token(token_env))
+    grafana = GrafanaApi(url, token_of(token_env))
     config = load(ctx).config
     grafana.check()
     drawn = draw(config, source, version)
     return grafana, compare(grafana, drawn, folder, config.service.name)
 
 
-def _token(name: str | None) -> str | None:
+def token_of(name: str | None) -> str | None:
+    """
+    The token in an environment variable; None for none.
+
+    Raises:
+        UsageError: There is no such variable, or it is empty.
+    """
     if name is None:
         return None
     token = os.environ.get(name, "").strip()

@@ -9,6 +9,7 @@ import click
 
 from vllm_opsctl.cli.common import runbooks_option
 from vllm_opsctl.cli.text import wrapped
+from vllm_opsctl.dashboards.boards import panels_by_mode
 from vllm_opsctl.errors import RunbookError, UsageError
 from vllm_opsctl.runbooks.load import load_library, shipped_library
 from vllm_opsctl.runbooks.model import Action, FailureMode
@@ -113,7 +114,7 @@ def schema() -> None:
 @runbooks_option
 def build(out: Path, check: bool, runbook_dirs: tuple[Path, ...]) -> None:
     """Write one Markdown page a failure mode, and an index."""
-    pages = build_pages(load_library(runbook_dirs))
+    pages = build_pages(load_library(runbook_dirs), panels_by_mode())
     there = {path.name: path for path in out.glob("*.md")} if out.is_dir() else {}
     stale = [path for name, path in there.items() if name not in pages]
     changed = [

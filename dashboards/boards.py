@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict
 
 from vllm_opsctl.alarms.vocabulary import Source
 from vllm_opsctl.dashboards.model import Board, Kind, Limit, Line, Panel, Query, Section, Unit
-from vllm_opsctl.exporter.config import SLI_CONCEPTS, Objective
+from vllm_opsctl.dashboards.slo_board import slo_board
+from vllm_opsctl.exporter.config import SLI_CONCEPTS, Config, Objective
 from vllm_opsctl.exporter.units import format_percent
 
 NAMES = ("fleet", "service", "engine", "prefix", "lora", "incident")
@@ -109,3 +110,20 @@ def _panel(panel: _Panel, objectives: Sequence[Objective]) -> Panel:
         modes=panel.modes,
         more_is_worse=panel.worse == "up",
     )
+
+
+def panels_by_mode() -> dict[str, list[str]]:
+    """Where boards show each failure mode: the board's title and the panel's, in the boards' order."""
+    config = Config()
+    boards = (
+        slo_board(config.service.name, config.objectives),
+        *load_boards(config.objectives, "sidecar"),
+    )
+    found: dict[str, list[str]] = {}
+    for board in boards:
+        # the SLO board's title has the service's name
+        title = board.title.rpartition(": ")[2] if board.name.endswith("-slo") else board.title
+        for panel in board.panels:
+            for mode in panel.modes:
+                found.setdefault(mode, []).append(f"{title[:1].upper()}{title[1:]}: {panel.title}")
+    return found

@@ -19,9 +19,12 @@ from grafanalib.core import Annotations, Dashboard, GridPos, Panel, Template, Te
 
 from vllm_opsctl.alarms.vocabulary import NotMeasured, Vocabulary
 from vllm_opsctl.dashboards import model
+from vllm_opsctl.dashboards.annotations import VERDICT_TAG
 from vllm_opsctl.dashboards.grafana_panels import (
+    COLOURS,
     GRAVE,
     SOURCE,
+    WARNING,
     Query,
     Row,
     alarms_panel,
@@ -34,10 +37,13 @@ from vllm_opsctl.dashboards.promql import Promql
 SCHEMA_VERSION = 39
 TAG = "opsctl"
 
+_JUST_NOW = "2m"
+"""Two evaluations of an annotation."""
+
 _LEGACY = frozenset(
     (
         *("cacheTimeout", "editable", "error", "height", "hideTimeOverride", "maxDataPoints"),
-        *("minSpan", "renderer", "span", "intervalFactor", "metric", "step", "target", "useTags"),
+        *("minSpan", "renderer", "span", "intervalFactor", "metric", "useTags"),
         *("sharedCrosshair", "auto", "auto_min", "auto_count", "__inputs", "rows", "gnetId"),
         *("maxPerRow", "repeatDirection", "hideControls", "style", "time_options"),
     )
@@ -109,7 +115,7 @@ class _Drawing:
             time=Time("now-3h", "now"),
             schemaVersion=SCHEMA_VERSION,
             templating=Templating(list=list(self._variables())),
-            annotations=Annotations(list=[self._alerts()]),
+            annotations=Annotations(list=list(self._annotations())),
             links=[self._other_boards()],
             panels=panels,
             graphTooltip=1,
@@ -221,18 +227,40 @@ class _Drawing:
             "target", "Replica", f'{running}{{job=~"$job", {of_model}=~"$model"}}', replica
         )
 
-    def _alerts(self) -> dict[str, Any]:
-        return {
-            "name": "Alerts",
-            "datasource": SOURCE,
+    def _annotations(self) -> Iterator[dict[str, Any]]:
+        """What happened: alerts, restarts, what a deploy changed, and verdicts that somebody wrote there."""
+        alerts = f'ALERTS{{alertstate="firing", role!="watchdog", {self._alerts_of()}}}'
+        yield _annotation(
+            "Alerts", GRAVE, alerts, "{{alertname}} {{objective}}", "{{model}} {{target}}"
+        )
+        if self._of_service:
+            restarts = self.says.query(
+                model.Query(f"changes(${{process_start_time_seconds}}[{_JUST_NOW}]) > 0", "replica")
+            )
+            yield _annotation("Restarts", WARNING, restarts, "restart", "{{target}} {{instance}}")
+            info = self._settings()
+            new = f"{info} unless {info} offset {_JUST_NOW}"
+            text = "{{vllm_version}} {{num_gpu_blocks}} blocks of {{block_size}}"
+            yield _annotation("New version or settings", COLOURS[0], new, "deploy", text)
+        yield {
+            "name": "Verdicts",
+            "datasource": {"type": "grafana", "uid": "-- Grafana --"},
             "enable": True,
             "hide": False,
-            "iconColor": GRAVE,
-            "expr": f'ALERTS{{alertstate="firing", role!="watchdog", {self._alerts_of()}}}',
-            "step": "60s",
-            "titleFormat": "{{alertname}} {{objective}}",
-            "textFormat": "{{model}} {{target}}",
+            "iconColor": COLOURS[3],
+            "target": {
+                "limit": 100,
+                "matchAny": False,
+                "tags": [VERDICT_TAG, *([self.service] if self._of_service else [])],
+                "type": "tags",
+            },
         }
+
+    def _settings(self) -> str:
+        """What an engine says of itself; the sidecar tells its version too."""
+        if self.says.names.source == "vllm":
+            return self.says.query(model.Query("${kv_config}", "replica"))
+        return 'vllm_engine_info{job=~"$job", model=~"$model", target=~"$target"}'
 
     def _other_boards(self) -> dict[str, Any]:
         return {
@@ -247,6 +275,20 @@ class _Drawing:
             "tooltip": "",
             "url": "",
         }
+
+
+def _annotation(name: str, color: str, expression: str, title: str, text: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "datasource": SOURCE,
+        "enable": True,
+        "hide": False,
+        "iconColor": color,
+        "expr": expression,
+        "step": "60s",
+        "titleFormat": title,
+        "textFormat": text,
+    }
 
 
 def _values(name: str, label: str, series: str, of: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
@@ -226,6 +226,42 @@ class GrafanaApi:
             },
         )
 
+    def annotations(self, tags: Sequence[str], start: float, end: float) -> list[dict[str, Any]]:
+        """
+        What was annotated.
+
+        Args:
+            tags: All of them.
+            start: Unix seconds.
+            end: Unix seconds.
+
+        Raises:
+            SourceError: It refuses.
+        """
+        asked = [("from", _ms(start)), ("to", _ms(end)), *(("tags", tag) for tag in tags)]
+        found = self._http.ask(
+            "GET", f"/api/annotations?{urlencode(asked)}", may="annotations:read"
+        )
+        if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+            raise self._http.no_grafana("HTTP 200")
+        return found
+
+    def annotate(self, text: str, tags: Sequence[str], start: float, end: float) -> None:
+        """
+        Annotate a time on all boards that ask for one of the tags.
+
+        Args:
+            text: What is shown.
+            tags: Of the annotation.
+            start: Unix seconds.
+            end: Unix seconds.
+
+        Raises:
+            SourceError: It refuses.
+        """
+        body = {"time": _ms(start), "timeEnd": _ms(end), "tags": list(tags), "text": text}
+        self._http.ask("POST", "/api/annotations", may="annotations:create", body=body)
+
     def _list(self, path: str, may: str) -> list[dict[str, Any]]:
         found = self._http.ask("GET", path, may=may)
         if not isinstance(found, list) or not all(
@@ -233,3 +269,7 @@ class GrafanaApi:
         ):
             raise self._http.no_grafana("HTTP 200")
         return found
+
+
+def _ms(seconds: float) -> int:
+    return round(1000 * seconds)

@@ -87,8 +87,9 @@ class Query(Target):  # type: ignore[misc]
     def to_json_data(self) -> dict[str, Any]:
         """As grafanalib asks for it."""
         found: dict[str, Any] = super().to_json_data()
-        # grafanalib repeats the expression for a data source of the past
-        del found["query"]
+        # what was for data sources of the past
+        for key in ("query", "target", "step"):
+            del found[key]
         return found | {"range": not self.instant}
 
 

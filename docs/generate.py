@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vllm_opsctl.alarms.alerts import shipped_alerts
+from vllm_opsctl.dashboards.boards import panels_by_mode
 from vllm_opsctl.exporter.catalogue import Concept, Version, catalogue
 from vllm_opsctl.exporter.tap import layout
 from vllm_opsctl.runbooks.features import feature_groups, registry
@@ -31,7 +32,10 @@ def pages() -> dict[str, str]:
         "features.md": _features(),
         "tap-page.md": "\n".join(_tap_page()) + "\n",
         "alerts.md": "\n".join(_alerts()) + "\n",
-        **{f"runbooks/{name}": text for name, text in build_pages(shipped_library()).items()},
+        **{
+            f"runbooks/{name}": text
+            for name, text in build_pages(shipped_library(), panels_by_mode()).items()
+        },
     }
 
 

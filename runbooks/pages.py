@@ -7,7 +7,7 @@ Runbook pages: one Markdown page a failure mode and an index, what an alert's ``
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from vllm_opsctl.runbooks.features import registry
 from vllm_opsctl.runbooks.load import Library
@@ -41,14 +41,24 @@ _NEEDS = {
 _PLACEHOLDER = re.compile(r"\{([a-z_0-9.]+)\}")
 
 
-def build_pages(library: Library) -> dict[str, str]:
+def build_pages(
+    library: Library, panels: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, str]:
     """
     Build all pages.
+
+    Args:
+        library: The failure modes.
+        panels: Where boards show each, by its id.
 
     Returns:
         File name to text: ``<id>.md`` for each failure mode, and ``index.md``.
     """
-    pages = {f"{mode.id}.md": "\n".join(_page(mode, library)) for mode in library.modes.values()}
+    shown = panels or {}
+    pages = {
+        f"{mode.id}.md": "\n".join(_page(mode, library, shown.get(mode.id, ())))
+        for mode in library.modes.values()
+    }
     return pages | {"index.md": "\n".join(_index(library))}
 
 
@@ -73,7 +83,7 @@ def _index(library: Library) -> Iterator[str]:
             yield ""
 
 
-def _page(mode: FailureMode, library: Library) -> Iterator[str]:
+def _page(mode: FailureMode, library: Library, panels: Sequence[str]) -> Iterator[str]:
     yield HEAD
     yield f"# {mode.id}\n"
     yield f"**{mode.title}.** Severity: {mode.severity}. Subject: {AREAS[mode.area]}.\n"
@@ -97,6 +107,10 @@ def _page(mode: FailureMode, library: Library) -> Iterator[str]:
         yield "vLLM's flags named here, and the releases that have them: " + ", ".join(
             f"`--{flag}` ({_releases(flag, library)})" for flag in flags
         )
+        yield ""
+    if panels:
+        yield "## On the boards\n"
+        yield from (f"- {panel}" for panel in panels)
         yield ""
     yield "## How it shows\n"
     yield "All of these hold:\n"

@@ -25,6 +25,7 @@ EVERYTHING = frozenset(
     (
         *("dashboards:read", "dashboards:write", "dashboards:create"),
         *("folders:read", "folders:create"),
+        *("annotations:read", "annotations:create"),
     )
 )
 
@@ -60,6 +61,7 @@ class FakeGrafana:
     adds: bool = False
     folders: dict[str, str] = field(default_factory=dict)
     boards: dict[str, Kept] = field(default_factory=dict)
+    annotations: list[dict[str, Any]] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     before_save: Any = None
 
@@ -87,6 +89,11 @@ class FakeGrafana:
             return self._needs("folders:read") or self._list_folders(query)
         if asked == "POST /api/folders":
             return self._needs("folders:create") or self._create_folder(body)
+        if asked == "GET /api/annotations":
+            tags = {*parse_qs(parts.query).get("tags", [])}
+            return self._needs("annotations:read") or self._annotated(tags, query)
+        if asked == "POST /api/annotations":
+            return self._needs("annotations:create") or self._annotate(body)
         if asked == "GET /api/search":
             return self._search(query)
         if asked == "POST /api/dashboards/db":
@@ -120,6 +127,21 @@ class FakeGrafana:
             return _json(409, {"message": "a folder with the same uid already exists"})
         self.folders[body["uid"]] = body["title"]
         return _json(200, {"id": len(self.folders), **body, "version": 1})
+
+    def _annotated(self, tags: set[str], query: dict[str, str]) -> Answer:
+        start, end = int(query["from"]), int(query["to"])
+        return _json(
+            200,
+            [
+                one
+                for one in self.annotations
+                if tags <= {*one["tags"]} and one["time"] <= end and one["timeEnd"] >= start
+            ],
+        )
+
+    def _annotate(self, body: Any) -> Answer:
+        self.annotations.append(dict(body))
+        return _json(200, {"message": "Annotation added", "id": len(self.annotations)})
 
     def _search(self, query: dict[str, str]) -> Answer:
         return _json(

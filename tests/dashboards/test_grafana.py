@@ -51,6 +51,11 @@ def queries(body: dict[str, Any]) -> Iterator[str]:
         yield from (target["expr"] for target in panel["targets"])
 
 
+def annotations(body: dict[str, Any]) -> dict[str, str]:
+    """Those that ask Prometheus, with their queries."""
+    return {one["name"]: one["expr"] for one in body["annotations"]["list"] if "expr" in one}
+
+
 def as_promql(query: str) -> str:
     """With Grafana's variables filled in."""
     return query.replace("$__rate_interval", "1m").replace("$__range", "1h")
@@ -92,7 +97,7 @@ def test_what_is_told_lost_is_lost() -> None:
 
 
 def test_every_query_is_promql(body: dict[str, Any]) -> None:
-    for query in queries(body):
+    for query in (*queries(body), *annotations(body).values()):
         promql_parser.parse(as_promql(query))
 
 
@@ -153,6 +158,13 @@ def test_legends_of_a_panel_differ_and_tell_what_they_are_of(body: dict[str, Any
         assert len({*labels}) == len(labels)
         if panel["title"] not in of_everything:
             assert all("{{" in label for label in labels), labels
+
+
+def test_what_happened_is_annotated(body: dict[str, Any]) -> None:
+    names = [one["name"] for one in body["annotations"]["list"]]
+    of_a_service = ["Restarts", "New version or settings"] if body["uid"] != "opsctl-fleet" else []
+
+    assert names == ["Alerts", *of_a_service, "Verdicts"]
 
 
 def test_titles_of_a_board_differ(body: dict[str, Any]) -> None:

@@ -54,6 +54,9 @@ def test_every_panel_has_data_and_every_variable_values(prometheus: str, source:
         if not answer(prometheus, filled_in(target["expr"])) and panel["title"] not in EMPTY
     }
     assert empty == {}
+    for annotation in (one for drawn in boards for one in drawn.body["annotations"]["list"]):
+        if "expr" in annotation:
+            answer(prometheus, filled_in(annotation["expr"]))
     for variable in (one for drawn in boards for one in drawn.body["templating"]["list"][1:]):
         series, _, label = (
             variable["definition"].removeprefix("label_values(")[:-1].rpartition(", ")

@@ -1,0 +1,44 @@
+"""opsctl dashboards annotate: a verdict on the time axis of every board."""
+
+from __future__ import annotations
+
+import json
+from typing import IO
+
+import click
+
+from vllm_opsctl.cli.common import load
+from vllm_opsctl.cli.dashboards_push import token_of, token_option, url_option
+from vllm_opsctl.dashboards.annotations import annotate as write
+from vllm_opsctl.dashboards.annotations import annotations_of
+from vllm_opsctl.dashboards.grafana_api import GrafanaApi
+from vllm_opsctl.errors import InputFileError
+
+
+@click.command()
+@click.argument("verdict", metavar="FILE", type=click.File(encoding="utf-8"), default="-")
+@url_option
+@token_option(required=True)
+@click.pass_context
+def annotate(ctx: click.Context, verdict: IO[str], url: str, token_env: str) -> None:
+    """
+    Mark a verdict on the boards: opsctl diagnose -o json | opsctl dashboards annotate --url ...
+
+    Each root cause becomes an annotation from its onset to the end of what was seen. What is there already
+    is not written again.
+    """
+    service = load(ctx).config.service.name
+    try:
+        found = list(annotations_of(json.load(verdict), service))
+    except (ValueError, KeyError, TypeError) as problem:
+        raise InputFileError(
+            f"{verdict.name}: no verdict ({type(problem).__name__}: {problem}); give it what opsctl diagnose "
+            "-o json prints"
+        ) from None
+    grafana = GrafanaApi(url, token_of(token_env))
+    grafana.check()
+    for one in found:
+        written = write(grafana, one)
+        click.echo(f"{'annotated' if written else 'there already'}: {one.text}")
+    if not found:
+        click.echo("no root cause in the verdict: nothing to annotate")
