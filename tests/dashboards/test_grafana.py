@@ -51,7 +51,7 @@ def queries(body: dict[str, Any]) -> Iterator[str]:
         yield from (target["expr"] for target in panel["targets"])
 
 
-def annotations(body: dict[str, Any]) -> dict[str, str]:
+def annotated(body: dict[str, Any]) -> dict[str, str]:
     """Those that ask Prometheus, with their queries."""
     return {one["name"]: one["expr"] for one in body["annotations"]["list"] if "expr" in one}
 
@@ -97,7 +97,7 @@ def test_what_is_told_lost_is_lost() -> None:
 
 
 def test_every_query_is_promql(body: dict[str, Any]) -> None:
-    for query in (*queries(body), *annotations(body).values()):
+    for query in (*queries(body), *annotated(body).values()):
         promql_parser.parse(as_promql(query))
 
 
