@@ -49,6 +49,7 @@ class _Panel(_Strict):
     modes: tuple[str, ...] = ()
     worse: Literal["up", "down"] = "down"
     of: Source | None = None
+    points: int | None = None
 
 
 class _Section(_Strict):
@@ -109,6 +110,7 @@ def _panel(panel: _Panel, objectives: Sequence[Objective]) -> Panel:
         height=panel.height,
         modes=panel.modes,
         more_is_worse=panel.worse == "up",
+        points=panel.points,
     )
 
 

@@ -42,7 +42,7 @@ _JUST_NOW = "2m"
 
 _LEGACY = frozenset(
     (
-        *("cacheTimeout", "editable", "error", "height", "hideTimeOverride", "maxDataPoints"),
+        *("cacheTimeout", "editable", "error", "height", "hideTimeOverride"),
         *("minSpan", "renderer", "span", "intervalFactor", "metric", "useTags"),
         *("sharedCrosshair", "auto", "auto_min", "auto_count", "__inputs", "rows", "gnetId"),
         *("maxPerRow", "repeatDirection", "hideControls", "style", "time_options"),

@@ -57,12 +57,16 @@ class BoardPanel(Panel):  # type: ignore[misc]  # grafanalib is not typed
         self, kind: str, field_config: dict[str, Any], options: dict[str, Any], **rest: Any
     ) -> None:
         super().__init__(**rest)
+        self._points = rest.get("maxDataPoints")
         self._own = {"type": kind, "options": options}
         self._field_config = field_config
 
     def to_json_data(self) -> dict[str, Any]:
         """As grafanalib asks for it."""
         found: dict[str, Any] = self.panel_json(self._own)
+        # grafanalib writes one of its own where none is given
+        if self._points is None:
+            del found["maxDataPoints"]
         return found | {"fieldConfig": self._field_config}
 
 
@@ -126,6 +130,8 @@ def drawn_panel(panel: model.Panel, targets: Sequence[Query], where: dict[str, A
     where = {**where, "targets": list(targets)}
     if panel.range_s is not None and panel.kind != "number":
         where["timeFrom"] = f"{panel.range_s / 86400:g}d"
+    if panel.points is not None:
+        where["maxDataPoints"] = panel.points
     return _DRAW[panel.kind](panel, where)
 
 

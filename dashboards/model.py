@@ -157,6 +157,7 @@ class Panel:
         interval_s: Each point is of so many seconds; None for what suits the range.
         modes: Failure modes to read about.
         more_is_worse: Of numbers: which end is bad.
+        points: At most so many over the range, where each costs much; None for one a pixel.
     """
 
     title: str
@@ -171,6 +172,7 @@ class Panel:
     interval_s: float | None = None
     modes: tuple[str, ...] = ()
     more_is_worse: bool = False
+    points: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

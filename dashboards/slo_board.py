@@ -33,6 +33,9 @@ _SHOWN_S = {6 * 3600.0: 7 * _DAY_S, 3 * _DAY_S: PERIOD_S}
 
 QUANTILES = (0.5, 0.95, 0.99)
 
+QUANTILE_POINTS = 100
+"""Over the range: quantiles of hundreds of histograms take seconds where every pixel is one."""
+
 KV_FULL = 0.95
 """Above it sequences are preempted for want of blocks (alarms/companions.yaml)."""
 
@@ -192,6 +195,7 @@ def _signals(objectives: Sequence[Objective]) -> tuple[Panel, ...]:
                 if one.threshold is not None and SLI_CONCEPTS.get(one.sli) == concept
             ),
             modes=modes,
+            points=QUANTILE_POINTS,
         )
         for concept, title, text, modes in _LATENCIES
     )
