@@ -192,9 +192,11 @@ class _Drawing:
         if self.runbook_url is None:
             return []
         base = self.runbook_url.rstrip("/")
+        # the index begins with what users say
+        pages = {f"Runbook: {mode}": mode for mode in panel.modes} or {"Runbooks": "index"}
         return [
-            {"title": f"Runbook: {mode}", "url": f"{base}/{mode}", "targetBlank": True}
-            for mode in panel.modes
+            {"title": title, "url": f"{base}/{page}", "targetBlank": True}
+            for title, page in pages.items()
         ]
 
     # -- around them -------------------------------------------------------------------------------

@@ -221,6 +221,8 @@ def test_limits_are_lines_and_panels_link_to_runbooks() -> None:
     assert [step["value"] for step in steps] == [None, 1.0]
     links = [link["url"] for link in by_title["Preemptions"]["links"]]
     assert links == ["https://runbooks.example.com/kv-preemption-thrash"]
+    for board in draw_boards(CONFIGS["two objectives"], "sidecar"):
+        assert all(panel["links"] for panel in panels(board.body))
 
 
 # -- files -----------------------------------------------------------------------------------------
