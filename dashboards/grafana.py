@@ -192,7 +192,7 @@ class _Drawing:
         if self.runbook_url is None:
             return []
         base = self.runbook_url.rstrip("/")
-        # the index begins with what users say
+        # the index is by subject
         pages = {f"Runbook: {mode}": mode for mode in panel.modes} or {"Runbooks": "index"}
         return [
             {"title": title, "url": f"{base}/{page}", "targetBlank": True}
