@@ -17,14 +17,13 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from real.boards import EMPTY, PHASE_S, watched_overload
+from real.boards import EMPTY, PHASE_S, Watched, watched_overload
 from real.engine import find_python
 from real.parts import find_part
 
@@ -114,7 +113,7 @@ def draw(chromium: Path, page: str, picture: Path, width: int) -> dict[str, Any]
     return found
 
 
-def picture_of(board: Drawn, base: str, prometheus: str, end: float, chromium: Path) -> list[str]:
+def picture_of(board: Drawn, base: str, watched: Watched, chromium: Path) -> list[str]:
     """Draw a board in every width: what is wrong with it, one line each."""
     (BUILT / f"{board.uid}.json").write_text(json.dumps(board.body))
     wrong = []
@@ -122,9 +121,9 @@ def picture_of(board: Drawn, base: str, prometheus: str, end: float, chromium: P
         folder.mkdir(parents=True, exist_ok=True)
         asked = {
             "board": f"{board.uid}.json",
-            "prometheus": prometheus,
-            "from": end - SHOWN_S,
-            "to": end,
+            "prometheus": watched.url,
+            "from": watched.at - SHOWN_S,
+            "to": watched.at,
             "step": 1,
             "window": WINDOW,
             "objective": "ttft",
@@ -152,11 +151,10 @@ def main() -> int:
     wrong: list[str] = []
     with tempfile.TemporaryDirectory() as folder, served() as base:
         program = Path(str(programs["prometheus"]))
-        with watched_overload(python, program, "sidecar", Path(folder)) as prometheus:
-            end = time.time() - 1
+        with watched_overload(python, program, "sidecar", Path(folder)) as watched:
             for board in draw_boards(Config(), "sidecar"):
                 chromium = Path(str(programs["chromium"]))
-                wrong += picture_of(board, base, prometheus, end, chromium)
+                wrong += picture_of(board, base, watched, chromium)
     print(f"{2 * PHASE_S:g} s of load, each second told as a minute")
     for line in wrong:
         print(line, file=sys.stderr)

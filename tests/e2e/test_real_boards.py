@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from real.boards import EMPTY, answer, watched_overload
+from real.boards import EMPTY, Watched, answer, watched_overload
 from real.engine import find_python
 
 from vllm_opsctl.alarms.vocabulary import Source
@@ -25,16 +25,16 @@ def source(request: pytest.FixtureRequest) -> Source:
 
 
 @pytest.fixture(scope="module")
-def prometheus(
+def watched(
     part: Callable[[str], Path], source: Source, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
-    """The address of a Prometheus that has watched an overload."""
+) -> Iterator[Watched]:
+    """A Prometheus that has watched an overload."""
     part("vllm")
     python = find_python()
     assert python is not None
     folder = tmp_path_factory.mktemp("boards")
-    with watched_overload(python, part("prometheus"), source, folder) as url:
-        yield url
+    with watched_overload(python, part("prometheus"), source, folder) as found:
+        yield found
 
 
 def filled_in(query: str) -> str:
@@ -44,23 +44,26 @@ def filled_in(query: str) -> str:
     return query.replace("$__rate_interval", "40s").replace("$__range", "40s")
 
 
-def test_every_panel_has_data_and_every_variable_values(prometheus: str, source: Source) -> None:
+def test_every_panel_has_data_and_every_variable_values(watched: Watched, source: Source) -> None:
     boards = draw_boards(Config(), source)
     empty = {
         f"{drawn.uid}, {panel['title']}, {target['legendFormat']}": filled_in(target["expr"])
         for drawn in boards
         for panel in drawn.body["panels"]
         for target in panel.get("targets", ())
-        if not answer(prometheus, filled_in(target["expr"])) and panel["title"] not in EMPTY
+        if not answer(watched.url, filled_in(target["expr"]), watched.at)
+        and panel["title"] not in EMPTY
     }
     assert empty == {}
     for annotation in (one for drawn in boards for one in drawn.body["annotations"]["list"]):
         if "expr" in annotation:
-            answer(prometheus, filled_in(annotation["expr"]))
+            answer(watched.url, filled_in(annotation["expr"]), watched.at)
     for variable in (one for drawn in boards for one in drawn.body["templating"]["list"][1:]):
         series, _, label = (
             variable["definition"].removeprefix("label_values(")[:-1].rpartition(", ")
         )
-        values = {one["metric"].get(label) for one in answer(prometheus, filled_in(series))}
+        values = {
+            one["metric"].get(label) for one in answer(watched.url, filled_in(series), watched.at)
+        }
         assert values, variable["name"]
         assert None not in values, variable["name"]
