@@ -52,10 +52,20 @@ EMPTY: dict[str, str] = {
 """Panels that this load cannot fill, or not with every line, and why."""
 
 
+@dataclass(frozen=True)
+class Watched:
+    """The address of a Prometheus, and a time at which the overload was in full swing, Unix seconds."""
+
+    url: str
+    at: float
+
+
 @contextmanager
-def watched_overload(python: Path, prometheus: Path, source: Source, folder: Path) -> Iterator[str]:
+def watched_overload(
+    python: Path, prometheus: Path, source: Source, folder: Path
+) -> Iterator[Watched]:
     """
-    The address of a Prometheus that has watched an overload.
+    A Prometheus that has watched an overload.
 
     Args:
         python: Of the environment with vLLM.
