@@ -28,6 +28,7 @@ from real.counts import Summary
 from real.engine import BASE_ENV, RealVllm
 from real.load import start_load
 from real.phase import Phase
+from real.scenarios import MODEL_SIZE
 
 from vllm_opsctl.exporter.engine import EngineSample
 from vllm_opsctl.exporter.exposition import read_page
@@ -81,7 +82,9 @@ class Site:
         self.tap, self.witness = folder / "tap", folder / "witness"
         self.model, self.python, self.folder = folder / "model", python, folder
         install_tap(self.tap)
-        write_tiny_model(python, self.model)
+        # an engine that steps every 2 ms outruns its API server on a busy machine, which then reads no socket
+        # until the answer has ended: it neither sees who hung up nor takes the next request
+        write_tiny_model(python, self.model, **MODEL_SIZE)
         info = self.witness / "opsctl_test_witness-0.dist-info"
         info.mkdir(parents=True)
         shutil.copy(
