@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 Action = Literal["create", "change", "delete", "unchanged", "foreign"]
 """What is to be done about one thing; foreign is what is in the way and somebody else's."""
@@ -23,3 +24,23 @@ class Difference:
     path: str
     is_: Any
     shall: Any
+
+
+class Acted(Protocol):
+    """A change, of whatever."""
+
+    @property
+    def action(self) -> Action: ...
+
+
+_Change = TypeVar("_Change", bound=Acted)
+
+
+def to_do(changes: Iterable[_Change]) -> tuple[_Change, ...]:
+    """Those that change something."""
+    return tuple(one for one in changes if one.action in ("create", "change", "delete"))
+
+
+def foreign(changes: Iterable[_Change]) -> tuple[_Change, ...]:
+    """Those that must not be touched, and are in the way."""
+    return tuple(one for one in changes if one.action == "foreign")

@@ -20,8 +20,10 @@ from vllm_opsctl.alarms.rules import build_rules
 from vllm_opsctl.alarms.sns_topic import Topic
 from vllm_opsctl.alarms.vocabulary import Source
 from vllm_opsctl.cli.alarms_apply import apply, cloudwatch_drill, destroy, model_option, plan
-from vllm_opsctl.cli.alarms_cloudwatch import EXIT_FINDINGS, build_cloudwatch, on_recording
+from vllm_opsctl.cli.alarms_cloudwatch import build_cloudwatch, on_recording
 from vllm_opsctl.cli.common import (
+    EXIT_FINDINGS,
+    checked,
     duration_option,
     emit,
     is_given,
@@ -134,12 +136,7 @@ def build(
         note(text)
     counts = f"{len(rulebook.alerts)} alerts of {len(rulebook.indicators)} objectives"
     if check:
-        changed = differences(out, files)
-        if changed:
-            click.echo(f"{out}: not up to date: {', '.join(changed)}", err=True)
-            return EXIT_FINDINGS
-        click.echo(f"{out}: up to date, {counts}")
-        return 0
+        return checked(out, differences(out, files), counts)
     changed = write(out, files)
     click.echo(f"{out}: {counts}; {len(files)} files, {len(changed)} changed")
     return 0

@@ -17,8 +17,7 @@ from vllm_opsctl.alarms.cloudwatch.changes import Plan
 from vllm_opsctl.alarms.cloudwatch.changes import plan as compare
 from vllm_opsctl.alarms.cloudwatch.drill import CloudWatchDrill
 from vllm_opsctl.alarms.cloudwatch.wanted import Item, wanted
-from vllm_opsctl.cli.alarms_cloudwatch import EXIT_FINDINGS
-from vllm_opsctl.cli.common import emit, load, mistakes_of, note, text_or_json_option
+from vllm_opsctl.cli.common import EXIT_FINDINGS, emit, load, mistakes_of, note, text_or_json_option
 from vllm_opsctl.cli.plan_view import (
     DONE,
     Planned,
@@ -30,7 +29,7 @@ from vllm_opsctl.cli.plan_view import (
 )
 from vllm_opsctl.dashboards.cloudwatch import service_template
 from vllm_opsctl.errors import AwsError, UsageError
-from vllm_opsctl.exporter.aws import region_of
+from vllm_opsctl.exporter.aws import required_region
 from vllm_opsctl.exporter.config import Config
 from vllm_opsctl.exporter.config_load import LoadedConfig
 
@@ -117,12 +116,7 @@ def destroy(ctx: click.Context, yes: bool) -> int:
 
 def _account(config: Config) -> Account:
     settings = config.exporter.cloudwatch
-    region = region_of(settings, os.environ)
-    if region is None:
-        raise UsageError(
-            "no AWS region; set exporter.cloudwatch.region in opsctl.yaml, or AWS_REGION"
-        )
-    return Account(region, settings.endpoint_url)
+    return Account(required_region(settings, os.environ), settings.endpoint_url)
 
 
 def wanted_in(loaded: LoadedConfig, models: Sequence[str]) -> tuple[Account, list[Item]]:

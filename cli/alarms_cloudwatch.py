@@ -18,16 +18,13 @@ from vllm_opsctl.alarms.cloudwatch.build import (
 )
 from vllm_opsctl.alarms.cloudwatch.rehearsal import Rehearsal, rehearse
 from vllm_opsctl.alarms.vocabulary import Source
-from vllm_opsctl.cli.common import emit, mistakes_of, note
+from vllm_opsctl.cli.common import checked, emit, mistakes_of, note
 from vllm_opsctl.cli.text import wrapped
 from vllm_opsctl.dashboards.cloudwatch import service_template
 from vllm_opsctl.errors import UsageError
 from vllm_opsctl.exporter.bundle import read_observations
 from vllm_opsctl.exporter.config_load import LoadedConfig
 from vllm_opsctl.exporter.units import format_duration
-
-EXIT_FINDINGS = 1
-"""A file would change, an objective does not do what it promises, or a drill did not arrive."""
 
 
 def build_cloudwatch(
@@ -64,11 +61,7 @@ def build_cloudwatch(
         f"{template.count('CompositeAlarm')} composites, {template.count('Dashboard')} board"
     )
     if check:
-        if not is_current(out, text):
-            click.echo(f"{out}: not up to date: {FILE}", err=True)
-            return EXIT_FINDINGS
-        click.echo(f"{out}: up to date, {counts}")
-        return 0
+        return checked(out, [] if is_current(out, text) else [FILE], counts)
     changed = write_template(out, text)
     click.echo(f"{out / FILE}: {counts}{'' if changed else '; unchanged'}")
     return 0

@@ -14,10 +14,9 @@ from vllm_opsctl.alarms.autoscale.template import (
     template_text,
 )
 from vllm_opsctl.alarms.cloudwatch.build import is_current, write_template
-from vllm_opsctl.cli.alarms_cloudwatch import EXIT_FINDINGS
 from vllm_opsctl.cli.autoscale_apply import apply, destroy, plan
 from vllm_opsctl.cli.autoscale_simulate import simulate
-from vllm_opsctl.cli.common import load, mistakes_of, note
+from vllm_opsctl.cli.common import checked, load, mistakes_of, note
 
 
 @click.group()
@@ -67,11 +66,7 @@ def build(ctx: click.Context, out: Path, check: bool) -> int:
     alarms = sum("alarm" in part.kind for part in found.parts)
     counts = f"{policies} policies, {alarms} alarms"
     if check:
-        if not is_current(out, text, FILE):
-            click.echo(f"{out}: not up to date: {FILE}", err=True)
-            return EXIT_FINDINGS
-        click.echo(f"{out}: up to date, {counts}")
-        return 0
+        return checked(out, [] if is_current(out, text, FILE) else [FILE], counts)
     changed = write_template(out, text, FILE, MARK)
     click.echo(f"{out / FILE}: {counts}{'' if changed else '; unchanged'}")
     return 0

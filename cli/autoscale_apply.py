@@ -13,8 +13,7 @@ from vllm_opsctl.alarms.autoscale.account import ScalingAccount
 from vllm_opsctl.alarms.autoscale.changes import ScalingPlan, carry_out, removal
 from vllm_opsctl.alarms.autoscale.changes import plan as compare
 from vllm_opsctl.alarms.autoscale.template import scaling_of
-from vllm_opsctl.cli.alarms_cloudwatch import EXIT_FINDINGS
-from vllm_opsctl.cli.common import emit, load, mistakes_of, note, text_or_json_option
+from vllm_opsctl.cli.common import EXIT_FINDINGS, emit, load, mistakes_of, note, text_or_json_option
 from vllm_opsctl.cli.plan_view import (
     DONE,
     Planned,
@@ -25,7 +24,7 @@ from vllm_opsctl.cli.plan_view import (
     yes_option,
 )
 from vllm_opsctl.errors import UsageError
-from vllm_opsctl.exporter.aws import region_of
+from vllm_opsctl.exporter.aws import required_region
 from vllm_opsctl.exporter.config import Config
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -106,12 +105,7 @@ def _planned(ctx: click.Context, model: str | None) -> tuple[ScalingAccount, Sca
 
 def _account(config: Config) -> ScalingAccount:
     settings = config.exporter.cloudwatch
-    region = region_of(settings, os.environ)
-    if region is None:
-        raise UsageError(
-            "no AWS region; set exporter.cloudwatch.region in opsctl.yaml, or AWS_REGION"
-        )
-    return ScalingAccount(region, settings.endpoint_url)
+    return ScalingAccount(required_region(settings, os.environ), settings.endpoint_url)
 
 
 def _carried_out(account: ScalingAccount, found: ScalingPlan, yes: bool, question: str) -> int:

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +18,9 @@ from vllm_opsctl.errors import ConfigError, UsageError
 from vllm_opsctl.exporter.config import Target, clean_url, name_of
 from vllm_opsctl.exporter.config_load import LoadedConfig, load_config
 from vllm_opsctl.exporter.units import parse_duration
+
+EXIT_FINDINGS = 1
+"""Something would change or differs, an objective does not do what it promises, a drill did not arrive."""
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -185,6 +188,22 @@ def require_targets(loaded: LoadedConfig) -> None:
         raise ConfigError(
             [f"{origin}: targets: none; list at least one, or set OPSCTL_TARGETS=http://HOST:8000"]
         )
+
+
+def checked(out: Path, changed: Sequence[str], counts: str) -> int:
+    """
+    Say whether a folder has what a build would write: the exit code of ``--check``.
+
+    Args:
+        out: The folder.
+        changed: Files that would change.
+        counts: What it holds.
+    """
+    if changed:
+        click.echo(f"{out}: not up to date: {', '.join(changed)}", err=True)
+        return EXIT_FINDINGS
+    click.echo(f"{out}: up to date, {counts}")
+    return 0
 
 
 def emit(text: str) -> bool:

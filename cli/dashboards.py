@@ -8,8 +8,7 @@ import click
 
 from vllm_opsctl.alarms.vocabulary import Source
 from vllm_opsctl.cli.alarms import version_option
-from vllm_opsctl.cli.alarms_cloudwatch import EXIT_FINDINGS
-from vllm_opsctl.cli.common import load, source_option
+from vllm_opsctl.cli.common import checked, load, source_option
 from vllm_opsctl.cli.dashboards_annotate import annotate
 from vllm_opsctl.cli.dashboards_push import diff, draw, push
 from vllm_opsctl.exporter.catalogue import Version
@@ -55,12 +54,7 @@ def build(
     panels = sum(panel["type"] != "row" for one in drawn for panel in one.body["panels"])
     counts = f"{len(drawn)} boards, {panels} panels"
     if check:
-        changed = changed_files(out, files)
-        if changed:
-            click.echo(f"{out}: not up to date: {', '.join(changed)}", err=True)
-            return EXIT_FINDINGS
-        click.echo(f"{out}: up to date, {counts}")
-        return 0
+        return checked(out, changed_files(out, files), counts)
     changed = write_boards(out, files)
     click.echo(f"{out}: {counts}; {len(files)} files, {len(changed)} changed")
     return 0

@@ -11,8 +11,14 @@ import click
 
 from vllm_opsctl.alarms.vocabulary import Source
 from vllm_opsctl.cli.alarms import version_option
-from vllm_opsctl.cli.alarms_cloudwatch import EXIT_FINDINGS
-from vllm_opsctl.cli.common import emit, load, note, source_option, text_or_json_option
+from vllm_opsctl.cli.common import (
+    EXIT_FINDINGS,
+    emit,
+    load,
+    note,
+    source_option,
+    text_or_json_option,
+)
 from vllm_opsctl.cli.plan_view import DONE, MARKS
 from vllm_opsctl.cli.text import width, wrapped
 from vllm_opsctl.dashboards.board_diff import Difference

@@ -63,6 +63,7 @@ class _Board(_Strict):
     about: str
     sections: tuple[_Section, ...]
     variables: tuple[Literal["objective"], ...] = ()
+    of_all_services: bool = False
 
 
 def load_boards(objectives: Sequence[Objective], source: Source) -> Iterator[Board]:
@@ -88,7 +89,14 @@ def load_boards(objectives: Sequence[Objective], source: Source) -> Iterator[Boa
             )
             for section in read.sections
         )
-        yield Board(read.name, read.title, read.about, sections, "objective" in read.variables)
+        yield Board(
+            name=read.name,
+            title=read.title,
+            about=read.about,
+            sections=sections,
+            choose_objective="objective" in read.variables,
+            of_all_services=read.of_all_services,
+        )
 
 
 def _panel(panel: _Panel, objectives: Sequence[Objective]) -> Panel:

@@ -130,13 +130,13 @@ class _Drawing:
     def _uid(self) -> str:
         """The SLO board's name has its service; boards of one service each need it too."""
         name = self.board.name
-        if self._of_service and not name.startswith(f"{self.service}-"):
+        if not self.board.of_all_services and not name.startswith(f"{self.service}-"):
             name = f"{self.service}-{name}"
         return f"opsctl-{name}"
 
     @property
     def _tags(self) -> list[str]:
-        return [TAG, *([self.service] if self._of_service else [])]
+        return [TAG, *([] if self.board.of_all_services else [self.service])]
 
     # -- panels ------------------------------------------------------------------------------------
 
@@ -167,14 +167,9 @@ class _Drawing:
         """Matchers of the alerts that a board is about."""
         if self.board.choose_objective:
             return 'objective=~"$objective|", model=~"$model|"'
-        return (
-            f'service="{self.service}", model=~"$model|"' if self._of_service else 'service=~".+"'
-        )
-
-    @property
-    def _of_service(self) -> bool:
-        """Not of all services at once."""
-        return self.board.name != "fleet"
+        if self.board.of_all_services:
+            return 'service=~".+"'
+        return f'service="{self.service}", model=~"$model|"'
 
     def _legend(self, line: model.Line) -> str:
         if isinstance(line.measure, model.Query):
@@ -218,7 +213,7 @@ class _Drawing:
             "includeAll": False,
             "options": [],
         }
-        if not self._of_service:
+        if self.board.of_all_services:
             return
         if self.board.choose_objective:
             yield _values("objective", "Objective", "llm_slo:objective:ratio", "objective")
@@ -235,7 +230,7 @@ class _Drawing:
         yield _annotation(
             "Alerts", GRAVE, alerts, "{{alertname}} {{objective}}", "{{model}} {{target}}"
         )
-        if self._of_service:
+        if not self.board.of_all_services:
             restarts = self.says.query(
                 model.Query(f"changes(${{process_start_time_seconds}}[{_JUST_NOW}]) > 0", "replica")
             )
@@ -253,7 +248,7 @@ class _Drawing:
             "target": {
                 "limit": 100,
                 "matchAny": False,
-                "tags": [VERDICT_TAG, *([self.service] if self._of_service else [])],
+                "tags": [VERDICT_TAG, *([] if self.board.of_all_services else [self.service])],
                 "type": "tags",
             },
         }

@@ -202,6 +202,7 @@ class Board:
         about: Whom it is for, one sentence.
         sections: In order; the most important first.
         choose_objective: It is of one objective at a time.
+        of_all_services: It is of no service in particular.
     """
 
     name: str
@@ -209,6 +210,7 @@ class Board:
     about: str
     sections: tuple[Section, ...] = field(default_factory=tuple)
     choose_objective: bool = False
+    of_all_services: bool = False
 
     @property
     def panels(self) -> Iterator[Panel]:

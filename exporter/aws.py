@@ -31,6 +31,25 @@ def region_of(settings: CloudWatch, environment: Mapping[str, str]) -> str | Non
     return next((region for region in named if region), None)
 
 
+def required_region(settings: CloudWatch, environment: Mapping[str, str]) -> str:
+    """
+    The region, where nothing can be done without one.
+
+    Args:
+        settings: ``exporter.cloudwatch``.
+        environment: For the variables.
+
+    Raises:
+        UsageError: There is none.
+    """
+    region = region_of(settings, environment)
+    if region is None:
+        raise UsageError(
+            "no AWS region; set exporter.cloudwatch.region in opsctl.yaml, or AWS_REGION"
+        )
+    return region
+
+
 def aws_client(service: str, region: str, endpoint_url: str | None = None) -> Any:
     """
     A client of one service; credentials come from the environment, as boto3 finds them.

@@ -12,7 +12,7 @@ from vllm_opsctl.alarms.autoscale.parts import Part, PartKind
 from vllm_opsctl.alarms.autoscale.template import MODEL, TOPIC_PARAMETER, Scaling
 from vllm_opsctl.alarms.cloudwatch.definitions import Resolver
 from vllm_opsctl.alarms.cloudwatch.models import PARAMETER
-from vllm_opsctl.alarms.differences import Action, Difference
+from vllm_opsctl.alarms.differences import Action, Difference, foreign, to_do
 from vllm_opsctl.errors import AwsError, UsageError
 
 _ORDER: tuple[PartKind, ...] = (
@@ -74,12 +74,12 @@ class ScalingPlan:
     @property
     def to_do(self) -> tuple[Change, ...]:
         """Those that change something."""
-        return tuple(c for c in self.changes if c.action in ("create", "change", "delete"))
+        return to_do(self.changes)
 
     @property
     def foreign(self) -> tuple[Change, ...]:
         """Those that must not be touched, and are in the way."""
-        return tuple(c for c in self.changes if c.action == "foreign")
+        return foreign(self.changes)
 
     def count(self, action: Action) -> int:
         """How many there are."""

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from vllm_opsctl.alarms.cloudwatch.account import OWNER, SERVICE_TAG, STACK_TAG
 from vllm_opsctl.alarms.cloudwatch.wanted import Item, in_order
-from vllm_opsctl.alarms.differences import Action, Difference
+from vllm_opsctl.alarms.differences import Action, Difference, foreign, to_do
 
 _DEFAULTS: Mapping[str, Any] = {
     "ActionsEnabled": True,
@@ -66,12 +66,12 @@ class Plan:
     @property
     def to_do(self) -> tuple[Change, ...]:
         """Those that change something."""
-        return tuple(c for c in self.changes if c.action in ("create", "change", "delete"))
+        return to_do(self.changes)
 
     @property
     def foreign(self) -> tuple[Change, ...]:
         """Those that must not be touched."""
-        return tuple(c for c in self.changes if c.action == "foreign")
+        return foreign(self.changes)
 
 
 def plan(

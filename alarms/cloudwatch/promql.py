@@ -75,7 +75,7 @@ def promql_alarms(
         service: Name of the fleet, the resource's ``service.name``.
         heartbeat: A classic alarm watches the sidecars; else PromQL does, for a day of silence.
     """
-    ask = _Asker(rulebook, service)
+    ask = _Asker(_recordings(rulebook), service)
     found, left_out = [], []
     grouped = _grouped(rulebook.alerts)
     for (alert, objective, notify), rules in grouped.items():
@@ -165,7 +165,7 @@ def _grouped(rules: list[AlertRule]) -> Mapping[_Key, list[AlertRule]]:
 
 @dataclass(frozen=True, slots=True)
 class _Asker:
-    rulebook: Rulebook
+    recordings: Mapping[tuple[str, str], str]
     service: str
 
     def any_of(self, rules: list[AlertRule]) -> str:
@@ -196,19 +196,20 @@ class _Asker:
     def _written_out(self, expression: str) -> str:
         """The expression with every recording replaced by what it records."""
         return _RECORDED.sub(
-            lambda match: f"({self._written_out(self._recordings[match[1], match[2]])})", expression
+            lambda match: f"({self._written_out(self.recordings[match[1], match[2]])})", expression
         )
-
-    @property
-    def _recordings(self) -> Mapping[tuple[str, str], str]:
-        return {
-            (rule["record"], rule["labels"]["objective"]): rule["expr"]
-            for group in self.rulebook.groups
-            for rule in group["rules"]
-            if "record" in rule and "objective" in rule.get("labels", {})
-        }
 
     def _selected(self, match: re.Match[str]) -> str:
         """A selector by the name that was sent, of this fleet alone."""
         matchers = [f'"@resource.service.name"="{self.service}"', *filter(None, [match[3]])]
         return f"{match[1].removesuffix('_total')}{{{', '.join(matchers)}}}"
+
+
+def _recordings(rulebook: Rulebook) -> dict[tuple[str, str], str]:
+    """What is recorded, by the recording's name and the objective."""
+    return {
+        (rule["record"], rule["labels"]["objective"]): rule["expr"]
+        for group in rulebook.groups
+        for rule in group["rules"]
+        if "record" in rule and "objective" in rule.get("labels", {})
+    }
