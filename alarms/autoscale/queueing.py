@@ -93,14 +93,14 @@ class FluidFleet:
         before, free = self.running, max(0.0, room - self.running)
         if is_queued or after > room or arrivals >= most:
             taken = min(self._waiting, free + most)
-            after = min(room, max(min(settled, before + taken), before + taken - most))
+            after = min(room, settled, before + taken)
             self._admit(now, taken, free, most / seconds)
         else:
             taken = self._waiting
             after = min(after, before + taken)
             self._admit(now, taken, math.inf, math.inf)
-        # what replicas that left still had runs on until it is done
-        after = max(after, before + taken - most) if before > room else after
+        # no more finish than full batches do; so what replicas that left still had runs on
+        after = max(after, before + taken - most)
         self.running = after
         self.finished += before + taken - after
 

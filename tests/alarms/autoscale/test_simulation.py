@@ -14,7 +14,7 @@ import pytest
 import yaml
 from cloudwatch_fleet import config
 from conftest import RECORDINGS, TESTS, Opsctl
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vllm_opsctl.alarms.autoscale.load import Load, Server, load_of
@@ -73,7 +73,8 @@ def decisions(run: Run) -> list[tuple[int, int, int]]:
     alone_s=st.floats(0.01, 30),
     slowed=st.floats(1, 10),
 )
-@settings(max_examples=150, deadline=None)
+@example(steps=[(53.0, 2, 0.25), (4.0, 2, 0.25)], refuses=False, alone_s=1.0, slowed=2.0)
+@settings(max_examples=150)
 def test_no_request_is_lost_or_made(
     steps: list[tuple[float, int, float]], refuses: bool, alone_s: float, slowed: float
 ) -> None:
@@ -204,7 +205,7 @@ def test_growth_ends_the_pause_after_shrinking() -> None:
     values=st.lists(st.one_of(st.none(), st.floats(0, 1000)), max_size=80),
     start=st.integers(1, 5),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_fleet_stays_within_its_bounds_and_does_nothing_blindly(
     values: list[float | None], start: int
 ) -> None:
@@ -278,7 +279,7 @@ def test_none_is_woken_by_a_refusal_and_grows_only_after_it_serves() -> None:
     rates=st.lists(st.one_of(st.none(), st.floats(0, 30)), min_size=1, max_size=40),
     start=st.integers(1, 5),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_run_accounts_for_everybody(rates: list[float | None], start: int) -> None:
     run = simulate(scenario(rates), POLICY, start)
 
@@ -291,7 +292,7 @@ def test_a_run_accounts_for_everybody(rates: list[float | None], start: int) -> 
 
 
 @given(rates=st.lists(st.floats(0, 30), min_size=5, max_size=30))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_more_replicas_serve_no_fewer_in_time(rates: list[float]) -> None:
     one, four = (fixed(scenario(rates), replicas) for replicas in (1, 4))
 
