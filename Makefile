@@ -6,7 +6,7 @@ ENGINE ?= replay
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test real-parts lint types check bench bench-alarms bench-boards bench-tap compare-peers docs alarms dashboards pictures golden dist clean
+.PHONY: help demo test search real-parts lint types check bench bench-alarms bench-boards bench-tap compare-peers docs alarms dashboards pictures golden dist clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,11 @@ endif
 test: $(VENV)/installed-dev ## Lint, types and all tests that this machine has the parts for
 	@$(MAKE) --no-print-directory lint types
 	$(BIN)/python -m pytest
+
+search: $(VENV)/installed-dev ## Property tests ten times with new examples (make test repeats the same ones)
+	for round in 1 2 3 4 5 6 7 8 9 10; do \
+	  $(BIN)/python -m pytest -q -m hypothesis --hypothesis-profile=new || exit 1; \
+	done
 
 real-parts: ## Bring a real vLLM (CPU, about 3.4 GB), Prometheus, Alertmanager, MiniStack, Chromium
 	tests/real/install.sh

@@ -158,7 +158,7 @@ class _Bound:
     @classmethod
     def at(cls, value: float, scale: layout.Scale) -> _Bound:
         index = scale.index(value)
-        # whole numbers up to 64 have a bucket each, and so does the bound itself
+        # whole numbers below 64 have a bucket each, and so does the bound itself
         alone = scale.unit == "tokens" and scale.upper(index) - scale.lower(index) <= 1
         return cls(str(floatToGoString(value)), index + 1 if alone else index)  # type: ignore[no-untyped-call]
 

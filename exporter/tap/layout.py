@@ -148,7 +148,7 @@ SECONDS = Scale(lowest_exponent=-13, octaves=24, unit="seconds")
 """0.12 ms to 34 minutes."""
 
 TOKENS = Scale(lowest_exponent=0, octaves=20, unit="tokens")
-"""1 to 1,048,576; exact up to 64."""
+"""1 to 1,048,576; exact below 64."""
 
 HISTOGRAMS: tuple[tuple[str, Scale, str], ...] = (
     ("ttft", SECONDS, "time to first token, of every request that got one"),

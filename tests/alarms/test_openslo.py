@@ -7,7 +7,7 @@ import re
 
 import pytest
 import yaml
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
@@ -57,7 +57,6 @@ def test_examples_in_docstrings(module: object) -> None:
 NEXT_LINE = Objective(name="a", sli="availability", target=0.9, model="\x85", description="\u2028")
 
 
-@settings(deadline=None)
 @example(Config(objectives=(NEXT_LINE,)))
 @given(CONFIGS)
 def test_what_is_exported_comes_back_the_same(config: Config) -> None:
@@ -72,7 +71,6 @@ def test_what_is_exported_comes_back_the_same(config: Config) -> None:
     assert export_openslo(config) == text
 
 
-@settings(deadline=None)
 @given(CONFIGS)
 def test_what_is_exported_has_the_published_shape(config: Config) -> None:
     documents = list(yaml.safe_load_all(export_openslo(config)))

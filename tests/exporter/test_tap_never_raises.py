@@ -24,15 +24,12 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tap.fakes import fake_finished, fake_iteration, fake_scheduler
 
 from vllm_opsctl.exporter.tap import layout
 from vllm_opsctl.exporter.tap.page import TapPage, read_tap_page
-
-ANY_PACE = settings(deadline=None)
-"""Every example makes a file: a busy machine takes its time."""
 
 PLUGIN = "vllm_opsctl.exporter.tap.plugin"
 LOGGERS = "vllm.v1.metrics.loggers"
@@ -365,7 +362,6 @@ def test_of_a_thousand_adapters_the_busiest_stay(plugin: Any, tmp_path: Path) ->
     assert lines.at(logging.ERROR) == []
 
 
-@ANY_PACE
 @given(st.text(alphabet="aä€😀", min_size=1, max_size=80))
 @example("x" * 47 + "ä")
 @example("x" * 46 + "€")
@@ -444,7 +440,6 @@ ITERATION = stats(
 )
 
 
-@ANY_PACE
 @given(
     scheduler=st.one_of(SCHEDULER, VALUES),
     iteration=st.one_of(ITERATION, VALUES),
@@ -458,7 +453,6 @@ def test_no_step_gets_an_exception_out_of_the_tap(
         provoke(plugin, path, lambda tap: tap.record(scheduler, iteration, mm, engine))
 
 
-@ANY_PACE
 @given(sleep=VALUES, level=VALUES, reason=VALUES)
 def test_no_other_call_gets_an_exception_out_of_the_tap(
     plugin: Any, sleep: Any, level: Any, reason: Any
@@ -478,7 +472,6 @@ CONFIG = stats(
 )
 
 
-@ANY_PACE
 @given(of=CONFIG, engines=st.one_of(st.lists(st.integers(-1, 3), max_size=3), VALUES))
 def test_no_configuration_gets_an_exception_out_of_the_tap(
     plugin: Any, of: Any, engines: Any

@@ -104,7 +104,7 @@ def test_a_page_reads_as_vllm_would_have_served_it(writers: Writers) -> None:
 
 
 @given(st.lists(st.floats(min_value=0.15, max_value=0.21), min_size=1, max_size=60))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_an_objectives_threshold_is_a_bound_and_is_never_flattered(values: list[float]) -> None:
     import tempfile
 
@@ -154,7 +154,7 @@ STEP = st.tuples(
 
 
 @given(st.lists(STEP, min_size=3, max_size=40))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_past_grows_into_the_present(steps: list[tuple[float, int, float, int]]) -> None:
     """No counter and no bucket of an earlier second is larger than that of a later one."""
     import tempfile
