@@ -25,6 +25,7 @@ from real.engine import RealVllm
 from real.load import start_load
 from real.paging import Paging, paging
 from real.scenarios import MODEL_SIZE, SCENARIOS
+from real.verdicts import roots, until_a_root
 
 SCALE = "1/12"
 
@@ -62,13 +63,13 @@ class Site:
         pytest.fail(f"no page of {alert} within {PAGED_WITHIN_S:g} s, but {heard}")
 
     def obey(self, page: Received) -> tuple[Any, float]:
-        """Type the command of a page: the verdict on its one target, and when it was there."""
+        """Type the command of a page until it names a root: that verdict, and when it was there."""
         found = re.search(r"^Diagnose: (opsctl .*)$", page.message, re.MULTILINE)
         assert found is not None, page.message
         command = shlex.split(found[1])
-        ran = self.opsctl.run(*command[1:], "-o", "json", cwd=self.chain.config.parent)
-        assert ran.stdout, ran.stderr
-        (target,) = json.loads(ran.stdout)["targets"]
+        folder = self.chain.config.parent
+        said = until_a_root(lambda: self.opsctl.run(*command[1:], "-o", "json", cwd=folder))
+        (target,) = said["targets"]
         return target, time.time()
 
     def paste(self, page: Received, at: float) -> tuple[Any, Any]:
@@ -84,11 +85,6 @@ class Site:
         said = json.loads(ran.stdout)
         (target,) = said["targets"]
         return target, said["alarm"]
-
-
-def roots(target: Any) -> list[str]:
-    """The root causes of a verdict."""
-    return [cause["id"] for cause in target["causes"] if cause["role"] == "root"]
 
 
 @pytest.fixture(scope="module")

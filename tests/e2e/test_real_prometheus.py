@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from conftest import Opsctl, free_port, wait_for
+from conftest import Opsctl, free_port
 from real.engine import RealVllm
 from real.load import start_load
 from real.prometheus import RealPrometheus
 from real.scenarios import MODEL_SIZE, SCENARIOS
+from real.verdicts import roots, until_a_root
 
 SCENARIO = SCENARIOS["queue-overload"]
 
@@ -46,23 +46,6 @@ def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealVllm | None]:
     server.stop()
 
 
-def roots(target: Any) -> list[str]:
-    return [cause["id"] for cause in target["causes"] if cause["role"] == "root"]
-
-
-def found_live(opsctl: Opsctl, sidecar: str) -> dict[str, Any]:
-    """The first live verdict that names a root; a slow machine is overloaded late."""
-    looks: list[dict[str, Any]] = []
-
-    def found() -> bool:
-        said = opsctl.run("diagnose", "--sidecar", sidecar, "--no-probe", "-o", "json")
-        looks.extend(json.loads(said.stdout)["targets"])
-        return roots(looks[-1]) != []
-
-    wait_for(found, timeout_s=120, what="a root of the overload")
-    return looks[-1]
-
-
 def test_the_past_says_of_an_overload_what_the_sidecar_said_live(
     part: Callable[[str], Path], vllm: RealVllm | None, opsctl: Opsctl, tmp_path: Path
 ) -> None:
@@ -81,7 +64,10 @@ def test_the_past_says_of_an_overload_what_the_sidecar_said_live(
         with start_load(vllm.url, vllm.model, phases, drain=False) as load:
             load.wait_phase("incident")
             time.sleep(DIAGNOSE_AFTER_S)
-            live = found_live(opsctl, sidecar)
+            said = until_a_root(
+                lambda: opsctl.run("diagnose", "--sidecar", sidecar, "--no-probe", "-o", "json")
+            )
+            (live,) = said["targets"]
             then = opsctl.run(*later, "--at", str(live["window"]["end"]), "-o", "json")
             before = opsctl.run(*later, "--at", str(live["window"]["onset"] - 2), "-o", "json")
             load.stop()
