@@ -208,15 +208,12 @@ class Sidecar:
                 log.exception("%s: a fault of the sidecar itself", self._folder.path)
 
     def _clear(self, servers: Sequence[TapServer]) -> None:
-        """Delete pages of dead servers that the flight recorder has had for long enough."""
+        """Delete pages of dead servers that were read long enough ago."""
         assert self._folder is not None
-        recorded = {key for poller in self._pollers() for key in poller.reader.finished}
         horizon = self.now() - self.config.exporter.tap.keep_dead
         self._folder.remove_unfinished(horizon)
-        for server in servers:
-            if not server.alive and server.key in recorded and server.touched < horizon:
-                log.warning("%s: its tap page is old and read; deleted", server.name)
-                self._folder.remove(server)
+        for poller in self._pollers():
+            self._folder.remove_read(servers, poller.reader.finished, horizon)
 
     def _serve(self) -> None:
         try:

@@ -66,8 +66,8 @@ class TargetReader:
         self._clock = clock
         self._facts_due = 0.0
         self._read_until: dict[tuple[int, int], float] = {}
-        #: dead servers of which everything has been read
-        self.finished: set[tuple[int, int]] = set()
+        #: dead servers of which everything has been read, and when that was (Unix seconds)
+        self.finished: dict[tuple[int, int], float] = {}
 
     def read(self) -> Reading:
         """Read once; never raises for what a server does."""
@@ -130,7 +130,7 @@ class TargetReader:
                 rest = self._history(server, start=seen_until)
                 reading.now += [o for o in rest if o.kind == "metrics"][-1:]
             if not server.alive:
-                self.finished.add(server.key)
+                self.finished.setdefault(server.key, self._clock())
         return living
 
     def _history(self, server: TapServer, start: float) -> list[Observation]:

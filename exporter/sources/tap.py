@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -254,10 +255,25 @@ class TapFolder:
                 if file.stat().st_mtime < before:
                     file.unlink()
 
-    def remove(self, server: TapServer) -> None:
-        """Delete a dead server's pages."""
-        for page in server.pages:
-            page.path.unlink(missing_ok=True)
+    def remove_read(
+        self, servers: Sequence[TapServer], read: Mapping[tuple[int, int], float], before: float
+    ) -> None:
+        """
+        Delete the pages of dead servers that were read before a time.
+
+        How old a page is does not count: what ended before the reader began is older than all that a
+        flight recorder keeps, so the page alone tells of it.
+
+        Args:
+            servers: Those that have pages.
+            read: When each was read to its end, by its key (Unix seconds).
+            before: Unix seconds.
+        """
+        for server in servers:
+            if not server.alive and read.get(server.key, math.inf) < before:
+                log.warning("%s: its tap page was read long ago; deleted", server.name)
+                for page in server.pages:
+                    page.path.unlink(missing_ok=True)
 
 
 def assigned(servers: Sequence[TapServer], targets: Sequence[Target]) -> dict[str, list[TapServer]]:

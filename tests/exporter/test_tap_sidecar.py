@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import struct
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from conftest import RECORDINGS, Opsctl, answers, free_port, http_get, wait_for
 from prometheus_client.parser import text_string_to_metric_families
 from tap.fakes import FakeEngine
 
+from vllm_opsctl.exporter.tap import layout
 from vllm_opsctl.exporter.tap.page import read_tap_page
 
 OVERLOAD = RECORDINGS / "queue-overload.jsonl.gz"
@@ -41,6 +44,22 @@ def recorded(url: str) -> list[dict[str, Any]]:
     """What the flight recorder holds, in order."""
     _, text = http_get(f"{url}/api/v1/recording")
     return [json.loads(line) for line in text.splitlines()]
+
+
+def age(page: Path, *, seconds: float) -> None:
+    """Move a dead writer's last sign of life into the past."""
+    touched = read_tap_page(page).touched - seconds
+    with page.open("r+b") as file:
+        file.seek(layout.HEADER_OFFSETS["touched"])
+        file.write(struct.pack("<d", touched))
+
+
+def wait_for_clearing(pages: Path) -> None:
+    """Until the sidecar clears away: what a writer left unfinished goes then."""
+    unfinished = pages / ".1-2.0.0.tap.new"
+    unfinished.touch()
+    os.utime(unfinished, (0, 0))
+    wait_for(lambda: not unfinished.exists(), timeout_s=20, what="a clearing")
 
 
 def wait_for_target(url: str, name: str = "fake-llama:8000") -> None:
@@ -181,6 +200,26 @@ def test_pages_of_the_dead_stay_until_they_are_read_and_old(
 
     kinds = {o.get("kind") for o in recorded(sidecar)}
     assert {"metrics", "error", "facts"} <= kinds
+
+
+def test_an_engine_that_died_long_before_the_sidecar_came_keeps_its_page(
+    opsctl: Opsctl, tmp_path: Path, pages: Path
+) -> None:
+    """How long it stays counts from when it was read: until then nobody has had its evidence."""
+    with FakeEngine(pages) as engine:
+        engine.kill()
+    age(engine.page, seconds=110 * 60)
+    configure(tmp_path, pages, keep_dead="1h")
+    sidecar = opsctl.start_sidecar(cwd=tmp_path)
+    wait_for(
+        lambda: any(o.get("kind") == "error" for o in recorded(sidecar)),
+        timeout_s=20,
+        what="the end in the flight recorder",
+    )
+    wait_for_clearing(pages)
+    wait_for_clearing(pages)
+
+    assert engine.page.exists()
 
 
 def test_a_page_that_is_young_is_kept(opsctl: Opsctl, tmp_path: Path, pages: Path) -> None:

@@ -19,10 +19,11 @@ from tap.fakes import (
 )
 
 from vllm_opsctl.errors import UsageError
-from vllm_opsctl.exporter.config import Objective, Target
+from vllm_opsctl.exporter.config import TAP_ONLY, Objective, Target
 from vllm_opsctl.exporter.engine import EngineSample
 from vllm_opsctl.exporter.exposition import read_page
 from vllm_opsctl.exporter.observation import Observation
+from vllm_opsctl.exporter.sources.reader import TargetReader
 from vllm_opsctl.exporter.sources.tap import (
     TapFolder,
     TapServer,
@@ -348,6 +349,22 @@ def test_what_is_no_page_is_left_out_and_told_once(
     assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
         "no tap page; left out"
     ]
+
+
+def test_a_dead_engines_page_goes_when_it_was_read_long_enough_ago(writers: Writers) -> None:
+    writers.add().record(fake_scheduler(1), fake_iteration(ttft=[0.1]), None)
+    folder, clock = TapFolder(writers.folder, BOUNDS), FakeClock(T0 + 6600.0)
+    target = Target(name="fake-llama:8000", url=TAP_ONLY)
+    reader = TargetReader(target, scraper=None, folder=folder, clock=clock)
+
+    def is_there(after_s: float) -> bool:
+        """The page, where an hour is long enough."""
+        clock.t = T0 + 6600.0 + after_s
+        reader.read()
+        folder.remove_read(folder.servers(), reader.finished, clock.t - 3600.0)
+        return bool(folder.servers())
+
+    assert [is_there(after_s) for after_s in (0.0, 3599.0, 3601.0)] == [True, True, False]
 
 
 def test_what_a_writer_left_unfinished_goes_when_it_is_old(tmp_path: Path) -> None:
