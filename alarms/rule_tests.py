@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm_opsctl.alarms.alert_rules import BUCKET_ALERT, BURN_ALERT, FLOOR_ALERT, AlertRule
+from vllm_opsctl.alarms.alerts import AlertSpec
 from vllm_opsctl.alarms.burn import time_to_fire, time_to_floor
 from vllm_opsctl.alarms.fleet import HEALTHY, IDLE, MODEL, REPLICAS, Phase, State, series_of
 from vllm_opsctl.alarms.rules import Rulebook
@@ -211,13 +212,14 @@ class _Tests:
         calm = [Phase(onset + after + 1, HEALTHY)]
         alone = spec.per in ("engine", "replica")
         phases = {REPLICAS[0]: course, REPLICAS[1]: calm if alone else course}
-        labels = {**self._own_labels(spec.per), **test.labels}
+        labels = {**self._own_labels(spec), **test.labels}
         checks = []
         if rule.alert != _WATCHDOG:
             checks.append(self._is_firing(onset - 1, 0, alertname=rule.alert))
             if after >= 2:
                 checks.append(self._is_firing(onset + after - 2, 0, alertname=rule.alert))
-        checks.append(self._is_firing(onset + after, 1, alertname=rule.alert))
+        # all of what it is about: a cause without its model would mute nothing
+        checks.append(self._is_firing(onset + after, 1, alertname=rule.alert, **labels))
         alerts = []
         if test.value is not None:
             expected = self._expected(rule, labels, test.value)
@@ -233,26 +235,20 @@ class _Tests:
             name, phases, checks, alerts=alerts, series=test.series, with_objectives=False
         )
 
-    def _own_labels(self, per: str) -> dict[str, str]:
-        """The labels that an alert has of what it is about."""
+    def _own_labels(self, spec: AlertSpec) -> dict[str, str]:
+        """The labels that an alert has of what it is about; a cause names the model that it mutes."""
         target = REPLICAS[0]
-        if self.book.names.source == "sidecar":
-            every = {"target": target, "model": MODEL, "engine": "0"}
-            wanted = {
-                "engine": tuple(every),
-                "replica": ("target",),
-                "model": ("model",),
-                "none": (),
-            }
-            return {name: every[name] for name in wanted[per]}
-        replica = {"job": "vllm", "instance": target, "target": target}
-        model = {"model_name": MODEL, "model": MODEL}
-        return {
-            "engine": {**replica, **model, "engine": "0"},
-            "replica": replica,
-            "model": model,
-            "none": {},
-        }[per]
+        is_vllm = self.book.names.source == "vllm"
+        found: dict[str, str] = {}
+        if spec.per in ("engine", "replica"):
+            found |= {"target": target}
+            found |= {"job": "vllm", "instance": target} if is_vllm else {}
+        if spec.per in ("engine", "model") or spec.role == "cause":
+            found |= {"model": MODEL}
+            found |= {"model_name": MODEL} if is_vllm else {}
+        if spec.per == "engine":
+            found |= {"engine": "0"}
+        return found
 
     def _expected(self, rule: AlertRule, labels: Mapping[str, str], value: str) -> dict[str, Any]:
         """An alert as Alertmanager gets it."""

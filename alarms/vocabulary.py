@@ -4,7 +4,8 @@ What things are called in PromQL: on the sidecar's page, or on that of a vLLM re
 Expressions are written once, with placeholders: ``${requests_running}`` is the metric of a concept of
 the catalogue, ``${step_tokens_count}`` the count of a histogram, ``${http_requests:status="5xx"}`` a
 metric with matchers, ``${5m}`` a duration (scaled in tests), ``${10m:s}`` its seconds, and
-``${engine}``, ``${replica}`` and ``${model}`` the labels that tell engines, replicas and models apart.
+``${engine}``, ``${replica}`` and ``${model}`` the labels that tell engines, replicas and models apart;
+``${served}`` those of a replica and of a model that it serves.
 """
 
 from __future__ import annotations
@@ -28,11 +29,13 @@ _LABELS: dict[Source, dict[str, str]] = {
     "sidecar": {
         "engine": "job, instance, target, model, engine",
         "replica": "job, instance, target",
+        "served": "job, instance, target, model",
         "model": "model",
     },
     "vllm": {
         "engine": "job, instance, model_name, engine",
         "replica": "job, instance",
+        "served": "job, instance, model_name",
         "model": "model_name",
     },
 }
@@ -60,7 +63,7 @@ class Vocabulary:
     chosen: str = ""
 
     def labels(self, level: str) -> str:
-        """The labels that tell engines, replicas or models apart, for ``on`` and ``by``."""
+        """The labels of a level of the head of this file, for ``on`` and ``by``."""
         return _LABELS[self.source][level]
 
     def selector(self, concept: str, suffix: str = "", matchers: str = "") -> str:
