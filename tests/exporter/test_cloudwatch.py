@@ -11,7 +11,7 @@ import botocore.session
 import pytest
 from botocore.validate import ParamValidator
 from conftest import RECORDINGS
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from vllm_opsctl.exporter.config import DEFAULT_OBJECTIVES
@@ -169,10 +169,20 @@ def datum(**changes: object) -> Datum:
         ({"values": (1e-200,)}, "2\\^-360"),
         ({"values": tuple(map(float, range(151))), "counts": (1.0,) * 151}, "150 are allowed"),
         ({"dimensions": tuple((f"d{i}", "x") for i in range(31))}, "30 are allowed"),
-        ({"dimensions": (("Model", ""),)}, "empty"),
-        ({"dimensions": (("Model", "größe"),)}, "not ASCII"),
+        ({"dimensions": (("Model", ""),)}, "Model is empty"),
+        ({"dimensions": (("Model", " \t "),)}, "Model is empty, or nothing but spaces"),
+        ({"dimensions": (("Model", "größe"),)}, "Model is not ASCII"),
+        ({"dimensions": (("Model", "tiny\n"),)}, "Model has a control character"),
+        ({"dimensions": (("Model", "tiny\x7f"),)}, "Model has a control character"),
         ({"dimensions": (("Model", "m" * 1025),)}, "1024"),
+        ({"dimensions": (("", "tiny"),)}, "name '' is empty"),
+        ({"dimensions": (("D" * 256, "tiny"),)}, "255"),
+        ({"dimensions": ((":Model", "tiny"),)}, "begins with a colon"),
+        ({"dimensions": (("Größe", "tiny"),)}, "name 'Größe' is not ASCII"),
+        ({"dimensions": (("Model\x00", "tiny"),)}, "has a control character"),
         ({"metric": "M" * 256}, "255"),
+        ({"metric": "Größe"}, "the name is not ASCII"),
+        ({"metric": " "}, "the name is empty"),
         ({"t": T - 15 * 86400}, "14 days"),
         ({"t": T + 3 * 3600}, "2 hours"),
     ],
@@ -182,6 +192,30 @@ def test_what_cloudwatch_refuses_is_refused_here_by_name(
 ) -> None:
     with pytest.raises(Refused, match=limit):
         datum(**changes).check(T)
+
+
+@given(name=st.text(max_size=300), text=st.text(max_size=1100))
+def test_a_dimension_passes_when_it_is_as_the_api_reference_says_and_no_other(
+    name: str, text: str
+) -> None:
+    def fits(what: str, most: int) -> bool:
+        return 1 <= len(what) <= most and all(" " <= c <= "~" for c in what) and bool(what.strip())
+
+    allowed = fits(name, 255) and fits(text, 1024) and not name.startswith(":")
+
+    assert bool(list(accepted([datum(dimensions=((name, text),))], T))) is allowed
+
+
+@given(
+    name=st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=255),
+    text=st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=1024),
+)
+def test_printable_ascii_passes_and_is_sent_as_it_is(name: str, text: str) -> None:
+    assume(name.strip() and text.strip() and not name.startswith(":"))
+
+    ((sent,),) = requests_of([datum(dimensions=((name, text),))], T)
+
+    assert sent["Dimensions"] == [{"Name": name, "Value": text}]
 
 
 def test_many_values_travel_in_parts_and_none_is_lost() -> None:

@@ -21,6 +21,7 @@ MAX_VALUES = 150
 MAX_DIMENSIONS = 30
 
 MAX_NAME = 255
+"""Characters of a metric's name, and of a dimension's."""
 
 MAX_TEXT = 1024
 """Characters of a dimension's value."""
@@ -103,27 +104,29 @@ class Datum:
         Raises:
             Refused: With the limit's name.
         """
+        problem = next(self._problems(now), None)
+        if problem is not None:
+            raise Refused(f"{self.metric}: {problem}")
+
+    def _problems(self, now: float) -> Iterator[str]:
+        yield from _wrong_text("the name", self.metric, MAX_NAME)
+        for name, text in self.dimensions:
+            yield from _wrong_text(f"the dimension's name {name!r}", name, MAX_NAME)
+            if name.startswith(":"):
+                yield f"the dimension's name {name!r} begins with a colon"
+            yield from _wrong_text(f"the dimension {name}", text, MAX_TEXT)
+        if len(self.dimensions) > MAX_DIMENSIONS:
+            yield f"{len(self.dimensions)} dimensions; {MAX_DIMENSIONS} are allowed"
+        if len(self.values) > MAX_VALUES:
+            yield f"{len(self.values)} values; {MAX_VALUES} are allowed"
+        if not now - OLDEST_S <= self.t <= now + NEWEST_S:
+            yield "the timestamp is older than 14 days or more than 2 hours ahead"
         numbers = [*self.values, *self.counts]
         if self.statistics is not None:
             one = self.statistics
             numbers += [one.least, one.most, one.total, one.count]
-        problem = next(
-            (text for number in numbers if (text := _wrong_number(number)) is not None), None
-        )
-        if len(self.metric) > MAX_NAME:
-            problem = f"the name is longer than {MAX_NAME} characters"
-        elif len(self.dimensions) > MAX_DIMENSIONS:
-            problem = f"{len(self.dimensions)} dimensions; {MAX_DIMENSIONS} are allowed"
-        elif len(self.values) > MAX_VALUES:
-            problem = f"{len(self.values)} values; {MAX_VALUES} are allowed"
-        elif any(
-            not text or len(text) > MAX_TEXT or not text.isascii() for _, text in self.dimensions
-        ):
-            problem = f"a dimension is empty, not ASCII, or longer than {MAX_TEXT} characters"
-        elif not now - OLDEST_S <= self.t <= now + NEWEST_S:
-            problem = "the timestamp is older than 14 days or more than 2 hours ahead"
-        if problem is not None:
-            raise Refused(f"{self.metric}: {problem}")
+        for number in numbers:
+            yield from _wrong_number(number)
 
 
 def accepted(data: Iterable[Datum], now: float, most: int = MAX_VALUES) -> Iterator[Datum]:
@@ -145,12 +148,29 @@ def accepted(data: Iterable[Datum], now: float, most: int = MAX_VALUES) -> Itera
                 yield part
 
 
-def _wrong_number(number: float) -> str | None:
+def _wrong_text(what: str, text: str, most: int) -> Iterator[str]:
+    """
+    What CloudWatch has against a name or a value.
+
+    Source:
+        Dimension and MetricDatum in the CloudWatch API reference.
+    """
+    if len(text) > most:
+        yield f"{what} is longer than {most} characters"
+    if not text.isascii():
+        yield f"{what} is not ASCII"
+    if not text.strip():
+        yield f"{what} is empty, or nothing but spaces"
+    # of ASCII, only control characters cannot be printed
+    if text.isascii() and not text.isprintable():
+        yield f"{what} has a control character"
+
+
+def _wrong_number(number: float) -> Iterator[str]:
     if math.isnan(number) or math.isinf(number):
-        return f"{number} is no number that CloudWatch takes"
-    if number and not _SMALLEST <= abs(number) <= _LARGEST:
-        return f"{number:g} is outside of 2^-360 to 2^360"
-    return None
+        yield f"{number} is no number that CloudWatch takes"
+    elif number and not _SMALLEST <= abs(number) <= _LARGEST:
+        yield f"{number:g} is outside of 2^-360 to 2^360"
 
 
 def distribution(histogram: Histogram) -> tuple[tuple[float, ...], tuple[float, ...]]:
