@@ -2,21 +2,59 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
-from vllm_opsctl.errors import AwsError, UsageError
+from vllm_opsctl.errors import AwsError, NeverTaken, UsageError
 from vllm_opsctl.exporter.config import CloudWatch
+
+AWS_HOST = ".amazonaws.com"
 
 _CONNECT_S, _READ_S, _ATTEMPTS = 5, 25, 3
 
 _DENIED = frozenset(
-    ("AccessDenied", "AccessDeniedException", "AuthorizationError", "UnauthorizedOperation")
+    (
+        "AccessDenied",
+        "AccessDeniedException",
+        "AuthorizationError",
+        "NotAuthorized",
+        "OptInRequired",
+        "UnauthorizedOperation",
+    )
 )
-_BAD_KEYS = frozenset(("InvalidClientTokenId", "UnrecognizedClientException", "InvalidAccessKeyId"))
-_BAD_SIGNATURES = frozenset(("SignatureDoesNotMatch", "RequestExpired", "RequestTimeTooSkewed"))
+_BAD_KEYS = frozenset(
+    (
+        "InvalidAccessKeyId",
+        "InvalidClientTokenId",
+        "MissingAuthenticationToken",
+        "MissingAuthenticationTokenException",
+        "UnrecognizedClientException",
+    )
+)
+_BAD_SIGNATURES = frozenset(
+    (
+        "IncompleteSignature",
+        "IncompleteSignatureException",
+        "InvalidSignatureException",
+        "RequestExpired",
+        "RequestTimeTooSkewed",
+        "SignatureDoesNotMatch",
+    )
+)
 _EXPIRED = frozenset(("ExpiredToken", "ExpiredTokenException"))
+_THROTTLED = re.compile(r"Throttl|TooManyRequests|(Request|Bandwidth)LimitExceeded|SlowDown")
+_OF_THE_MOMENT = frozenset(
+    (
+        "LimitExceeded",
+        "LimitExceededException",
+        "PriorRequestNotComplete",
+        "RequestTimeout",
+        "RequestTimeoutException",
+    )
+)
+"""What AWS says with status 400 and takes a little later."""
 
 
 def region_of(settings: CloudWatch, environment: Mapping[str, str]) -> str | None:
@@ -50,7 +88,37 @@ def required_region(settings: CloudWatch, environment: Mapping[str, str]) -> str
     return region
 
 
-def aws_client(service: str, region: str, endpoint_url: str | None = None) -> Any:
+def sends_heartbeat(settings: CloudWatch) -> bool:
+    """
+    Whether OTLP goes to CloudWatch itself and no collector; then a classic heartbeat goes besides.
+
+    Absent series count as recovered in PromQL; only a classic alarm treats silence as breaching.
+
+    Args:
+        settings: ``exporter.cloudwatch``.
+    """
+    return settings.endpoint_url is None or AWS_HOST in settings.endpoint_url
+
+
+def has_classic_metrics(settings: CloudWatch) -> bool:
+    """
+    Whether any metric is made of the targets' pages: the curated set, or beside OTLP the heartbeat.
+
+    Args:
+        settings: ``exporter.cloudwatch``.
+    """
+    if settings.sink == "otlp":
+        return sends_heartbeat(settings)
+    return settings.sink in ("put", "emf")
+
+
+def aws_client(
+    service: str,
+    region: str,
+    endpoint_url: str | None = None,
+    *,
+    retry: Literal["standard", "adaptive"] = "standard",
+) -> Any:
     """
     A client of one service; credentials come from the environment, as boto3 finds them.
 
@@ -58,6 +126,8 @@ def aws_client(service: str, region: str, endpoint_url: str | None = None) -> An
         service: Such as ``sns``.
         region: Such as ``eu-central-1``.
         endpoint_url: For emulators and VPC endpoints; None for AWS's own.
+        retry: How botocore repeats; adaptive also sends more slowly once it was throttled, which makes
+            who waits for an answer wait.
 
     Raises:
         UsageError: boto3 is not installed, or the region is none.
@@ -69,7 +139,7 @@ def aws_client(service: str, region: str, endpoint_url: str | None = None) -> An
         raise UsageError(
             "boto3 is not installed; pip install 'vllm-opsctl[aws]' brings it"
         ) from None
-    retries = {"mode": "standard", "max_attempts": _ATTEMPTS}
+    retries = {"mode": retry, "max_attempts": _ATTEMPTS}
     settings = Config(connect_timeout=_CONNECT_S, read_timeout=_READ_S, retries=retries)
     with aws_mistakes(service):
         return boto3.client(service, region_name=region, endpoint_url=endpoint_url, config=settings)
@@ -85,6 +155,7 @@ def aws_mistakes(service: str) -> Iterator[None]:
 
     Raises:
         AwsError: Credentials, permissions, clock, throttling, network, or a refusal.
+        NeverTaken: The same request would be refused again.
     """
     from botocore import exceptions
 
@@ -96,35 +167,55 @@ def aws_mistakes(service: str) -> Iterator[None]:
             "run where there is a role"
         ) from None
     except exceptions.ClientError as problem:
-        raise AwsError(_refusal(service, problem)) from None
+        error = problem.response.get("Error", {})
+        status = problem.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        raise refusal(
+            f"{service}:{problem.operation_name}",
+            status,
+            str(error.get("Code", "")),
+            str(error.get("Message", "")),
+        ) from None
     except (exceptions.ConnectionError, exceptions.HTTPClientError) as problem:
         raise AwsError(f"AWS does not answer: {problem}") from None
+    except exceptions.ParamValidationError as problem:
+        raise NeverTaken(f"{service}: boto3 does not send it: {problem}") from None
     except exceptions.BotoCoreError as problem:
         raise AwsError(f"boto3: {problem}") from None
 
 
-def _refusal(service: str, problem: Any) -> str:
+def refusal(action: str, status: int, code: str, text: str) -> AwsError:
     """
-    A refusal in words.
+    A refusal in words that name the fix.
+
+    Args:
+        action: The call, which is also the IAM action, such as ``sns:Publish``.
+        status: HTTP's.
+        code: AWS's name of the error; empty when the answer was none of AWS's.
+        text: What it says besides.
 
     Source:
         Common error codes of AWS's query and JSON protocols
         (https://docs.aws.amazon.com/IAM/latest/APIReference/CommonErrors.html).
     """
-    error = problem.response.get("Error", {})
-    code, text = str(error.get("Code", "")), str(error.get("Message", ""))
-    operation = f"{service}:{problem.operation_name}"
     if code in _DENIED:
-        return f"{operation} is not allowed; grant this IAM action ({text or code})"
+        return AwsError(f"{action} is not allowed; grant this IAM action ({text or code})")
     if code in _BAD_KEYS:
-        return f"{operation}: AWS does not know the access key ({code}); check the credentials"
+        return AwsError(
+            f"{action}: AWS does not know the access key ({code}); check the credentials"
+        )
     if code in _BAD_SIGNATURES:
-        return (
-            f"{operation}: the signature is refused ({code}: {text}); either the secret key is wrong, or "
+        return AwsError(
+            f"{action}: the signature is refused ({code}: {text}); either the secret key is wrong, or "
             "this machine's clock is off by minutes (timedatectl)"
         )
     if code in _EXPIRED:
-        return f"{operation}: the session's credentials have expired; log in again"
-    if "Throttl" in code:
-        return f"{operation}: throttled by AWS, {_ATTEMPTS} attempts failed; wait and try again"
-    return f"{operation} is refused: {code}: {text}"
+        return AwsError(f"{action}: the session's credentials have expired; log in again")
+    if _THROTTLED.search(code) or status == 429:
+        return AwsError(f"{action}: throttled by AWS; wait and try again")
+    said = f"{action} is refused: {code or status}: {text}"
+    # 400 and 413 are about what was sent; whatever else is wrong may be mended without it. A number for
+    # a code is botocore's stand-in where the answer is none of AWS's, but a proxy's
+    wrong = status == 400 and code not in _OF_THE_MOMENT and not code.isdigit()
+    if status == 413 or wrong:
+        return NeverTaken(said)
+    return AwsError(said)

@@ -18,6 +18,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from vllm_opsctl.errors import InputFileError, ServeError
+from vllm_opsctl.exporter.aws import has_classic_metrics
 from vllm_opsctl.exporter.config import TAP_ONLY, Config, Target, split_listen
 from vllm_opsctl.exporter.config_load import api_key
 from vllm_opsctl.exporter.engine import PageSample
@@ -26,7 +27,8 @@ from vllm_opsctl.exporter.poller import Poller
 from vllm_opsctl.exporter.recording import save_recording
 from vllm_opsctl.exporter.server import Application, Overview
 from vllm_opsctl.exporter.sinks.cloudwatch.publisher import Publisher, publisher
-from vllm_opsctl.exporter.sinks.otlp import OtlpPublisher, otlp_publisher, sends_heartbeat
+from vllm_opsctl.exporter.sinks.losses import LossCollector
+from vllm_opsctl.exporter.sinks.otlp import OtlpPublisher, otlp_publisher
 from vllm_opsctl.exporter.sinks.prometheus import EngineCollector
 from vllm_opsctl.exporter.sources.tap import TapFolder, TapServer, assigned, pages_now
 from vllm_opsctl.exporter.sources.tap_text import Bounds, EveryBound
@@ -77,6 +79,7 @@ class Sidecar:
         ProcessCollector(namespace="opsctl", registry=registry)
         PlatformCollector(registry=registry)
         self._publishers = list(self._new_publishers(environment, registry))
+        registry.register(LossCollector(self._publishers))
         host, port = split_listen(config.exporter.listen)
         try:
             self._server: Any = waitress.create_server(
@@ -149,9 +152,7 @@ class Sidecar:
             yield otlp_publisher(
                 self.config, environment, registry.collect, self._starts, self._stop
             )
-        if settings.sink in ("put", "emf") or (
-            settings.sink == "otlp" and sends_heartbeat(settings)
-        ):
+        if has_classic_metrics(settings):
             yield publisher(
                 self.config, environment, self._take_pages, self._fine_pages, self._stop
             )

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from vllm_opsctl.errors import BadPage
+from vllm_opsctl.exporter.aws import has_classic_metrics
 from vllm_opsctl.exporter.config import Exporter, Objective, Target
 from vllm_opsctl.exporter.engine import EngineKey, EngineSample, PageSample
 from vllm_opsctl.exporter.event_history import EventHistory, Reading
@@ -142,7 +143,7 @@ class TargetState:
         self._problems = 0
         # for a sink that wants every page; none is kept where nobody takes them
         self._fresh: deque[PageSample] | None = None
-        if exporter.cloudwatch.sink in ("put", "emf"):
+        if has_classic_metrics(exporter.cloudwatch):
             self._fresh = deque(maxlen=MAX_FRESH_PAGES)
 
     def take_pages(self) -> list[PageSample]:

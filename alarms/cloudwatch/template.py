@@ -16,8 +16,8 @@ from vllm_opsctl.alarms.cloudwatch.topics import topic_outputs, topic_resources
 from vllm_opsctl.alarms.cloudwatch.writer import AlarmWriter
 from vllm_opsctl.alarms.rules import build_rules
 from vllm_opsctl.errors import ConfigError
+from vllm_opsctl.exporter.aws import sends_heartbeat
 from vllm_opsctl.exporter.config import Config
-from vllm_opsctl.exporter.sinks.otlp import sends_heartbeat
 
 LONGEST_INTERVAL_S = 300.0
 """The shortest windows are five minutes; data that come more seldom leave them empty."""

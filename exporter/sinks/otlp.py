@@ -19,14 +19,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-import requests
 from prometheus_client.core import Metric as Family
-from requests.auth import AuthBase
 
 from vllm_opsctl import __version__
 from vllm_opsctl.errors import ConfigError, UsageError
-from vllm_opsctl.exporter.aws import aws_mistakes, region_of
-from vllm_opsctl.exporter.config import CloudWatch, Config
+from vllm_opsctl.exporter.aws import region_of, sends_heartbeat
+from vllm_opsctl.exporter.config import Config
+from vllm_opsctl.exporter.sinks.losses import Loss
+from vllm_opsctl.exporter.sinks.otlp_session import Failure, SigV4, WatchedSession
 
 if TYPE_CHECKING:
     from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
@@ -35,43 +35,10 @@ if TYPE_CHECKING:
 EXPORT_S = 15.0
 """How long one attempt may take, repetitions of the SDK included."""
 
-AWS_HOST = ".amazonaws.com"
-
 log = logging.getLogger(__name__)
 
 Families = Callable[[], Iterable[Family]]
 Starts = Callable[[], Mapping[str, float]]
-
-
-class SigV4(AuthBase):
-    """
-    Signs requests for AWS.
-
-    Args:
-        region: AWS region.
-        service: Name of the service in the signature.
-    """
-
-    def __init__(self, region: str, service: str = "monitoring") -> None:
-        from botocore.session import get_session
-
-        self._region, self._service = region, service
-        self._session = get_session()
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Add the signature; credentials are asked for each time, for they expire."""
-        from botocore.auth import SigV4Auth
-        from botocore.awsrequest import AWSRequest
-        from botocore.exceptions import NoCredentialsError
-
-        with aws_mistakes(self._service):
-            credentials = self._session.get_credentials()
-            if credentials is None:
-                raise NoCredentialsError
-            signed = AWSRequest(request.method, request.url, data=request.body)
-            SigV4Auth(credentials, self._service, self._region).add_auth(signed)
-        request.headers.update(dict(signed.headers))
-        return request
 
 
 class OtlpPublisher(threading.Thread):
@@ -80,7 +47,8 @@ class OtlpPublisher(threading.Thread):
 
     Args:
         config: Service, and ``exporter.cloudwatch``.
-        exporter: The SDK's.
+        exporter: The SDK's, which sends by the session.
+        session: Knows why something was not taken.
         families: Gives all metric families now.
         starts: Gives, by target, when its process began, Unix seconds.
         stop: Set to end.
@@ -91,6 +59,7 @@ class OtlpPublisher(threading.Thread):
         self,
         config: Config,
         exporter: OTLPMetricExporter,
+        session: WatchedSession,
         families: Families,
         starts: Starts,
         *,
@@ -101,15 +70,25 @@ class OtlpPublisher(threading.Thread):
         settings = config.exporter.cloudwatch
         self._service = config.service.name
         self._interval = settings.interval
-        self._exporter = exporter
+        self._exporter, self._session = exporter, session
         self._families, self._starts = families, starts
         self._stop_event = stop
         self._clock = clock
         self._began = clock()
-        self._waiting: deque[MetricsData] = deque(
-            maxlen=max(1, int(settings.spool_keep // settings.interval))
-        )
+        self._waiting: deque[tuple[float, MetricsData]] = deque()
+        self._most_waiting = max(1, int(settings.spool_keep // settings.interval))
         self._failures = 0
+        self._lost: dict[Loss, int] = {"full": 0, "refused": 0}
+
+    @property
+    def sink(self) -> str:
+        """What it is called where several send."""
+        return "otlp"
+
+    @property
+    def lost(self) -> Mapping[Loss, int]:
+        """Intervals that were lost since the sidecar began."""
+        return self._lost
 
     def run(self) -> None:
         """One interval after the other; the last ends with the sidecar."""
@@ -133,33 +112,50 @@ class OtlpPublisher(threading.Thread):
     def publish(self) -> None:
         """Send the state now, and what waits; a fault of ours is not the end of all publishing."""
         try:
-            self._waiting.append(
-                metrics_data(
-                    self._families(),
-                    service=self._service,
-                    starts=self._starts(),
-                    began=self._began,
-                    now=self._clock(),
-                )
+            now = self._clock()
+            state = metrics_data(
+                self._families(),
+                service=self._service,
+                starts=self._starts(),
+                began=self._began,
+                now=now,
             )
-            while self._waiting and self._send(self._waiting[0]):
+            self._waiting.append((now, state))
+            if len(self._waiting) > self._most_waiting:
+                oldest, _ = self._waiting.popleft()
+                self._lost["full"] += 1
+                log.error("OTLP: too much waits: the state of %d is lost", oldest)
+            while self._waiting and self._is_done_with(*self._waiting[0]):
                 self._waiting.popleft()
         except Exception:
             log.exception("a fault of the sidecar itself")
 
-    def _send(self, data: MetricsData) -> bool:
+    def _is_done_with(self, t: float, data: MetricsData) -> bool:
+        """Send a state; False when it has to wait."""
+        failure = self._send(data)
+        if failure is not None and not failure.is_final:
+            self._failures += 1
+            if self._failures == 1:
+                log.error("OTLP: %s; intervals wait until it is taken", failure.why)
+            return False
+        if failure is not None:
+            # what is behind it must not wait for what nobody will ever take
+            self._lost["refused"] += 1
+            log.error("OTLP: the state of %d is lost: %s", t, failure.why)
+        elif self._failures:
+            log.warning("OTLP: taken again after %d failed attempts", self._failures)
+        self._failures = 0
+        return True
+
+    def _send(self, data: MetricsData) -> Failure | None:
         from opentelemetry.sdk.metrics.export import MetricExportResult
 
+        # without a request the SDK cannot encode it, or finds it too large: neither will change
+        self._session.failure = Failure(
+            "the SDK does not send it (the line above says why)", is_final=True
+        )
         sent = self._exporter.export(data, timeout_millis=EXPORT_S * 1000)
-        if sent is MetricExportResult.SUCCESS:
-            if self._failures:
-                log.warning("OTLP: taken again after %d failed attempts", self._failures)
-            self._failures = 0
-            return True
-        self._failures += 1
-        if self._failures == 1:
-            log.error("OTLP: not taken (the line above says why); intervals wait")
-        return False
+        return None if sent is MetricExportResult.SUCCESS else self._session.failure
 
 
 def metrics_data(
@@ -269,18 +265,6 @@ def _histograms(
         )
 
 
-def sends_heartbeat(settings: CloudWatch) -> bool:
-    """
-    Whether it is CloudWatch itself that metrics are sent to, where a classic heartbeat goes besides.
-
-    Absent series count as recovered in PromQL; only a classic alarm treats silence as breaching.
-
-    Args:
-        settings: ``exporter.cloudwatch``.
-    """
-    return settings.endpoint_url is None or AWS_HOST in settings.endpoint_url
-
-
 def otlp_publisher(
     config: Config,
     environment: Mapping[str, str],
@@ -313,16 +297,17 @@ def otlp_publisher(
             ]
         )
     url = endpoint or f"https://monitoring.{region}.amazonaws.com/v1/metrics"
-    session = requests.Session()
     try:
         from opentelemetry.exporter.otlp.proto.http import Compression
         from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 
-        if sends_heartbeat(settings):
-            session.auth = SigV4(region or url.split(".")[1])
+        signer = SigV4(region or url.split(".")[1]) if sends_heartbeat(settings) else None
     except ImportError as problem:
         raise UsageError(
             f"{problem.name} is not installed; pip install 'vllm-opsctl[otlp,aws]' brings it"
         ) from None
-    exporter = OTLPMetricExporter(endpoint=url, session=session, compression=Compression.Gzip)
-    return OtlpPublisher(config, exporter, families, starts, stop=stop)
+    session = WatchedSession(signer)
+    exporter = OTLPMetricExporter(
+        endpoint=url, session=session, timeout=EXPORT_S, compression=Compression.Gzip
+    )
+    return OtlpPublisher(config, exporter, session, families, starts, stop=stop)

@@ -18,6 +18,7 @@ from vllm_opsctl import __version__
 from vllm_opsctl.exporter.catalogue import Concept, catalogue
 from vllm_opsctl.exporter.config import Objective
 from vllm_opsctl.exporter.engine import EngineSample, Histogram, split_key
+from vllm_opsctl.exporter.sinks.losses import lost_family
 from vllm_opsctl.exporter.target_state import PEAK_CONCEPTS, PEAK_SPANS_S, Snapshot
 
 ENGINE_LABELS = ("target", "model", "engine")
@@ -149,17 +150,25 @@ def _derived(snapshots: Sequence[Snapshot]) -> Iterator[Metric]:
         "LoRA adapters in the running batch.",
         labels=ENGINE_LABELS,
     )
+    capacity = GaugeMetricFamily(
+        "vllm_engine_kv_cache_capacity_tokens",
+        "Tokens that the KV cache holds, blocks times their size.",
+        labels=ENGINE_LABELS,
+    )
     for snapshot in snapshots:
         name = snapshot.target.name
         for key, value in snapshot.hit_ratios.items():
             ratio.add_metric([name, *key], value)
         for sample in snapshot.page.engines if snapshot.page else ():
             info.add_metric([name, *sample.key, *(sample.facts.get(f, "") for f in _INFO_FACTS)], 1)
+            blocks, size = (sample.facts.get(f, "") for f in ("num_gpu_blocks", "block_size"))
+            if blocks.isdigit() and size.isdigit():
+                capacity.add_metric([name, *sample.key], int(blocks) * int(size))
             adapters = sample.facts.get("lora.running_lora_adapters")
             if adapters is not None:
                 count = len([adapter for adapter in adapters.split(",") if adapter])
                 running.add_metric([name, *sample.key], count)
-    yield from (ratio, info, running)
+    yield from (ratio, info, running, capacity)
 
 
 def _sli(snapshots: Sequence[Snapshot], objectives: Sequence[Objective]) -> Iterator[Metric]:
@@ -250,4 +259,5 @@ def _own(snapshots: Sequence[Snapshot]) -> Iterator[Metric]:
 
 def own_metrics() -> dict[str, str]:
     """Name (without ``_total``) and meaning of what the sidecar exposes beside engine statistics."""
-    return {family.name: family.documentation for family in (*_sli((), ()), *_own(()))}
+    families = (*_sli((), ()), *_own(()), lost_family())
+    return {family.name: family.documentation for family in families}

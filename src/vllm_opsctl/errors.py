@@ -10,6 +10,7 @@ The errors that users see: each says what is wrong, where, and what to do about 
       x Unreachable       refused, no such host, timed out
       x BadPage           it answered, but not with a page of vLLM metrics
     * AwsError            AWS refused or did not answer; exit 3
+      x NeverTaken        the same request would be refused again
     * ServeError          the sidecar cannot open its port
     * CommandError        a command to supervise cannot be started; exit 126 or 127
 """
@@ -86,6 +87,10 @@ class AwsError(OpsError):
     """AWS refused a call or did not answer; the message names the fix."""
 
     exit_code = 3
+
+
+class NeverTaken(AwsError):
+    """AWS refused what was asked, not who asked or when: the same request would be refused again."""
 
 
 class ServeError(OpsError):

@@ -9,8 +9,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from vllm_opsctl.errors import AwsError
-from vllm_opsctl.exporter.aws import aws_client, aws_mistakes
+from vllm_opsctl.errors import AwsError, NeverTaken
+from vllm_opsctl.exporter.aws import aws_client, aws_mistakes, refusal
 
 _ERROR = (
     '<ErrorResponse xmlns="http://sns.amazonaws.com/doc/2010-03-31/"><Error><Type>Sender</Type>'
@@ -66,7 +66,9 @@ def publish(url: str) -> str:
         (403, "InvalidClientTokenId", "does not know the access key"),
         (403, "SignatureDoesNotMatch", "this machine's clock is off"),
         (403, "ExpiredToken", "the session's credentials have expired"),
-        (400, "Throttling", "throttled by AWS, 3 attempts failed"),
+        (400, "Throttling", "sns:Publish: throttled by AWS"),
+        (400, "RequestLimitExceeded", "sns:Publish: throttled by AWS"),
+        (403, "InvalidSignatureException", "this machine's clock is off"),
         (404, "NotFound", "sns:Publish is refused: NotFound: because"),
         (500, "InternalFailure", "sns:Publish is refused: InternalFailure: because"),
     ],
@@ -74,6 +76,49 @@ def publish(url: str) -> str:
 def test_a_refusal_says_what_to_do(status: int, code: str, words: str) -> None:
     with fake_aws(status, _ERROR.format(code=code, text="because")) as url:
         assert words in publish(url)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "is_final"),
+    [
+        (400, "InvalidParameterValue", True),
+        (400, "InvalidParameterCombination", True),
+        (400, "MissingParameter", True),
+        (400, "ValidationError", True),
+        (413, "RequestEntityTooLarge", True),
+        (400, "ThrottlingException", False),
+        (400, "ExpiredTokenException", False),
+        (400, "InvalidSignatureException", False),
+        (400, "AccessDeniedException", False),
+        (400, "UnrecognizedClientException", False),
+        (400, "LimitExceeded", False),
+        (400, "400", False),
+        (403, "Forbidden", False),
+        (404, "NotFound", False),
+        (408, "RequestTimeout", False),
+        (429, "TooManyRequests", False),
+        (500, "InternalFailure", False),
+        (503, "ServiceUnavailable", False),
+    ],
+)
+def test_only_what_is_wrong_with_the_request_itself_is_refused_for_good(
+    status: int, code: str, is_final: bool
+) -> None:
+    """Everything else may be over in a while, or be mended without changing what is sent."""
+    assert isinstance(refusal("cloudwatch:PutMetricData", status, code, ""), NeverTaken) is is_final
+
+
+def test_what_boto3_does_not_even_send_is_refused_for_good() -> None:
+    sns = aws_client("sns", "eu-central-1", "http://127.0.0.1:1")
+
+    with pytest.raises(NeverTaken, match="Message"), aws_mistakes("sns"):
+        sns.publish(TopicArn="t")
+
+
+def test_a_client_repeats_as_it_is_asked_to() -> None:
+    assert aws_client("sns", "eu-central-1").meta.config.retries["mode"] == "standard"
+    adaptive = aws_client("cloudwatch", "eu-central-1", retry="adaptive")
+    assert adaptive.meta.config.retries["mode"] == "adaptive"
 
 
 def test_no_answer_is_told_as_that() -> None:

@@ -27,12 +27,17 @@ from conftest import RECORDINGS, Opsctl, free_port, http_get, wait_for
 from real.emulated_aws import REGION, EmulatedAws
 from tap.fakes import FakeEngine
 
-from vllm_opsctl.exporter.config import CloudWatch, Config
+from vllm_opsctl.errors import NeverTaken
+from vllm_opsctl.exporter.aws import sends_heartbeat
+from vllm_opsctl.exporter.config import CloudWatch, Config, Exporter, Target
 from vllm_opsctl.exporter.engine import EngineKey, EngineSample, PageSample
+from vllm_opsctl.exporter.recording import read_recording
+from vllm_opsctl.exporter.sinks.cloudwatch.datum import Datum
+from vllm_opsctl.exporter.sinks.cloudwatch.emf import EmfSender
 from vllm_opsctl.exporter.sinks.cloudwatch.publisher import Publisher, publisher
 from vllm_opsctl.exporter.sinks.cloudwatch.put import PutSender
 from vllm_opsctl.exporter.sinks.cloudwatch.spool import Spool
-from vllm_opsctl.exporter.sinks.otlp import sends_heartbeat
+from vllm_opsctl.exporter.target_state import TargetState
 
 INTERVALS = 12
 
@@ -268,6 +273,65 @@ def test_nothing_is_lost_and_every_time_stays_true(
     )
 
 
+REFUSALS = {
+    "a value that is none": refuse(400, "InvalidParameterValueException"),
+    "parameters that exclude each other": refuse(400, "InvalidParameterCombinationException"),
+    "a parameter that is missing": refuse(400, "MissingRequiredParameterException"),
+    "too large a body": refuse(413, "RequestEntityTooLarge"),
+}
+
+
+@pytest.mark.parametrize("why", REFUSALS)
+def test_what_is_refused_for_good_is_told_counted_and_holds_up_nothing(
+    aws: EmulatedAws,
+    proxy: tuple[str, Faults],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    why: str,
+) -> None:
+    """The second of three minutes is refused, as often as it would be sent."""
+    url, faults = proxy
+    namespace = "t/refused-" + why.replace(" ", "-")
+    published = Published(namespace, url, tmp_path / "spool")
+    start = int(published.clock.now)
+    for number in range(3):
+        with faults.lock:
+            faults.do, faults.left, faults.met = REFUSALS[why], int(number == 1), 0
+        published.minute(number)
+
+    arrived = {t: total for t, total in sums(aws, namespace, "Preemptions").items() if total}
+    assert arrived == {start: 1.0, start + 120: 3.0}
+    assert list(published.publisher._spool.waiting()) == []
+    assert published.publisher.lost == {"full": 0, "refused": 1}
+    (said,) = [one.getMessage() for one in caplog.records if "is lost" in one.getMessage()]
+    assert str(start + 60) in said
+    assert "Preemptions" in said
+    assert "cloudwatch:PutMetricData is refused" in said
+
+
+def test_of_a_large_interval_only_the_refused_request_is_lost(
+    aws: EmulatedAws, proxy: tuple[str, Faults]
+) -> None:
+    url, faults = proxy
+    many = [
+        Datum(
+            metric="Preemptions",
+            dimensions=(("Service", "shop"),),
+            t=float(int(time.time()) // 60 * 60),
+            unit="Count",
+            values=(1.0,),
+            counts=(1.0,),
+        )
+    ] * 2500
+    with faults.lock:
+        faults.do, faults.left, faults.met = REFUSALS["a value that is none"], 1, 0
+
+    with pytest.raises(NeverTaken, match="1000 data"):
+        PutSender("t/large", REGION, url).send(many, time.time())
+
+    assert sum(sums(aws, "t/large", "Preemptions").values()) == 1500
+
+
 def test_half_an_hour_without_cloudwatch_and_a_restart_lose_nothing(
     aws: EmulatedAws, tmp_path: Path
 ) -> None:
@@ -301,6 +365,84 @@ def test_a_crash_between_interval_and_memory_repeats_one_interval_at_most(
 
     total = sum(sums(aws, "t/crash", "Preemptions").values())
     assert 1 + 2 + 3 <= total <= 1 + 2 + 3 + 2, "the second minute is there once or twice"
+
+
+# -- lines for an agent -------------------------------------------------------------------------------
+
+
+class Emitted(Published):
+    """The same minutes, as lines for an agent or a file."""
+
+    def use(self, url: str) -> None:
+        """A new publisher, as after a restart of the sidecar."""
+        emf = {"sink": "emf", "namespace": self._namespace}
+        self.publisher = Publisher(
+            Config.model_validate({"exporter": {"cloudwatch": emf}}),
+            self._take,
+            EmfSender(self._namespace, url),
+            Spool(self._folder, 1000),
+            stop=threading.Event(),
+            clock=self.clock,
+        )
+
+
+def preemptions(lines: str) -> dict[int, float]:
+    """By the minute's start, where there were any."""
+    found = [json.loads(line) for line in lines.splitlines()]
+    return {
+        one["_aws"]["Timestamp"] // 1000: one["Preemptions"]
+        for one in found
+        if one.get("Preemptions")
+    }
+
+
+def test_lines_wait_for_an_agent_that_is_away_or_resets(tmp_path: Path) -> None:
+    """It is not there, then it goes without having read, then it takes them."""
+    port = free_port()
+    emitted = Emitted("emf", f"tcp://127.0.0.1:{port}", tmp_path / "spool")
+    start, resets, got = int(emitted.clock.now), [True, True], []
+
+    def serve(listener: socket.socket) -> None:
+        while True:
+            try:
+                agent, _ = listener.accept()
+            except OSError:
+                return
+            with agent:
+                if resets:
+                    resets.pop()
+                    agent.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                else:
+                    got.append(agent.makefile().read())
+
+    for number in range(3):
+        emitted.minute(number)
+    with socket.create_server(("127.0.0.1", port)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        for number in range(3, INTERVALS):
+            emitted.minute(number)
+        emitted.drain()
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+    assert resets == []
+    assert preemptions("".join(got)) == {start + 60 * n: n + 1.0 for n in range(INTERVALS)}
+
+
+def test_lines_wait_for_a_file_that_cannot_be_written(tmp_path: Path) -> None:
+    log = tmp_path / "not-mounted" / "emf.log"
+    emitted = Emitted("emf", str(log), tmp_path / "spool")
+    start = int(emitted.clock.now)
+    for number in range(3):
+        emitted.minute(number)
+    log.parent.mkdir()
+    for number in range(3, INTERVALS):
+        emitted.minute(number)
+    emitted.drain()
+
+    expected = {start + 60 * n: n + 1.0 for n in range(INTERVALS)}
+    assert preemptions(log.read_text()) == expected
 
 
 # -- the sidecar itself -------------------------------------------------------------------------------
@@ -425,3 +567,25 @@ def test_beside_otlp_the_heartbeat_alone_is_put(
 )
 def test_a_collector_is_no_cloudwatch(settings: dict[str, str], sends: bool) -> None:
     assert sends_heartbeat(CloudWatch.model_validate(settings)) is sends
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        ({}, False),
+        ({"sink": "put"}, True),
+        ({"sink": "emf"}, True),
+        ({"sink": "otlp"}, True),
+        ({"sink": "otlp", "endpoint_url": "http://collector:4318/v1/metrics"}, False),
+    ],
+)
+def test_pages_are_kept_for_whoever_makes_metrics_of_them(
+    settings: dict[str, str], wanted: bool
+) -> None:
+    """Of the heartbeat beside OTLP too: without pages the sidecar would seem dead."""
+    exporter = Exporter.model_validate({"cloudwatch": settings})
+    state = TargetState(Target.model_validate("http://chat-0:8000"), exporter, ())
+    read = read_recording(RECORDINGS / "baseline.jsonl.gz")[0]
+    assert state.record(read)
+
+    assert bool(state.take_pages()) is wanted

@@ -1,25 +1,15 @@
-"""
-The OTLP sink: everything that the sidecar's page says reaches a collector, and says the same.
-
-No collector can be had here: a server that decodes the protocol's own messages stands for one.
-"""
+"""The OTLP sink: everything that the sidecar's page says reaches a collector, and says the same."""
 
 from __future__ import annotations
 
-import gzip
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 from conftest import RECORDINGS, Opsctl, http_get, wait_for
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
-    ExportMetricsServiceRequest,
-)
+from fake_collector import FakeCollector, fake_collector
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -28,54 +18,16 @@ from prometheus_client.core import (
 )
 from prometheus_client.parser import text_string_to_metric_families
 
-from vllm_opsctl.exporter.config import Config
-from vllm_opsctl.exporter.sinks.otlp import SigV4, metrics_data, otlp_publisher
+from vllm_opsctl.exporter.sinks.otlp import metrics_data
+from vllm_opsctl.exporter.sinks.otlp_session import SigV4
 
 NOW, BEGAN, START = 1_700_000_100.0, 1_700_000_000.0, 1_699_999_000.0
 
 
-@dataclass
-class FakeCollector:
-    """What was received; answers are taken from ``answers`` first, then all are 200."""
-
-    received: list[Any] = field(default_factory=list)
-    headers: list[dict[str, str]] = field(default_factory=list)
-    answers: list[int] = field(default_factory=list)
-    url: str = ""
-
-    def metrics(self) -> dict[str, Any]:
-        """The newest request's metrics by name."""
-        (resource,) = self.received[-1].resource_metrics
-        (scope,) = resource.scope_metrics
-        return {metric.name: metric for metric in scope.metrics}
-
-
 @pytest.fixture
 def collector() -> Iterator[FakeCollector]:
-    fake = FakeCollector()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            status = fake.answers.pop(0) if fake.answers else 200
-            if status == 200:
-                fake.headers.append(dict(self.headers))
-                fake.received.append(ExportMetricsServiceRequest.FromString(gzip.decompress(body)))
-            self.send_response(status)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            """Keep quiet."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    fake.url = f"http://127.0.0.1:{server.server_port}/v1/metrics"
-    yield fake
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with fake_collector() as fake:
+        yield fake
 
 
 def number(attribute: Any) -> str:
@@ -164,26 +116,6 @@ def test_a_summary_is_a_histogram_without_bounds_and_a_gauge_a_gauge() -> None:
     (point,) = found["vllm_engine_step_tokens"].histogram.data_points
     assert (point.count, point.sum, list(point.explicit_bounds)) == (9, 90, [])
     assert found["opsctl_target_up"].gauge.data_points[0].as_double == 1
-
-
-def test_what_a_collector_refuses_waits_and_comes_in_order(collector: FakeCollector) -> None:
-    gauge = GaugeMetricFamily("opsctl_target_up", "", value=1)
-    times = iter([NOW, NOW + 60, NOW + 120, NOW + 180])
-    config = Config.model_validate(
-        {"exporter": {"cloudwatch": {"sink": "otlp", "endpoint_url": collector.url}}}
-    )
-    publisher = otlp_publisher(config, {}, lambda: [gauge], dict, threading.Event())
-    publisher._clock = lambda: next(times)
-    # 400 is final for the SDK, so it does not repeat by itself
-    collector.answers += [400, 400]
-    for _ in range(3):
-        publisher.publish()
-
-    sent = [
-        request.resource_metrics[0].scope_metrics[0].metrics[0].gauge.data_points[0].time_unix_nano
-        for request in collector.received
-    ]
-    assert sent == [int(t * 1e9) for t in (NOW, NOW + 60, NOW + 120)]
 
 
 def test_requests_to_aws_are_signed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import json
 import socket
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,6 +31,8 @@ MAX_BYTES = 256_000
 """Of one line."""
 
 _CONNECT_S = 5.0
+_CLOSE_S = 1.0
+"""An agent that has closed nothing by then has not complained either."""
 
 
 def lines_of(namespace: str, data: Sequence[Datum], now: float) -> Iterator[str]:
@@ -143,3 +146,8 @@ class EmfSender:
             return
         with socket.create_connection(address, timeout=_CONNECT_S) as out:
             out.sendall("".join(f"{line}\n" for line in lines).encode())
+            out.shutdown(socket.SHUT_WR)
+            out.settimeout(_CLOSE_S)
+            # what the agent had not read when it went is lost, and only its closing tells
+            with suppress(TimeoutError):
+                out.recv(1)

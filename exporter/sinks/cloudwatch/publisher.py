@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from vllm_opsctl.errors import ConfigError, OpsError
+from vllm_opsctl.errors import ConfigError, NeverTaken, OpsError
 from vllm_opsctl.exporter.aws import region_of
 from vllm_opsctl.exporter.config import Config
 from vllm_opsctl.exporter.engine import PageSample
@@ -19,6 +19,7 @@ from vllm_opsctl.exporter.sinks.cloudwatch.emf import EmfSender
 from vllm_opsctl.exporter.sinks.cloudwatch.interval import HEARTBEAT, Labels, data_of
 from vllm_opsctl.exporter.sinks.cloudwatch.put import PutSender
 from vllm_opsctl.exporter.sinks.cloudwatch.spool import Spool
+from vllm_opsctl.exporter.sinks.losses import Loss
 
 MAX_PAUSE_S = 60.0
 """Longest pause between two attempts while CloudWatch does not answer."""
@@ -35,6 +36,7 @@ class Sender(Protocol):
 
         Raises:
             OpsError: It was not taken; it stays in the spool.
+            NeverTaken: Some of it never will be, however often it is sent; the rest was taken.
         """
 
 
@@ -77,8 +79,19 @@ class Publisher(threading.Thread):
         self._last = spool.kept_pages()
         self._last_fine: Mapping[str, PageSample] = {}
         self._failures = 0
+        self._refused = 0
         self._not_before = 0.0
         self._random = random.Random()  # noqa: S311 - spreads attempts, no secret
+
+    @property
+    def sink(self) -> str:
+        """What it is called where several send."""
+        return "emf" if self._settings.sink == "emf" else "put"
+
+    @property
+    def lost(self) -> Mapping[Loss, int]:
+        """Intervals that were lost, whole or in part, since the sidecar began."""
+        return {"full": self._spool.lost, "refused": self._refused}
 
     def run(self) -> None:
         """One interval after the other, aligned with the clock, as all sidecars of a fleet are."""
@@ -145,6 +158,10 @@ class Publisher(threading.Thread):
         for t, data in list(self._spool.waiting()):
             try:
                 self._sender.send(data, now)
+            except NeverTaken as problem:
+                # what is behind it must not wait for what nobody will ever take
+                self._refused += 1
+                log.error("CloudWatch: of the interval of %d is lost: %s", t, problem)
             except OpsError as problem:
                 self._failures += 1
                 if self._failures == 1:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from vllm_opsctl.errors import NeverTaken
 from vllm_opsctl.exporter.aws import aws_client, aws_mistakes
 from vllm_opsctl.exporter.sinks.cloudwatch.datum import Datum, accepted
 
@@ -74,7 +75,8 @@ class PutSender:
 
     def __init__(self, namespace: str, region: str, endpoint_url: str | None) -> None:
         self._namespace = namespace
-        self._client = aws_client("cloudwatch", region, endpoint_url)
+        # many sidecars share an account's quota: who is throttled goes on more slowly
+        self._client = aws_client("cloudwatch", region, endpoint_url, retry="adaptive")
 
     def send(self, data: Sequence[Datum], now: float) -> None:
         """
@@ -86,7 +88,16 @@ class PutSender:
 
         Raises:
             AwsError: It was not taken, or not all of it.
+            NeverTaken: Some of it never will be; the rest was taken.
         """
+        refused = []
         for request in requests_of(data, now):
-            with aws_mistakes("cloudwatch"):
-                self._client.put_metric_data(Namespace=self._namespace, MetricData=request)
+            try:
+                with aws_mistakes("cloudwatch"):
+                    self._client.put_metric_data(Namespace=self._namespace, MetricData=request)
+            except NeverTaken as problem:
+                # the interval's other requests may be good
+                names = ", ".join(sorted({one["MetricName"] for one in request}))
+                refused.append(f"{len(request)} data ({names}): {problem}")
+        if refused:
+            raise NeverTaken("; ".join(refused))

@@ -37,7 +37,7 @@ class Spool:
         self._folder = folder
         self._max = max_intervals
         self._waiting: dict[float, tuple[Datum, ...]] = {}
-        #: intervals that had to go unsent
+        #: intervals that had to go unsent because the spool was full
         self.lost = 0
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)

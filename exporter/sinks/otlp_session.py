@@ -1,0 +1,136 @@
+"""
+Requests of the OTLP sink: signed where AWS wants that, and what came of them.
+
+The OpenTelemetry SDK's exporter tells whether it was successful and logs a status; what the answer says,
+and whether it is worth asking again, it keeps to itself.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import requests
+from requests.auth import AuthBase
+
+from vllm_opsctl.errors import AwsError, NeverTaken
+from vllm_opsctl.exporter.aws import aws_mistakes, refusal
+
+ACTION = "cloudwatch:PutMetricData"
+"""
+What IAM has to allow.
+
+Source:
+    Setting up bearer token authentication for metrics, CloudWatch user guide: the managed policy
+    CloudWatchAPIKeyAccess.
+"""
+
+_MOST_SAID = 500
+"""Characters of an answer that go to the log."""
+
+_XML = re.compile(r"<Code>([^<]+)</Code>(?:.*?<Message>([^<]*)</Message>)?", re.DOTALL)
+
+
+class SigV4(AuthBase):
+    """
+    Signs requests for AWS.
+
+    Args:
+        region: AWS region.
+        service: Name of the service in the signature.
+    """
+
+    def __init__(self, region: str, service: str = "monitoring") -> None:
+        from botocore.session import get_session
+
+        self._region, self._service = region, service
+        self._session = get_session()
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Add the signature; credentials are asked for each time, for they expire."""
+        from botocore.auth import SigV4Auth
+        from botocore.awsrequest import AWSRequest
+        from botocore.exceptions import NoCredentialsError
+
+        with aws_mistakes(self._service):
+            credentials = self._session.get_credentials()
+            if credentials is None:
+                raise NoCredentialsError
+            signed = AWSRequest(request.method, request.url, data=request.body)
+            SigV4Auth(credentials, self._service, self._region).add_auth(signed)
+        request.headers.update(dict(signed.headers))
+        return request
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """
+    Why data were not taken.
+
+    Args:
+        why: For people, with the fix.
+        is_final: The same data would be refused again.
+    """
+
+    why: str
+    is_final: bool
+
+
+class WatchedSession(requests.Session):
+    """
+    A session that remembers the newest failure.
+
+    Args:
+        auth: Signs requests to AWS; None for a collector.
+    """
+
+    def __init__(self, auth: SigV4 | None = None) -> None:
+        super().__init__()
+        self.auth = auth
+        self.failure: Failure | None = None
+        """Of the newest request; None when it was taken, or there was none."""
+
+    def request(self, *args: Any, **kwargs: Any) -> requests.Response:
+        """Send a request, and keep what came of it."""
+        try:
+            answer = super().request(*args, **kwargs)
+        except AwsError as problem:
+            self.failure = Failure(str(problem), is_final=False)
+            raise
+        except requests.RequestException as problem:
+            self.failure = Failure(f"no answer: {problem}", is_final=False)
+            raise
+        self.failure = None if answer.ok else self._failure(answer)
+        return answer
+
+    def _failure(self, answer: requests.Response) -> Failure:
+        code, text = _said(answer)
+        if self.auth is not None:
+            error = refusal(ACTION, answer.status_code, code, text)
+            return Failure(str(error), isinstance(error, NeverTaken))
+        said = f"{answer.url} answers {answer.status_code} {answer.reason}"
+        # all others may be about now, about this sender or about the collector's own upstream
+        return Failure(f"{said}: {text}" if text else said, answer.status_code in (400, 413))
+
+
+def _said(answer: requests.Response) -> tuple[str, str]:
+    """Code and text of an answer in AWS's JSON or XML; else no code, and what can be read of it."""
+    code, text = answer.headers.get("x-amzn-ErrorType", ""), _readable(answer.content)
+    try:
+        body = json.loads(text)
+    except ValueError:
+        body = None
+    if isinstance(body, dict):
+        code = code or str(body.get("__type") or body.get("code") or body.get("Code") or "")
+        text = str(body.get("message") or body.get("Message") or text)
+    elif (found := _XML.search(text)) is not None:
+        code, text = code or found[1], found[2] or ""
+    # com.amazonaws.cloudwatch#AccessDeniedException:http://…
+    return code.rpartition("#")[2].partition(":")[0], text[:_MOST_SAID]
+
+
+def _readable(content: bytes) -> str:
+    """Text, and of a collector's google.rpc.Status its message, for all else in it cannot be printed."""
+    return "".join(c for c in content.decode(errors="ignore") if c.isprintable())

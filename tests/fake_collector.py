@@ -1,0 +1,111 @@
+"""A server that decodes OTLP's own messages: no collector can be had here, nor CloudWatch's endpoint."""
+
+from __future__ import annotations
+
+import gzip
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+)
+
+Answer = Callable[[BaseHTTPRequestHandler], bool]
+"""Answers a request badly; False to let it be taken as well."""
+
+
+def refuse(status: int, body: str = "", **headers: str) -> Answer:
+    """An answer with a status and what it says."""
+
+    def do(handler: BaseHTTPRequestHandler) -> bool:
+        handler.send_response(status)
+        for name, text in headers.items():
+            handler.send_header(name.replace("_", "-"), text)
+        handler.send_header("Content-Length", str(len(body.encode())))
+        handler.end_headers()
+        handler.wfile.write(body.encode())
+        return True
+
+    return do
+
+
+def reset(handler: BaseHTTPRequestHandler) -> bool:
+    """The connection is reset in the middle of the request."""
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    handler.connection.close()
+    handler.close_connection = True
+    return True
+
+
+def slow(handler: BaseHTTPRequestHandler) -> bool:
+    """It answers late, but it answers."""
+    time.sleep(1.0)
+    return False
+
+
+@dataclass
+class FakeCollector:
+    """What was received; answers are taken from ``answers`` first, then everything is taken."""
+
+    received: list[Any] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
+    url: str = ""
+
+    def metrics(self) -> dict[str, Any]:
+        """The newest request's metrics by name."""
+        (resource,) = self.received[-1].resource_metrics
+        (scope,) = resource.scope_metrics
+        return {metric.name: metric for metric in scope.metrics}
+
+    def times(self) -> list[float]:
+        """Of the first point of every request, Unix seconds."""
+        return [
+            request.resource_metrics[0]
+            .scope_metrics[0]
+            .metrics[0]
+            .gauge.data_points[0]
+            .time_unix_nano
+            / 1e9
+            for request in self.received
+        ]
+
+
+@contextmanager
+def fake_collector() -> Iterator[FakeCollector]:
+    """One on the loopback."""
+    fake = FakeCollector()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            answer = fake.answers.pop(0) if fake.answers else None
+            if answer is not None and answer(self):
+                return
+            fake.headers.append(dict(self.headers))
+            fake.received.append(ExportMetricsServiceRequest.FromString(gzip.decompress(body)))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Keep quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    fake.url = f"http://127.0.0.1:{server.server_port}/v1/metrics"
+    try:
+        yield fake
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
