@@ -49,9 +49,10 @@ def build(
     drawn = draw(config, source, version)
     # draw has told where grafanalib is missing
     from vllm_opsctl.dashboards.build import board_files, changed_files, write_boards
+    from vllm_opsctl.dashboards.grafana import panels_of
 
     files = board_files(config, drawn)
-    panels = sum(panel["type"] != "row" for one in drawn for panel in one.body["panels"])
+    panels = sum(1 for one in drawn for _ in panels_of(one.body))
     counts = f"{len(drawn)} boards, {panels} panels"
     if check:
         return checked(out, changed_files(out, files), counts)

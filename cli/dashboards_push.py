@@ -84,6 +84,8 @@ def draw(config: Config, source: Source, version: Version | None) -> list[Drawn]
     drawn = draw_boards(config, source, version)
     for line in (line for one in drawn for line in one.left_out):
         note(line)
+    if config.alarms.runbook_url is None:
+        note("alarms.runbook_url is not set: no panel links to its failure modes' pages")
     return drawn
 
 

@@ -28,6 +28,7 @@ class _Line(_Strict):
     expr: str
     chosen: Literal["model", "replica"] = "model"
     unit: Unit | None = None
+    values: tuple[str, ...] | Literal["objectives"] = ()
 
 
 class _Limit(_Strict):
@@ -38,7 +39,8 @@ class _Limit(_Strict):
 
 class _Panel(_Strict):
     title: str
-    description: str
+    good: str
+    otherwise: str
     kind: Kind
     unit: Unit
     lines: tuple[_Line, ...] = ()
@@ -49,12 +51,15 @@ class _Panel(_Strict):
     modes: tuple[str, ...] = ()
     worse: Literal["up", "down"] = "down"
     of: Source | None = None
+    alerts: str | None = None
+    leads_to: str | None = None
     points: int | None = None
 
 
 class _Section(_Strict):
     title: str
     panels: tuple[_Panel, ...]
+    closed: bool = False
 
 
 class _Board(_Strict):
@@ -64,6 +69,7 @@ class _Board(_Strict):
     sections: tuple[_Section, ...]
     variables: tuple[Literal["objective"], ...] = ()
     of_all_services: bool = False
+    with_panels_of_the_others: bool = False
 
 
 def load_boards(objectives: Sequence[Objective], source: Source) -> Iterator[Board]:
@@ -75,6 +81,7 @@ def load_boards(objectives: Sequence[Objective], source: Source) -> Iterator[Boa
         source: Whose metrics there are; panels of the other's alone are left out.
     """
     folder = files("vllm_opsctl.dashboards").joinpath("boards")
+    before: list[Board] = []
     for name in NAMES:
         text = folder.joinpath(f"{name}.yaml").read_text(encoding="utf-8")
         read = _Board.model_validate(yaml.safe_load(text))
@@ -86,10 +93,13 @@ def load_boards(objectives: Sequence[Objective], source: Source) -> Iterator[Boa
                     for panel in section.panels
                     if panel.of in (None, source)
                 ),
+                closed=section.closed,
             )
             for section in read.sections
         )
-        yield Board(
+        if read.with_panels_of_the_others:
+            sections += _of_failure_modes(before, sections)
+        board = Board(
             name=read.name,
             title=read.title,
             about=read.about,
@@ -97,6 +107,20 @@ def load_boards(objectives: Sequence[Objective], source: Source) -> Iterator[Boa
             choose_objective="objective" in read.variables,
             of_all_services=read.of_all_services,
         )
+        before.append(board)
+        yield board
+
+
+def _of_failure_modes(boards: Sequence[Board], there: Sequence[Section]) -> tuple[Section, ...]:
+    """Panels that failure modes' pages name and that are not there yet, closed, by where they are from."""
+    titles = {panel.title for section in there for panel in section.panels}
+    return tuple(
+        Section(f"{board.title}: {section.title}", panels, closed=True)
+        for board in boards
+        for section in board.sections
+        if not board.of_all_services
+        if (panels := tuple(p for p in section.panels if p.modes and p.title not in titles))
+    )
 
 
 def _panel(panel: _Panel, objectives: Sequence[Objective]) -> Panel:
@@ -107,17 +131,28 @@ def _panel(panel: _Panel, objectives: Sequence[Objective]) -> Panel:
     ]
     return Panel(
         title=panel.title,
-        description=panel.description,
+        good=panel.good,
+        otherwise=panel.otherwise,
         kind=panel.kind,
         unit=panel.unit,
         lines=tuple(
-            Line(Query(line.expr, line.chosen), line.label, line.unit) for line in panel.lines
+            Line(
+                Query(line.expr, line.chosen),
+                line.label,
+                line.unit,
+                tuple(one.name for one in objectives)
+                if line.values == "objectives"
+                else line.values,
+            )
+            for line in panel.lines
         ),
         limits=(*(Limit(one.value, one.label, one.grave) for one in panel.limits), *promised),
         width=panel.width,
         height=panel.height,
         modes=panel.modes,
         more_is_worse=panel.worse == "up",
+        alerts=panel.alerts,
+        leads_to=panel.leads_to,
         points=panel.points,
     )
 
@@ -133,7 +168,9 @@ def panels_by_mode() -> dict[str, list[str]]:
     for board in boards:
         # the SLO board's title has the service's name
         title = board.title.rpartition(": ")[2] if board.name.endswith("-slo") else board.title
-        for panel in board.panels:
+        # what is closed on the incident's board stands open on the board that it is from
+        shown = [s for s in board.sections if not (s.closed and board.choose_objective)]
+        for panel in (panel for section in shown for panel in section.panels):
             for mode in panel.modes:
                 found.setdefault(mode, []).append(f"{title[:1].upper()}{title[1:]}: {panel.title}")
     return found

@@ -48,7 +48,7 @@ from vllm_opsctl.exporter.sinks.cloudwatch.interval import HEARTBEAT, Labels
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#999999")
 """That colour-blind people tell apart: Okabe and Ito, Color universal design (2008)."""
 
-_GRAVE, _LIMIT = "#d62728", "#7f7f7f"
+_GRAVE, _LIMIT = "#d55e00", "#7f7f7f"
 
 _HEADING_ROWS, _HELP_ROWS = 2, 12
 
@@ -143,7 +143,7 @@ class _Drawing:
         """A panel's description, which a widget has no place for, and where to read on."""
         base = self.config.alarms.runbook_url
         pages = [f"[{mode}]({base.rstrip('/')}/{mode})" for mode in panel.modes] if base else []
-        return f"- **{panel.title}**: {panel.description} {', '.join(pages)}".rstrip()
+        return f"- **{panel.title}**: {panel.good} *Otherwise:* {panel.otherwise} {', '.join(pages)}".rstrip()
 
     def _panel(self, panel: Panel, model: str | None) -> tuple[str, dict[str, Any]]:
         if panel.kind == "alarms":

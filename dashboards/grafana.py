@@ -11,8 +11,9 @@ Source:
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from grafanalib.core import Annotations, Dashboard, GridPos, Panel, Template, Templating, Time
@@ -67,6 +68,25 @@ class Drawn:
     left_out: tuple[str, ...]
 
 
+def uid_of(service: str, name: str) -> str:
+    """
+    The uid of a board of one service.
+
+    >>> uid_of("chat", "incident")
+    'opsctl-chat-incident'
+    """
+    return f"opsctl-{service}-{name}"
+
+
+def panels_of(body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every panel of a board's JSON model but headings, those below closed headings too."""
+    for panel in body["panels"]:
+        if panel["type"] == "row":
+            yield from panel["panels"]
+        else:
+            yield panel
+
+
 def draw(board: Board, service: str, names: Vocabulary, runbook_url: str | None) -> Drawn:
     """
     Draw a board.
@@ -90,21 +110,27 @@ class _Drawing:
     def drawn(self) -> Drawn:
         left_out: list[str] = []
         panels: list[Panel] = []
+        numbers = itertools.count(1)
         top = 0
         for section in self.board.sections:
-            panels.append(
-                Row(
-                    id=len(panels) + 1,
-                    title=section.title,
-                    gridPos=GridPos(1, model.GRID, 0, top),
-                )
-            )
+            heading = {
+                "id": next(numbers),
+                "title": section.title,
+                "gridPos": GridPos(1, model.GRID, 0, top),
+            }
             top += 1
-            for panel, x, y in placed(section.panels, top):
-                found = self._panel(panel, len(panels) + 1, (x, y), left_out)
-                if found is not None:
-                    panels.append(found)
-            top += rows_of(section.panels)
+            # panels of closed sections stand elsewhere, and what they lack is told there
+            told: list[str] = [] if section.closed else left_out
+            drawn = [
+                found
+                for panel, x, y in placed(section.panels, top)
+                if (found := self._panel(panel, next(numbers), (x, y), told)) is not None
+            ]
+            if section.closed:
+                panels.append(Row(drawn, **heading))
+            else:
+                panels += [Row(**heading), *drawn]
+                top += rows_of(section.panels)
         dashboard = Dashboard(
             title=self.board.title,
             uid=self._uid,
@@ -130,9 +156,9 @@ class _Drawing:
     def _uid(self) -> str:
         """The SLO board's name has its service; boards of one service each need it too."""
         name = self.board.name
-        if not self.board.of_all_services and not name.startswith(f"{self.service}-"):
-            name = f"{self.service}-{name}"
-        return f"opsctl-{name}"
+        if self.board.of_all_services or name.startswith(f"{self.service}-"):
+            return f"opsctl-{name}"
+        return uid_of(self.service, name)
 
     @property
     def _tags(self) -> list[str]:
@@ -146,14 +172,18 @@ class _Drawing:
         where: dict[str, Any] = {
             "id": number,
             "title": panel.title,
-            "description": panel.description,
+            "description": f"Good: {panel.good}\n\nOtherwise: {panel.otherwise}",
             "gridPos": GridPos(panel.height, panel.width, *at),
             "dataSource": SOURCE,
             "links": self._links(panel),
         }
         if panel.kind == "alarms":
-            return alarms_panel(where, self._alerts_of())
+            matchers = self._alerts_of()
+            if panel.alerts is not None:
+                matchers = f'alertname=~"{panel.alerts}", {matchers}'
+            return alarms_panel(where, matchers, of_all_services=self.board.of_all_services)
         targets: list[Query] = []
+        drawn: list[model.Line] = []
         for line in panel.lines:
             try:
                 expression = self.says.expression(line.measure)
@@ -161,15 +191,15 @@ class _Drawing:
                 left_out.append(f"{self.board.title}, {panel.title}, {line.label}: {problem}")
                 continue
             targets.append(query(expression, self._legend(line), len(targets), panel.kind))
-        return drawn_panel(panel, targets, where) if targets else None
+            drawn.append(line)
+        return drawn_panel(replace(panel, lines=tuple(drawn)), targets, where) if targets else None
 
     def _alerts_of(self) -> str:
         """Matchers of the alerts that a board is about."""
-        if self.board.choose_objective:
-            return 'objective=~"$objective|", model=~"$model|"'
         if self.board.of_all_services:
-            return 'service=~".+"'
-        return f'service="{self.service}", model=~"$model|"'
+            return 'alertname=~"LLM.*", service=~".+"'
+        ours = f'alertname=~"LLM.*", service="{self.service}", model=~"$model|"'
+        return f'{ours}, objective=~"$objective|"' if self.board.choose_objective else ours
 
     def _legend(self, line: model.Line) -> str:
         if isinstance(line.measure, model.Query):
@@ -216,7 +246,8 @@ class _Drawing:
         if self.board.of_all_services:
             return
         if self.board.choose_objective:
-            yield _values("objective", "Objective", "llm_slo:objective:ratio", "objective")
+            promised = f'llm_slo:objective:ratio{{service="{self.service}"}}'
+            yield _values("objective", "Objective", promised, "objective")
         yield _values("job", "Job", running, "job")
         chosen = f'{running}{{job=~"$job"}}'
         yield _values("model", "Model", chosen, of_model)

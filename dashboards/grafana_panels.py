@@ -8,8 +8,9 @@ Source:
 
 from __future__ import annotations
 
+import re
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from grafanalib.core import Panel, Target
@@ -23,7 +24,7 @@ UNITS: Mapping[Unit, str] = {
     "share": "percentunit",
     "seconds": "s",
     "per second": "ops",
-    "tokens per second": "short",
+    "tokens per second": "si:tok/s",
     "tokens": "short",
     "count": "short",
     "times": "none",
@@ -71,7 +72,17 @@ class BoardPanel(Panel):  # type: ignore[misc]  # grafanalib is not typed
 
 
 class Row(Panel):  # type: ignore[misc]
-    """A heading between panels."""
+    """
+    A heading between panels.
+
+    Args:
+        below: Panels that are hidden until it is opened; of an open one they stand beside it.
+        rest: As grafanalib's panel takes it.
+    """
+
+    def __init__(self, below: Sequence[Panel] = (), **rest: Any) -> None:
+        super().__init__(**rest)
+        self._below = list(below)
 
     def to_json_data(self) -> dict[str, Any]:
         """As grafanalib asks for it."""
@@ -80,8 +91,8 @@ class Row(Panel):  # type: ignore[misc]
             "title": self.title,
             "id": self.id,
             "gridPos": self.gridPos,
-            "collapsed": False,
-            "panels": [],
+            "collapsed": bool(self._below),
+            "panels": self._below,
         }
 
 
@@ -139,8 +150,9 @@ def _time(panel: model.Panel, where: dict[str, Any]) -> BoardPanel:
     stacked = panel.kind == "stacked"
     custom = {
         "drawStyle": "line",
-        "lineWidth": 1,
-        "fillOpacity": 30 if stacked else 0,
+        # the outline of nothing would lie on what is below it, and look like something
+        "lineWidth": 0 if stacked else 1,
+        "fillOpacity": 70 if stacked else 0,
         "showPoints": "never",
         "spanNulls": False,
         "stacking": {"mode": "normal" if stacked else "none", "group": "A"},
@@ -150,7 +162,8 @@ def _time(panel: model.Panel, where: dict[str, Any]) -> BoardPanel:
     }
     defaults = {
         **_defaults(panel),
-        "color": {"mode": "palette-classic"},
+        # of values that are not known there is grey
+        "color": _shades(-1 if any(line.values for line in panel.lines) else 0),
         "custom": custom,
         # a budget may be overspent
         **({} if any(limit.value == 0 for limit in panel.limits) else {"min": 0}),
@@ -159,26 +172,30 @@ def _time(panel: model.Panel, where: dict[str, Any]) -> BoardPanel:
         "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True, "calcs": []},
         "tooltip": {"mode": "multi", "sort": "desc"},
     }
-    config = {"defaults": defaults, "overrides": _own_colours(where["targets"])}
+    config = {"defaults": defaults, "overrides": [*_own_colours(panel, where["targets"])]}
     return BoardPanel("timeseries", config, options, **where)
 
 
-def _own_colours(targets: Sequence[Query]) -> list[dict[str, Any]]:
-    """Each query its colour, and its series shades of it; one query alone has the palette."""
-    if len(targets) == 1:
-        return []
-    return [
-        {
-            "matcher": {"id": "byFrameRefID", "options": target.refId},
-            "properties": [
-                {
-                    "id": "color",
-                    "value": {"mode": "shades", "fixedColor": COLOURS[index % len(COLOURS)]},
-                }
-            ],
-        }
-        for index, target in enumerate(targets)
-    ]
+def _own_colours(panel: model.Panel, targets: Sequence[Query]) -> Iterator[dict[str, Any]]:
+    """
+    Each query its colour, and its series shades of it; values that are known have their own.
+
+    Grafana's palette is not one that colour-blind people tell apart.
+    """
+    if len(targets) > 1:
+        for index, target in enumerate(targets):
+            yield _coloured({"id": "byFrameRefID", "options": target.refId}, index)
+    for line in panel.lines:
+        for index, value in enumerate(line.values):
+            yield _coloured({"id": "byRegexp", "options": f"/(^| ){re.escape(value)}( |$)/"}, index)
+
+
+def _coloured(matcher: dict[str, str], index: int) -> dict[str, Any]:
+    return {"matcher": matcher, "properties": [{"id": "color", "value": _shades(index)}]}
+
+
+def _shades(index: int) -> dict[str, str]:
+    return {"mode": "shades", "fixedColor": COLOURS[index % len(COLOURS)]}
 
 
 def _number(panel: model.Panel, where: dict[str, Any]) -> BoardPanel:
@@ -231,6 +248,8 @@ def _table(panel: model.Panel, where: dict[str, Any]) -> BoardPanel:
         }
         for line in columns.values()
     ]
+    if panel.leads_to is not None:
+        overrides.append(_link_of_a_row(panel.leads_to))
     hidden = {name: True for name in ("Time", "__name__", "job", "instance")}
     renamed = {name: line.label for name, line in columns.items()}
     where["transformations"] = [
@@ -251,6 +270,17 @@ def _table(panel: model.Panel, where: dict[str, Any]) -> BoardPanel:
         "footer": {"show": False, "reducer": ["sum"], "fields": ""},
     }
     return BoardPanel("table", {"defaults": defaults, "overrides": overrides}, options, **where)
+
+
+def _link_of_a_row(board: str) -> dict[str, Any]:
+    """What its objective leads to: the board of the row's service, with the row's variables set."""
+    chosen = "var-objective=${__data.fields.objective}&var-model=${__data.fields.model}"
+    url = f"/d/opsctl-${{__data.fields.service}}-{board}?{chosen}&${{__url_time_range}}"
+    links = [{"title": f"Open the {board} board", "url": url}]
+    return {
+        "matcher": {"id": "byName", "options": "objective"},
+        "properties": [{"id": "links", "value": links}],
+    }
 
 
 def _states(panel: model.Panel, where: dict[str, Any]) -> BoardPanel:
@@ -290,18 +320,20 @@ def _heatmap(panel: model.Panel, where: dict[str, Any]) -> BoardPanel:
     return BoardPanel("heatmap", {"defaults": {}, "overrides": []}, options, **where)
 
 
-def alarms_panel(where: dict[str, Any], matchers: str) -> BoardPanel:
+def alarms_panel(where: dict[str, Any], matchers: str, *, of_all_services: bool) -> BoardPanel:
     """
     Which alerts are on, over time: one line an alert, objective and model.
 
     Args:
         where: Title, place, links.
         matchers: Label matchers of the alerts.
+        of_all_services: A line says of which service it is.
     """
     # the watchdog is always on, and says that nothing is wrong
     firing = f'ALERTS{{alertstate="firing", role!="watchdog", {matchers}}}'
-    expression = f"max by (alertname, objective, model, target) ({firing})"
-    label = "{{alertname}} {{objective}} {{model}} {{target}}"
+    told = [*(["service"] if of_all_services else []), "alertname", "objective", "model", "target"]
+    expression = f"max by ({', '.join(told)}) ({firing})"
+    label = " ".join(f"{{{{{name}}}}}" for name in told)
     where = {**where, "targets": [query(expression, label, 0, "alarms")]}
     steps = [{"color": _TRANSPARENT, "value": None}, {"color": GRAVE, "value": 1}]
     defaults = {

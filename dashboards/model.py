@@ -115,11 +115,13 @@ class Line:
         measure: What it shows.
         label: Its legend; of a query with labels in braces, ``{model}`` in the source's own name.
         unit: Of a table's column, when it is not the panel's.
+        values: Words of the legend that tell its series apart; each has a colour of its own.
     """
 
     measure: Measure
     label: str
     unit: Unit | None = None
+    values: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,8 @@ class Panel:
 
     Args:
         title: What it shows.
-        description: What good looks like, and what to do when it does not.
+        good: What good looks like.
+        otherwise: What to do when it does not look so.
         kind: Lines over time, or stacked; the newest numbers, as bars, or in a table; states or a heatmap
             over time; which alarms are on.
         unit: Of all its lines.
@@ -157,11 +160,14 @@ class Panel:
         interval_s: Each point is of so many seconds; None for what suits the range.
         modes: Failure modes to read about.
         more_is_worse: Of numbers: which end is bad.
+        alerts: Of alarms: their names, a regular expression; None for all that the board is about.
+        leads_to: Of a table: the service's board that a row opens.
         points: At most so many over the range, where each costs much; None for one a pixel.
     """
 
     title: str
-    description: str
+    good: str
+    otherwise: str
     kind: Kind
     unit: Unit
     lines: tuple[Line, ...] = ()
@@ -172,6 +178,8 @@ class Panel:
     interval_s: float | None = None
     modes: tuple[str, ...] = ()
     more_is_worse: bool = False
+    alerts: str | None = None
+    leads_to: str | None = None
     points: int | None = None
 
 
@@ -184,11 +192,13 @@ class Section:
         title: The heading.
         panels: In order, left to right and down.
         per_model: It is of one model.
+        closed: Somebody opens it who wants it; until then its panels ask nothing.
     """
 
     title: str
     panels: tuple[Panel, ...]
     per_model: bool = True
+    closed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +240,7 @@ def placed(panels: tuple[Panel, ...], top: int) -> Iterator[tuple[Panel, int, in
     Yields:
         Panel, column, row.
 
-    >>> one = Panel("", "", "time", "count", width=12, height=6)
+    >>> one = Panel("", "", "", "time", "count", width=12, height=6)
     >>> [(x, y) for _, x, y in placed((one, one, one), 2)]
     [(0, 2), (12, 2), (0, 8)]
     """

@@ -104,7 +104,8 @@ class Promql:
             NotMeasured: This vLLM does not expose one of its metrics.
         """
         names = self._chosen if measure.of == "model" else self._replicas
-        return self._of_vllm(names.expand(measure.template.strip()))
+        template = measure.template.strip().replace("${service}", self.service)
+        return self._of_vllm(names.expand(template))
 
     def label(self, text: str) -> str:
         """A legend with the source's names of model, replica and engine."""

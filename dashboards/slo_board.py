@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from vllm_opsctl.alarms.burn import ROWS, Row, budget_of, duration_text
 from vllm_opsctl.dashboards.model import (
@@ -43,29 +43,44 @@ _LATENCIES = (
     (
         "time_to_first_token_seconds",
         "TTFT",
-        "Flat, and its 95th percentile below the objective. When it rises with the queue, requests wait for "
-        "a place; when it rises alone, prompts got longer or the prefix cache misses.",
+        "Flat, and its 95th percentile below the objective.",
+        "When it rises with the queue, requests wait for a place: add replicas. When it rises alone, prompts "
+        "got longer or the prefix cache misses.",
         ("queue-overload", "long-prefill-interference"),
     ),
     (
         "inter_token_latency_seconds",
         "Inter-token latency",
-        "Flat. It rises with the batch, and in spikes when long prefills share steps with it.",
+        "Flat.",
+        "Rising with the batch it is capacity; in spikes, long prefills share steps with it: lower "
+        "--max-num-batched-tokens.",
         ("long-prefill-interference", "kv-preemption-thrash"),
     ),
     (
         "request_e2e_seconds",
         "End-to-end latency",
-        "Of answered requests alone: who gave up is not in it. It follows the length of answers.",
+        "Below the objective. Of answered requests alone: who gave up is not in it.",
+        "It follows the length of answers; look at these first, then at the queue.",
         ("output-length-shift", "queue-overload"),
     ),
     (
         "request_queue_seconds",
         "Queue time",
-        "Near zero. Anything else is more demand than the replicas take.",
+        "Near zero.",
+        "Anything else is more demand than the replicas take: add some, or turn requests away early.",
         ("queue-overload",),
     ),
 )
+
+_MODES: Mapping[str, tuple[str, ...]] = {
+    "availability": ("server-errors-5xx", "engine-dead"),
+    "time_to_first_token": ("queue-overload", "long-prefill-interference"),
+    "time_to_first_token_cached": ("prefix-cache-eviction", "routing-without-affinity"),
+    "inter_token_latency": ("long-prefill-interference", "kv-preemption-thrash"),
+    "e2e_latency": ("output-length-shift", "queue-overload"),
+    "queue_time": ("queue-overload", "concurrency-cap"),
+}
+"""Failure modes that most often break an objective, by what it is about."""
 
 
 def slo_board(service: str, objectives: Sequence[Objective]) -> Board:
@@ -93,7 +108,8 @@ def _alarms() -> tuple[Panel, ...]:
     return (
         Panel(
             title="Alarms",
-            description="Good: nothing is red. A red one's description has the command that names the cause.",
+            good="Nothing is red.",
+            otherwise="A red one's description has the command that names the cause.",
             kind="alarms",
             unit="count",
             width=18,
@@ -101,10 +117,13 @@ def _alarms() -> tuple[Panel, ...]:
         ),
         Panel(
             title="Replicas read, a minute",
-            description="As many as there are. None for 3 minutes pages: every other panel is blind then.",
+            good="As many as there are.",
+            otherwise="None for 3 minutes pages, for every other panel is blind then: is the sidecar up, and "
+            "can it reach the servers? Start there.",
             kind="time",
             unit="count",
             lines=(Line(Reporting(), "replicas"),),
+            modes=("metrics-disabled", "metrics-stale-or-wrong", "clock-skew"),
             width=6,
             height=6,
         ),
@@ -114,8 +133,8 @@ def _alarms() -> tuple[Panel, ...]:
 def _budgets(objectives: Sequence[Objective]) -> tuple[Panel, ...]:
     left = Panel(
         title="Error budget left, 30 days",
-        description="Good: above zero everywhere. At zero the promise of these 30 days is broken: no risky "
-        "changes until it has recovered.",
+        good="Above zero everywhere.",
+        otherwise="At zero the promise of these 30 days is broken: no risky changes until it has recovered.",
         kind="number",
         unit="share",
         lines=tuple(Line(BudgetLeft(one), one.name) for one in objectives),
@@ -123,17 +142,20 @@ def _budgets(objectives: Sequence[Objective]) -> tuple[Panel, ...]:
         width=24,
         height=4,
         range_s=PERIOD_S,
+        modes=_modes(objectives),
     )
     fastest = ROWS[0]
     burns = [fastest, *(row for row in ROWS if row.long_s in _SHOWN_S)]
     shares = tuple(
         Panel(
             title=f"{one.name}: bad events",
-            description=f"{_promise(one)} Above the line the budget shrinks faster than it may.",
+            good=f"Below the line. {_promise(one)}",
+            otherwise="Above it the budget shrinks faster than it may; the runbooks say what it mostly is.",
             kind="time",
             unit="share",
             lines=(Line(BadShare(one), "bad"),),
             limits=(Limit(budget_of(one.target), f"objective {format_percent(one.target)}"),),
+            modes=_modes([one]),
             width=8,
             height=5,
         )
@@ -147,9 +169,9 @@ def _burn(row: Row, objectives: Sequence[Objective]) -> Panel:
     does = "pages" if row.notify == "page" else "opens a ticket"
     return Panel(
         title=f"Burn rate, {window}",
-        description=f"Good: below 1, where the budget lasts its 30 days. Above {row.burn:g}, if "
-        f"{duration_text(row.short_s)} agree, it {does}: {format_percent(row.budget_spent)} of the budget "
-        f"are gone by then.",
+        good="Below 1, where the budget lasts its 30 days.",
+        otherwise=f"Above {row.burn:g}, if {duration_text(row.short_s)} agree, it {does}: "
+        f"{format_percent(row.budget_spent)} of the budget are gone by then. Type the command in its text.",
         kind="time",
         unit="times",
         lines=tuple(Line(Burn(one, row.long_s), one.name) for one in objectives),
@@ -159,7 +181,14 @@ def _burn(row: Row, objectives: Sequence[Objective]) -> Panel:
         ),
         range_s=_SHOWN_S.get(row.long_s),
         interval_s=row.long_s,
+        modes=_modes(objectives),
     )
+
+
+def _modes(objectives: Sequence[Objective]) -> tuple[str, ...]:
+    """The likeliest failure mode of each of several objectives, or all those of one."""
+    found = [_MODES[one.sli] for one in objectives]
+    return found[0] if len(found) == 1 else tuple(dict.fromkeys(modes[0] for modes in found))
 
 
 def _promise(one: Objective) -> str:
@@ -174,7 +203,8 @@ def _signals(objectives: Sequence[Objective]) -> tuple[Panel, ...]:
     first = tuple(
         Panel(
             title="Requests",
-            description="The usual shape of the day. A step down without a deploy is an outage further out.",
+            good="The usual shape of the day, and none failed.",
+            otherwise="A step down without a deploy is an outage further out, at the gateway or before it.",
             kind="time",
             unit="per second",
             lines=(Line(Events(one), "all"), Line(Events(one, bad=True), "failed")),
@@ -185,7 +215,8 @@ def _signals(objectives: Sequence[Objective]) -> tuple[Panel, ...]:
     latencies = tuple(
         Panel(
             title=title,
-            description=text,
+            good=good,
+            otherwise=otherwise,
             kind="time",
             unit="seconds",
             lines=tuple(Line(Quantile(concept, q), f"p{100 * q:g}") for q in QUANTILES),
@@ -197,12 +228,12 @@ def _signals(objectives: Sequence[Objective]) -> tuple[Panel, ...]:
             modes=modes,
             points=QUANTILE_POINTS,
         )
-        for concept, title, text, modes in _LATENCIES
+        for concept, title, good, otherwise, modes in _LATENCIES
     )
     gave_up = Panel(
         title="Clients that gave up",
-        description="Estimated by the tap; vLLM counts them nowhere. Empty without the tap. They come just "
-        "when it is slow, and are missing in every latency.",
+        good="None. Estimated by the tap; vLLM counts them nowhere. Empty without the tap.",
+        otherwise="They come when it is slow, and are missing in every latency: trust TTFT and the queue.",
         kind="time",
         unit="count",
         lines=(Line(Counted("requests_hung_up_estimate"), "gave up"),),
@@ -215,8 +246,9 @@ def _saturation() -> tuple[Panel, ...]:
     return (
         Panel(
             title="Running and waiting, an engine",
-            description="Waiting near zero. When running stands at its limit and waiting grows, replicas are "
-            "missing, or one of them takes no part.",
+            good="Waiting near zero.",
+            otherwise="When running stands at its limit and waiting grows, replicas are missing, or one of "
+            "them takes no part.",
             kind="time",
             unit="count",
             lines=(
@@ -229,8 +261,8 @@ def _saturation() -> tuple[Panel, ...]:
         ),
         Panel(
             title="KV-cache usage",
-            description="Full is fine as long as nothing waits and nothing is preempted; at the line, "
-            "sequences are thrown out and computed again.",
+            good="Full is fine as long as nothing waits and nothing is preempted.",
+            otherwise="At the line, sequences are thrown out and computed again: lower --max-num-seqs.",
             kind="time",
             unit="share",
             lines=(
@@ -243,8 +275,9 @@ def _saturation() -> tuple[Panel, ...]:
         ),
         Panel(
             title="Prefix-cache hit ratio",
-            description="As it was last week. When it falls, returning users wait as long as new ones: look "
-            "for a changed prompt template, a deploy, or routing without affinity.",
+            good="As it was last week.",
+            otherwise="When it falls, returning users wait as long as new ones: look for a changed prompt "
+            "template, a deploy, or routing without affinity.",
             kind="time",
             unit="share",
             lines=(Line(Share("prefix_cache_hit_tokens", "prefix_cache_queried_tokens"), "hits"),),
@@ -253,7 +286,8 @@ def _saturation() -> tuple[Panel, ...]:
         ),
         Panel(
             title="Preemptions",
-            description="None, or a few at a peak. Many, and the KV cache is too small for what runs.",
+            good="None, or a few at a peak.",
+            otherwise="Many, and the KV cache is too small for what runs: fewer requests at once.",
             kind="time",
             unit="count",
             lines=(Line(Counted("preemptions"), "preemptions"),),

@@ -57,11 +57,24 @@ def test_every_panel_says_what_good_looks_like_and_titles_differ(board: Board) -
     titles = [panel.title for panel in board.panels]
 
     assert len(set(titles)) == len(titles)
-    assert all(len(panel.description) > 20 for panel in board.panels)
+    assert all(panel.good and len(panel.otherwise) > 20 for panel in board.panels)
 
 
 def test_every_failure_mode_that_a_panel_names_has_a_page(board: Board) -> None:
     assert {mode for panel in board.panels for mode in panel.modes} <= {*shipped_library().modes}
+
+
+def test_the_incident_board_has_the_panels_of_every_failure_mode() -> None:
+    """SageMaker's own are seen in CloudWatch alone."""
+    (incident,) = (board for board in OF_FILES if board.choose_objective)
+    there = {mode for panel in incident.panels for mode in panel.modes}
+
+    missing = {*shipped_library().modes} - there
+    assert {mode for mode in missing if not mode.startswith("sagemaker-")} == set()
+    for board in OF_FILES:
+        if not board.of_all_services:
+            titles = {panel.title for panel in board.panels if panel.modes}
+            assert titles <= {panel.title for panel in incident.panels}
 
 
 def test_everything_that_is_measured_is_in_the_catalogue(board: Board) -> None:

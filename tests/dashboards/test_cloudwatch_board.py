@@ -57,7 +57,7 @@ def test_what_a_widget_has_no_place_for_stands_below() -> None:
     text = last["properties"]["markdown"]
 
     for panel in slo_board("chat", config().objectives).panels:
-        assert f"**{panel.title}**: {panel.description}" in text
+        assert f"**{panel.title}**: {panel.good} *Otherwise:* {panel.otherwise}" in text
     assert "[queue-overload](https://runbooks.example.com/queue-overload)" in text
 
 

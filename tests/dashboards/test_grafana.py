@@ -20,8 +20,9 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from vllm_opsctl.dashboards.build import board_files, draw_boards
-from vllm_opsctl.dashboards.grafana import SCHEMA_VERSION, Drawn
+from vllm_opsctl.dashboards.grafana import SCHEMA_VERSION, Drawn, panels_of
 from vllm_opsctl.exporter.config import Config
+from vllm_opsctl.exporter.config_load import load_config
 
 CONFIGS = {
     "defaults": Config(),
@@ -43,7 +44,7 @@ def body(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 def panels(body: dict[str, Any]) -> list[dict[str, Any]]:
-    return [panel for panel in body["panels"] if panel["type"] != "row"]
+    return [*panels_of(body)]
 
 
 def queries(body: dict[str, Any]) -> Iterator[str]:
@@ -102,20 +103,27 @@ def test_every_query_is_promql(body: dict[str, Any]) -> None:
 
 
 def test_no_query_reads_all_series(body: dict[str, Any]) -> None:
-    """Recordings and alerts are few; of everything else a job is chosen."""
-    for query in queries(body):
-        for name, matchers in re.findall(r"([a-z][\w:]+)(\{[^}]*\})", query):
-            if not name.startswith("llm_slo:"):
+    """Of metrics a job is chosen; alerts are ours, and of one service, as recordings, but for the fleet's."""
+    of_one_service = body["uid"] != "opsctl-fleet"
+    for query in (*queries(body), *annotated(body).values()):
+        for name, matchers in re.findall(r"([A-Za-z][\w:]+)(\{[^}]*\})", query):
+            if name == "ALERTS":
+                assert 'alertname=~"LLM' in matchers, query
+            if not name.startswith("llm_slo:") and name != "ALERTS":
                 assert "job=~" in matchers, query
+            elif of_one_service:
+                assert re.search(r'service="\w+"', matchers), query
         bare = re.findall(r"\b(?:vllm[:_]|opsctl_|http_|process_)\w+(?!\w*[{\w])", query)
         assert not bare, query
 
 
 def test_rates_take_grafanas_window_and_quantiles_keep_le(body: dict[str, Any]) -> None:
-    """Forecasts and comparisons with yesterday have windows of their own."""
+    """A forecast has a window of its own, a sum that of the board."""
     for query in queries(body):
-        windows = {*re.findall(r"\[([^\]]+)\]", query)}
-        assert windows <= {"$__rate_interval", "$__range"} or "predict" in query or "[1h" in query
+        for function, window in re.findall(r"(\w+)\((?:[^()\[]|\{[^}]*\})*\[([^\]]+)\]", query):
+            own = {"predict_linear": "15m", "sum_over_time": "$__range"}
+            assert window == own.get(function, "$__rate_interval"), query
+        assert query.count("[") == len(re.findall(r"\w+\((?:[^()\[]|\{[^}]*\})*\[", query)), query
         if "histogram_quantile" in query:
             assert re.search(r"sum by \([\w, ]+, le\)", query)
 
@@ -145,14 +153,22 @@ def test_a_guard_that_is_missing_is_seen() -> None:
 def test_every_panel_says_what_it_is(body: dict[str, Any]) -> None:
     for panel in panels(body):
         assert panel["title"]
-        assert len(panel["description"]) > 20
+        good, otherwise = panel["description"].split("\n\n")
+        assert re.fullmatch(r"Good: .+\.", good), panel["description"]
+        assert re.fullmatch(r"Otherwise: .{20,}\.", otherwise), panel["description"]
         assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
         shown = panel["fieldConfig"]["defaults"] | panel["options"].get("yAxis", {})
-        assert shown.get("unit") or panel["title"] in ("Alarms", "Alerts", "Alerts on")
+        is_alarms = panel["targets"][0]["expr"].endswith("})") and "ALERTS{" in str(
+            panel["targets"]
+        )
+        assert shown.get("unit") or is_alarms
 
 
 def test_legends_of_a_panel_differ_and_tell_what_they_are_of(body: dict[str, Any]) -> None:
-    of_everything = {"Replicas read, a minute", "Objectives", "Promises broken", "Burning now"}
+    of_everything = {
+        *("Replicas read, a minute", "Objectives", "Promises broken", "Burning now"),
+        "Models measured",
+    }
     for panel in panels(body):
         labels = [target["legendFormat"] for target in panel["targets"]]
         assert len({*labels}) == len(labels)
@@ -174,7 +190,8 @@ def test_titles_of_a_board_differ(body: dict[str, Any]) -> None:
 
 
 def test_ids_are_unique_and_the_schema_is_what_grafana_10_4_reads(body: dict[str, Any]) -> None:
-    ids = [panel["id"] for panel in body["panels"]]
+    below = [one for row in body["panels"] for one in row.get("panels", ())]
+    ids = [panel["id"] for panel in (*body["panels"], *below)]
 
     assert len({*ids}) == len(ids)
     assert body["schemaVersion"] == SCHEMA_VERSION == 39
@@ -211,6 +228,8 @@ def test_pages_lead_to_the_incident_board_with_its_variables_set() -> None:
     names = {one["name"] for one in boards["opsctl-chat-incident"]["templating"]["list"]}
 
     assert {"objective", "model", "target"} <= names
+    (link,) = re.findall(r"dashboard_url: \S+/d/(\S+)", STARTER.read_text())
+    assert link in {drawn.uid for drawn in draw_boards(load_config(STARTER, {}).config, "sidecar")}
 
 
 def test_limits_are_lines_and_panels_link_to_runbooks() -> None:
@@ -246,13 +265,23 @@ def test_config_maps_carry_the_label_that_grafanas_loader_looks_for() -> None:
 
 def test_a_build_is_repeated_without_a_change_and_checked(opsctl: Opsctl, tmp_path: Path) -> None:
     def build(*options: str) -> tuple[int, str]:
-        ran = opsctl.run("dashboards", "build", "--out", "out", *options, cwd=tmp_path)
+        link = {"OPSCTL_ALARMS__RUNBOOK_URL": "https://runbooks.example.com"}
+        ran = opsctl.run("dashboards", "build", "--out", "out", *options, env=link, cwd=tmp_path)
         return ran.returncode, ran.stdout + ran.stderr
 
     assert "9 files, 9 changed" in build()[1]
     assert "9 files, 0 changed" in build()[1]
     (tmp_path / "out" / "provisioning.yaml").write_text("# written by opsctl dashboards build\n")
     assert build("--check") == (1, "out: not up to date: provisioning.yaml\n")
+
+
+def test_without_runbooks_panels_link_nowhere_and_that_is_told(
+    opsctl: Opsctl, tmp_path: Path
+) -> None:
+    ran = opsctl.run("dashboards", "build", "--out", "out", cwd=tmp_path)
+
+    assert ran.returncode == 0
+    assert "Note: alarms.runbook_url is not set: no panel links" in ran.stderr
 
 
 @pytest.mark.parametrize("name", ["opsctl-vllm-slo.json", "configmaps.yaml"])
