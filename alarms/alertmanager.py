@@ -34,7 +34,9 @@ MESSAGE = (
     "{{ .Annotations.description }}\n"
     "{{ with .Annotations.command }}Diagnose: {{ . }}\n{{ end }}"
     "{{ with .Annotations.runbook_url }}Runbook: {{ . }}\n{{ end }}"
-    "{{ with .Annotations.dashboard_url }}Board: {{ . }}\n{{ end }}"
+    # from an hour before it began: in a rule's own texts no time is known
+    "{{ $from := (.StartsAt.Add -3600000000000).UnixMilli }}"
+    "{{ with .Annotations.dashboard_url }}Board: {{ . }}&from={{ $from }}&to=now\n{{ end }}"
     'Since: {{ .StartsAt.UTC.Format "2006-01-02 15:04:05" }} UTC\n\n{{ end }}'
 )
 """Body of the message's template; SNS takes 256 KB."""

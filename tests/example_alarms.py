@@ -20,7 +20,7 @@ EXAMPLE = {
     "OPSCTL_ALARMS__WEBHOOK": "http://alerts.internal:8080/hook",
     "OPSCTL_ALARMS__DEADMAN_URL": "http://deadman.internal:8080/ping",
     "OPSCTL_ALARMS__RUNBOOK_URL": "https://runbooks.example.com/vllm",
-    "OPSCTL_ALARMS__DASHBOARD_URL": "https://grafana.example.com/d/llm-incident",
+    "OPSCTL_ALARMS__DASHBOARD_URL": "https://grafana.example.com/d/opsctl-chat-incident",
     "OPSCTL_ALARMS__SIDECAR_URL": "http://sidecar.internal:9836",
 }
 

@@ -174,3 +174,34 @@ def test_the_resources_say_what_the_files_say(tmp_path: Path) -> None:
     assert other["route"]["groupBy"] == config["route"]["group_by"]
     assert len(other["inhibitRules"]) == len(config["inhibit_rules"])
     assert [r["name"] for r in other["receivers"]] == [r["name"] for r in config["receivers"]]
+
+
+def test_the_board_of_a_page_opens_where_it_began(
+    part: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Rules know no time, Alertmanager does: an hour before the alert, to now."""
+    built(tmp_path, FULL)
+    alert = {
+        "status": "firing",
+        "labels": {"severity": "critical"},
+        "annotations": {"dashboard_url": "https://grafana.example.com/d/x?var-model=chat"},
+        "startsAt": "2026-11-26T04:00:00Z",
+    }
+    page = {"status": "firing", "alerts": [alert], "commonLabels": {}}
+    (tmp_path / "page.json").write_text(json.dumps(page))
+    given = {
+        "glob": str(tmp_path / "sns.tmpl"),
+        "text": '{{ template "llm.sns.message" . }}',
+        "data": str(tmp_path / "page.json"),
+    }
+
+    text = amtool(
+        part("amtool"),
+        tmp_path,
+        *("template", "render"),
+        *(f"--template.{name}={value}" for name, value in given.items()),
+    )
+
+    three_o_clock_ms = 1795662000000
+    board = f"https://grafana.example.com/d/x?var-model=chat&from={three_o_clock_ms}&to=now"
+    assert f"Board: {board}\n" in text

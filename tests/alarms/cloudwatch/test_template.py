@@ -27,7 +27,7 @@ from vllm_opsctl.exporter.sinks.cloudwatch.interval import Labels
 
 LINKS = {
     "runbook_url": "https://runbooks.example.com/vllm",
-    "dashboard_url": "https://grafana.example.com/d/llm",
+    "dashboard_url": "https://grafana.example.com/d/opsctl-chat-incident",
     "sidecar_url": "http://sidecar.internal:9836",
 }
 NO_MODELS = [{"name": "chat-0", "url": "http://chat-0:8000"}]
@@ -163,7 +163,7 @@ def test_a_notification_carries_summary_number_command_runbook_and_board() -> No
         "Too many of the events of tiny waited longer than 1 s for their first token; 95 % must not.",
         "Diagnose: opsctl diagnose --sidecar http://sidecar.internal:9836",
         "Runbook: https://runbooks.example.com/vllm/index",
-        "Board: https://grafana.example.com/d/llm?var-objective=ttft&var-model=tiny",
+        "Board: https://grafana.example.com/d/opsctl-chat-incident?var-objective=ttft&var-model=tiny",
     ]
     for name in definitions.notify:
         text = definitions.descriptions[name]
