@@ -196,7 +196,8 @@ def input_series(found: Month) -> Iterator[dict[str, str]]:
     """What the sidecar would have exported, in promtool's notation."""
     names = rulebook().names
     for replica, alive in enumerate(found.alive):
-        labels = f'target="{target_of(replica)}",model="{found.level.name}"'
+        model = found.level.name
+        labels = f'instance="sidecar-{model}",target="{target_of(replica)}",model="{model}"'
         for objective in measured_objectives():
             bad, total = (s[objective][replica] for s in (found.seen_bad, found.seen_total))
             for outcome, increments in (("good", total - bad), ("bad", bad)):
