@@ -21,23 +21,29 @@ from vllm_opsctl.exporter.config import Alarms
 TEMPLATE_FILE = "sns.tmpl"
 
 SUBJECT = (
-    '{{ $first := index .Alerts 0 }}{{ $state := printf "%s:%d" (.Status | toUpper) (len .Alerts) }}'
+    "{{ $told := .Alerts }}{{ with .Alerts.Firing }}{{ $told = . }}{{ end }}{{ $first := index $told 0 }}"
+    '{{ $state := printf "%s:%d" (.Status | toUpper) (len $told) }}'
     '{{ $text := printf "[%s] %s %s %s" $state $first.Labels.alertname '
     '(or .CommonLabels.objective "-") (or .CommonLabels.model .CommonLabels.target "-") }}'
     '{{ printf "%.99s" ($text | reReplaceAll "[^ -~]" "?") }}'
 )
 """Body of the subject's template; also inlined where there are no template files."""
 
-MESSAGE = (
-    "{{ with .CommonLabels.scale }}TEST RULES: every window is scaled by {{ . }}.\n\n{{ end }}"
-    "{{ range .Alerts }}{{ .Status | toUpper }} {{ .Labels.severity }}: {{ .Annotations.summary }}\n"
+_ALERT = (
+    "{{ .Status | toUpper }} {{ .Labels.severity }}: {{ .Annotations.summary }}\n"
     "{{ .Annotations.description }}\n"
     "{{ with .Annotations.command }}Diagnose: {{ . }}\n{{ end }}"
     "{{ with .Annotations.runbook_url }}Runbook: {{ . }}\n{{ end }}"
     # from an hour before it began: in a rule's own texts no time is known
     "{{ $from := (.StartsAt.Add -3600000000000).UnixMilli }}"
     "{{ with .Annotations.dashboard_url }}Board: {{ . }}&from={{ $from }}&to=now\n{{ end }}"
-    'Since: {{ .StartsAt.UTC.Format "2006-01-02 15:04:05" }} UTC\n\n{{ end }}'
+    'Since: {{ .StartsAt.UTC.Format "2006-01-02 15:04:05" }} UTC\n\n'
+)
+
+MESSAGE = (
+    "{{ with .CommonLabels.scale }}TEST RULES: every window is scaled by {{ . }}.\n\n{{ end }}"
+    f"{{{{ range .Alerts.Firing }}}}{_ALERT}{{{{ end }}}}"
+    f"{{{{ range .Alerts.Resolved }}}}{_ALERT}{{{{ end }}}}"
 )
 """Body of the message's template; SNS takes 256 KB."""
 
@@ -45,9 +51,12 @@ ATTRIBUTES: Mapping[str, str] = {
     name: f'{{{{ or .CommonLabels.{name} "none" }}}}'
     for name in ("severity", "service", "model", "objective")
 }
-"""SNS message attributes, for subscriptions' filter policies."""
+"""SNS message attributes, for subscriptions' filter policies; of several objectives none is told."""
 
-GROUP_BY = ("service", "model", "objective")
+GROUP_BY = ("service", "model")
+"""One fault burns several objectives of a model, and is one page."""
+
+_BUDGET = (*GROUP_BY, "objective")
 
 _GROUP_WAIT_S, _GROUP_INTERVAL_S, _REPEAT_S = 30.0, 300.0, 4 * 3600.0
 _DEADMAN_S = 60.0
@@ -79,7 +88,7 @@ def _one_page_a_burn() -> Iterator[Inhibition]:
     rows = [(*page, ("window", duration_text(row.long_s))) for row in ROWS if row.notify == "page"]
     floor = (*page, ("alertname", FLOOR_ALERT))
     for fast, slow in (*combinations(rows, 2), *((floor, row) for row in rows)):
-        yield Inhibition(fast, slow, GROUP_BY, "one page is enough for one burn")
+        yield Inhibition(fast, slow, _BUDGET, "one page is enough for one burn")
 
 
 INHIBITIONS: tuple[Inhibition, ...] = (
@@ -98,7 +107,7 @@ INHIBITIONS: tuple[Inhibition, ...] = (
     Inhibition(
         (("role", "symptom"), ("notify", "page")),
         (("role", "symptom"), ("notify", "ticket")),
-        GROUP_BY,
+        _BUDGET,
         "whoever is paged needs no ticket for the same budget",
     ),
     Inhibition(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from vllm_opsctl.alarms.alertmanager import INHIBITIONS, pager
 from vllm_opsctl.alarms.build import build_files
 from vllm_opsctl.alarms.burn import Clock
 from vllm_opsctl.alarms.rules import Rulebook, build_rules
+from vllm_opsctl.cli.alarm_message import read_alarm
 from vllm_opsctl.errors import ConfigError
 from vllm_opsctl.exporter.config import Alarms, Config
 
@@ -77,22 +81,58 @@ def test_every_alert_reaches_who_it_is_for(part: Callable[[str], Path], tmp_path
         assert answer.strip() == receivers[dict(one)["notify"]]
 
 
-def data_of(labels: dict[str, str], status: str = "firing") -> dict[str, Any]:
-    alert = {
+def alert_of(
+    labels: dict[str, str], status: str = "firing", since: str = "10:00"
+) -> dict[str, Any]:
+    return {
         "status": status,
         "labels": labels,
         "annotations": {"summary": "s", "description": "d", "command": "opsctl diagnose"},
-        "startsAt": "2026-11-24T10:00:00Z",
+        "startsAt": f"2026-11-24T{since}:00Z",
     }
+
+
+def data_of(*alerts: dict[str, Any]) -> dict[str, Any]:
+    """What Alertmanager makes a notification of."""
+    common = set.intersection(*(set(alert["labels"].items()) for alert in alerts))
     return {
-        "status": status,
-        "alerts": [alert],
-        "commonLabels": labels,
+        "status": "firing" if any(a["status"] == "firing" for a in alerts) else "resolved",
+        "alerts": alerts,
+        "commonLabels": dict(common),
         "commonAnnotations": {},
         "groupLabels": {},
         "externalURL": "",
         "receiver": "page",
     }
+
+
+@dataclass(frozen=True)
+class Page:
+    """A notification as SNS gets it."""
+
+    subject: str
+    message: str
+    attributes: dict[str, str]
+
+
+def rendered(binary: Path, folder: Path, data: dict[str, Any]) -> Page:
+    """By the template file; the operator's resource, which has it inlined, says the same."""
+    _, files = built(folder, FULL)
+    (folder / "data.json").write_text(json.dumps(data))
+    sns = yaml.safe_load(files["alertmanager.yaml"])["receivers"][0]["sns_configs"][0]
+    resource = yaml.safe_load(files["alertmanagerconfig.yaml"])
+    inlined = resource["spec"]["receivers"][0]["snsConfigs"][0]
+
+    def render(text: str) -> str:
+        arguments = (f"--template.text={text}", "--template.data=data.json")
+        return amtool(
+            binary, folder, "template", "render", "--template.glob=sns.tmpl", *arguments
+        ).removesuffix("\n")
+
+    subject, message = render(sns["subject"]), render(sns["message"])
+    assert (render(inlined["subject"]), render(inlined["message"])) == (subject, message)
+    attributes = {name: render(text) for name, text in sns["attributes"].items()}
+    return Page(subject, message, attributes)
 
 
 @pytest.mark.parametrize(
@@ -109,28 +149,48 @@ def test_no_subject_and_no_attribute_is_one_that_sns_refuses(
 ) -> None:
     """SNS refuses subjects of 100 characters, other than ASCII ones, and empty attributes."""
     binary = part("amtool")
-    _, files = built(tmp_path, FULL)
-    (tmp_path / "data.json").write_text(json.dumps(data_of(labels)))
-    config = yaml.safe_load(files["alertmanager.yaml"])
-    resource = yaml.safe_load(files["alertmanagerconfig.yaml"])
-    sns = config["receivers"][0]["sns_configs"][0]
-    inlined = resource["spec"]["receivers"][0]["snsConfigs"][0]
+    page = rendered(binary, tmp_path, data_of(alert_of(labels)))
 
-    def render(text: str) -> str:
-        arguments = (f"--template.text={text}", "--template.data=data.json")
-        return amtool(
-            binary, tmp_path, "template", "render", "--template.glob=sns.tmpl", *arguments
-        ).removesuffix("\n")
+    assert 0 < len(page.subject) < 100
+    assert page.subject.isascii()
+    assert labels["alertname"] in page.subject
+    assert all(page.attributes.values())
+    assert "Diagnose: opsctl diagnose" in page.message
 
-    subject = render(sns["subject"])
-    assert 0 < len(subject) < 100
-    assert subject.isascii()
-    assert labels["alertname"] in subject
-    assert render(inlined["subject"]) == subject
-    assert all(render(text) for text in sns["attributes"].values())
-    message = render(sns["message"])
-    assert "Diagnose: opsctl diagnose" in message
-    assert render(inlined["message"]) == message
+
+def test_one_fault_that_burns_several_objectives_is_one_page_about_what_fires(
+    part: Callable[[str], Path], tmp_path: Path
+) -> None:
+    burn = {"alertname": "LLMSLOErrorBudgetBurn", "model": "m", "severity": "critical"}
+    page = rendered(
+        part("amtool"),
+        tmp_path,
+        data_of(
+            alert_of({**burn, "objective": "e2e"}, "resolved", since="09:00"),
+            alert_of({**burn, "objective": "queue-time"}, since="09:30"),
+            alert_of({**burn, "objective": "ttft"}, since="10:00"),
+        ),
+    )
+    read = read_alarm(page.message, "-")
+
+    assert page.subject == "[FIRING:2] LLMSLOErrorBudgetBurn - m"
+    assert page.attributes["objective"] == "none"
+    assert page.attributes["model"] == "m"
+    assert re.findall("^[A-Z]+ critical|09:..|10:..", page.message, re.MULTILINE) == [
+        *("FIRING critical", "09:30"),
+        *("FIRING critical", "10:00"),
+        *("RESOLVED critical", "09:00"),
+    ]
+    assert read.since == datetime(2026, 11, 24, 9, 30, tzinfo=UTC).timestamp()
+
+
+def test_an_end_names_what_has_ended(part: Callable[[str], Path], tmp_path: Path) -> None:
+    burn = {"alertname": "LLMSLOErrorBudgetBurn", "model": "m", "objective": "ttft"}
+    page = rendered(part("amtool"), tmp_path, data_of(alert_of(burn, "resolved")))
+
+    assert page.subject == "[RESOLVED:1] LLMSLOErrorBudgetBurn ttft m"
+    assert page.attributes["objective"] == "ttft"
+    assert page.message.startswith("RESOLVED")
 
 
 def test_a_ticket_never_mutes_a_page() -> None:

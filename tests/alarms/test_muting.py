@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import free_port, wait_for
+from conftest import free_port, http_get, wait_for
 from real.alertmanager import RealAlertmanager
 
 from vllm_opsctl.alarms.alertmanager import INHIBITIONS
@@ -111,3 +112,16 @@ def test_a_crash_loop_mutes_the_burns_of_its_model_and_of_no_other(
     wait_for(lambda: len(inhibited("org/chat-8b")) == 3, timeout_s=20, what="the burn alerts")
     wait_for(lambda: all(inhibited("org/chat-8b")), timeout_s=20, what="the muting")
     assert not all(inhibited("org/other"))
+
+
+def test_a_fault_that_burns_several_objectives_is_one_group(alertmanager: AlertmanagerApi) -> None:
+    burn = {"alertname": BURN, "service": "grouped", "model": "m", "notify": "page"}
+    for objective in ("e2e", "queue-time", "ttft"):
+        alertmanager.post({"labels": {**burn, "objective": objective}})
+
+    def groups() -> list[list[str]]:
+        _, text = http_get(f'{alertmanager.url}/api/v2/alerts/groups?filter=service="grouped"')
+        return [[a["labels"]["objective"] for a in group["alerts"]] for group in json.loads(text)]
+
+    wait_for(lambda: sum(map(len, groups())) == 3, timeout_s=20, what="the burn alerts")
+    assert len(groups()) == 1
