@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from vllm_opsctl.alarms.sli import Indicator
 from vllm_opsctl.alarms.vocabulary import Vocabulary
 from vllm_opsctl.exporter.config import SLI_CONCEPTS
+from vllm_opsctl.exporter.series import labels_text
 
 MODEL = "org/chat-8b"
 REPLICAS = ("chat-0:8000", "chat-1:8000")
@@ -190,9 +191,13 @@ class _Page:
         return f'job="vllm",instance="{self.name}"'
 
     @property
+    def _served(self) -> str:
+        label = "model" if self.names.source == "sidecar" else "model_name"
+        return labels_text({label: self.model})
+
+    @property
     def _engine(self) -> str:
-        model = "model" if self.names.source == "sidecar" else "model_name"
-        return f'{self._labels},{model}="{self.model}",engine="0"'
+        return f'{self._labels},{self._served},engine="0"'
 
     def read(self, state: State, index: int) -> Iterator[tuple[str, float]]:
         """Every series in one minute, with its value; ``index`` counts the state's minutes."""
@@ -223,7 +228,7 @@ class _Page:
         """Engine statistics."""
         bad = state.requests * state.bad_share
         tokens = state.requests * 500
-        served = f'model_name="{self.model}",' if self.names.source == "vllm" else ""
+        served = f"{self._served}," if self.names.source == "vllm" else ""
         found: dict[_Key, float] = {
             ("requests_running", "", ""): _level(state.requests_running, index),
             ("requests_waiting", "", ""): _level(state.requests_waiting, index),
@@ -262,7 +267,7 @@ class _Page:
         objective, counted = one.objective, self.replica.counted
         count = state.requests if state.up else 0.0
         bad = count * state.bad_share
-        labels = f'{self._labels},model="{self.model}",objective="{objective.name}"'
+        labels = f'{self._labels},{self._served},objective="{objective.name}"'
         for outcome, value in (("good", count - bad), ("bad", bad)):
             total = _add(counted, f"{objective.name}/{outcome}", value)
             yield f'vllm_sli_events_total{{{labels},outcome="{outcome}"}}', total

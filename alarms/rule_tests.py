@@ -19,6 +19,7 @@ from vllm_opsctl.alarms.alerts import AlertSpec
 from vllm_opsctl.alarms.burn import time_to_fire, time_to_floor
 from vllm_opsctl.alarms.fleet import HEALTHY, IDLE, MODEL, REPLICAS, Phase, State, series_of
 from vllm_opsctl.alarms.rules import Rulebook
+from vllm_opsctl.exporter.series import labels_text
 from vllm_opsctl.exporter.units import parse_duration
 
 _ONSET = 30
@@ -101,8 +102,7 @@ class _Tests:
         return {"expr": expr, "eval_time": self.at(minute), "exp_samples": samples}
 
     def _is_firing(self, minute: int, value: int, **labels: str) -> dict[str, Any]:
-        matchers = ", ".join(f'{name}="{text}"' for name, text in labels.items())
-        expr = f'count(ALERTS{{alertstate="firing", {matchers}}}) or vector(0)'
+        expr = f'count(ALERTS{{alertstate="firing",{labels_text(labels)}}}) or vector(0)'
         return self._check(minute, expr, value)
 
     def _has_fired(self, minutes: int, *but: str) -> str:

@@ -20,6 +20,7 @@ from vllm_opsctl.alarms.vocabulary import NotMeasured, Vocabulary
 from vllm_opsctl.exporter.catalogue import catalogue
 from vllm_opsctl.exporter.config import BUCKET_FAMILIES, SLI_CONCEPTS, Config, Objective
 from vllm_opsctl.exporter.config_load import surrounding_bounds
+from vllm_opsctl.exporter.series import labels_text
 
 _SLI_EVENTS = "vllm_sli_events_total"
 _GOOD_OR_ERROR = 'finished_reason=~"stop|length|repetition|error"'
@@ -80,7 +81,7 @@ class Indicator:
         """
         matchers = [f'le=~"{le_pattern(self.bound)}"'] if suffix == "_bucket" and self.bound else []
         if self.objective.model is not None:
-            matchers.append(f'model_name="{self.objective.model}"')
+            matchers.append(labels_text({"model_name": self.objective.model}))
         concept = SLI_CONCEPTS[self.objective.sli]
         return self.names.selector(concept, suffix, ", ".join(matchers))
 
@@ -103,7 +104,7 @@ class Indicator:
 
     def _availability(self, status: str, finishes: str, window: str) -> str:
         model = self.objective.model
-        served = f'model_name="{model}"' if model is not None else ""
+        served = labels_text({"model_name": model}) if model is not None else ""
         if not self.names.has("http_requests"):
             matchers = f"{finishes}, {served}" if served else finishes
             return _by_model(

@@ -192,4 +192,5 @@ def as_model_and_target(expression: str, source: Source) -> str:
 
 def indented(text: str) -> str:
     """A block of PromQL, two spaces further in."""
-    return "\n".join(f"  {line}" for line in text.strip().splitlines())
+    # not splitlines(): a model's name may have what that holds for a line's end
+    return "\n".join(f"  {line}" for line in text.strip().split("\n"))

@@ -61,6 +61,20 @@ class Series:
     facts: Mapping[str, str]
 
 
+def labels_text(labels: Mapping[str, str]) -> str:
+    """
+    Labels as a page has them between its braces, which is how PromQL matches them.
+
+    >>> labels_text({"engine": "0", "model_name": 'ch"at'})
+    'engine="0",model_name="ch\\\\"at"'
+    """
+    return ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items())
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
 def unmangled(name: str) -> str:
     """
     vLLM's own name behind a collector's: Ray and others turn ``vllm:x`` into ``vllm_x``.

@@ -19,6 +19,7 @@ from prometheus_client.utils import floatToGoString
 
 from vllm_opsctl.exporter.catalogue import catalogue, parse_version
 from vllm_opsctl.exporter.config import SLI_CONCEPTS, Objective
+from vllm_opsctl.exporter.series import labels_text
 from vllm_opsctl.exporter.sources.tap_engine import EngineTotals
 from vllm_opsctl.exporter.tap import layout
 from vllm_opsctl.exporter.tap.page import TapHistogram
@@ -308,21 +309,13 @@ def _labels(engine: EngineText) -> dict[str, str]:
 
 def _line(concept: str, labels: Mapping[str, str], value: float, suffix: str = "") -> str:
     name = catalogue()[concept].names[0].name + suffix
-    return f"{name}{{{_label_text(labels)}}} {value!r}"
-
-
-def _label_text(labels: Mapping[str, str]) -> str:
-    return ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items())
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f"{name}{{{labels_text(labels)}}} {value!r}"
 
 
 def _histogram_lines(
     concept: str, labels: Mapping[str, str], histogram: TapHistogram, bounds: Sequence[_Bound]
 ) -> Iterator[str]:
-    name, text = catalogue()[concept].names[0].name, _label_text(labels)
+    name, text = catalogue()[concept].names[0].name, labels_text(labels)
     upto = list(accumulate(histogram.counts, initial=0))
     for bound in bounds:
         yield f'{name}_bucket{{{text},le="{bound.text}"}} {upto[bound.buckets]}'

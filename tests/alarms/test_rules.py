@@ -6,12 +6,15 @@ import copy
 import doctest
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import promql_parser
 import pytest
 import yaml
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from vllm_opsctl.alarms import fleet, sli, vocabulary
 from vllm_opsctl.alarms.alerts import shipped_alerts
@@ -20,6 +23,7 @@ from vllm_opsctl.alarms.burn import Clock, parse_scale
 from vllm_opsctl.alarms.rules import Rulebook, build_rules
 from vllm_opsctl.alarms.vocabulary import Source, Vocabulary, concepts_in
 from vllm_opsctl.errors import ConfigError
+from vllm_opsctl.exporter import series
 from vllm_opsctl.exporter.catalogue import catalogue, parse_version
 from vllm_opsctl.exporter.config import Config, Objective
 from vllm_opsctl.runbooks.load import shipped_library
@@ -351,6 +355,46 @@ def test_an_objective_of_one_model_reads_that_model_alone() -> None:
     assert one.total(300).count('model_name="m"') == 3
 
 
+def matched_models(node: Any) -> Iterator[str]:
+    """The values of all matchers of ``model_name`` in an expression."""
+    for matcher in getattr(getattr(node, "matchers", None), "matchers", ()):
+        if matcher.name == "model_name":
+            yield matcher.value
+    for name in ("expr", "lhs", "rhs", "vector_selector", "args"):
+        child = getattr(node, name, None)
+        for one in child if isinstance(child, list) else [child]:
+            if one is not None:
+                yield from matched_models(one)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
+@example('org/ch"at')
+@example("a\\b\nc")
+def test_a_model_may_be_called_as_it_likes(model: str) -> None:
+    """Served names are free text: rules ask for just this one, and none is broken PromQL."""
+    objectives = [
+        {"name": "a", "sli": "availability", "target": 0.99, "model": model},
+        {"name": "q", "sli": "queue_time", "threshold": "0.3s", "target": 0.95, "model": model},
+    ]
+    for version in (None, "0.5.0"):
+        _, rulebook = book("vllm", {"objectives": objectives}, version)
+        for group in rulebook.groups:
+            for rule in group["rules"]:
+                tree = promql_parser.parse(rule["expr"])
+                if rule.get("record") == "llm_slo:total:rate5m":
+                    assert set(matched_models(tree)) == {model}
+
+
+def test_the_unit_tests_take_any_models_name(part: Callable[[str], Path], tmp_path: Path) -> None:
+    binary = part("promtool")
+    objective = {"name": "a", "sli": "availability", "target": 0.99, "model": 'org\\ch"at'}
+    written(tmp_path, *book("vllm", {"objectives": [objective]}))
+
+    answer = promtool(binary, tmp_path, "test", "rules", "rules_test.yaml")
+
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
 def test_examples_in_the_docstrings() -> None:
-    for module in (fleet, sli, vocabulary):
+    for module in (fleet, series, sli, vocabulary):
         assert doctest.testmod(module).failed == 0
