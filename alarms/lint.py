@@ -21,7 +21,7 @@ from vllm_opsctl.alarms.burn import (
 from vllm_opsctl.alarms.instant import instant
 from vllm_opsctl.alarms.rules import how_to_get_bounds
 from vllm_opsctl.alarms.sli import Indicator, NoBound, indicator
-from vllm_opsctl.alarms.vocabulary import NotMeasured, Source, Vocabulary
+from vllm_opsctl.alarms.vocabulary import NeedsTap, NotMeasured, Source, Vocabulary
 from vllm_opsctl.exporter.catalogue import Version
 from vllm_opsctl.exporter.config import Config, Objective
 from vllm_opsctl.exporter.units import format_number, format_percent
@@ -40,11 +40,13 @@ class Finding:
         where: Key of the configuration.
         what: What is wrong, and what to do.
         is_error: The objective is not measured or does not page; else it works, but not well.
+        is_measured: False where a note is of an objective without rules: who has no tap has chosen so.
     """
 
     where: str
     what: str
     is_error: bool = True
+    is_measured: bool = True
 
 
 def lint(
@@ -75,6 +77,9 @@ def lint(
         where = f"objectives[{index}] ({objective.name})"
         try:
             one = indicator(objective, names, config)
+        except NeedsTap as problem:
+            found.append(Finding(where, str(problem), is_error=False, is_measured=False))
+            continue
         except NotMeasured as problem:
             found.append(Finding(where, str(problem)))
             continue

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vllm_opsctl.alarms.burn import duration_text
-from vllm_opsctl.alarms.vocabulary import NotMeasured, Vocabulary
+from vllm_opsctl.alarms.vocabulary import NeedsTap, NotMeasured, Vocabulary
 from vllm_opsctl.exporter.catalogue import catalogue
 from vllm_opsctl.exporter.config import BUCKET_FAMILIES, SLI_CONCEPTS, Config, Objective
 from vllm_opsctl.exporter.config_load import surrounding_bounds
@@ -153,7 +153,7 @@ def indicator(objective: Objective, names: Vocabulary, config: Config) -> Indica
     if objective.sli == "time_to_first_token_cached" and not (
         names.source == "sidecar" and has_tap
     ):
-        raise NotMeasured(
+        raise NeedsTap(
             "the TTFT of returning users is measured by the sidecar with the tap alone; "
             "set exporter.tap.dir and build with --from sidecar (docs/tap.md)"
         )

@@ -45,6 +45,10 @@ class NotMeasured(Exception):
     """A concept that the source does not have; the message says since when it does."""
 
 
+class NeedsTap(NotMeasured):
+    """What the tap alone tells, where there is none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
     """

@@ -182,10 +182,13 @@ def lint(
     for one in findings:
         kind, colour = ("Wrong:", "red") if one.is_error else ("Note:", "yellow")
         click.echo(f"{click.style(kind, fg=colour, bold=True)} {origin}: {one.where}: {one.what}")
-    wrong = {one.where.partition(")")[0] for one in findings if one.is_error and "[" in one.where}
+    of_objectives = [one for one in findings if "[" in one.where]
+    failing = {
+        one.where.partition(")")[0] for one in of_objectives if one.is_error or not one.is_measured
+    }
     total = len(loaded.config.objectives)
-    click.echo(f"{origin}: {total - len(wrong)} of {total} objectives are measured and can alert")
-    return EXIT_FINDINGS if wrong else 0
+    click.echo(f"{origin}: {total - len(failing)} of {total} objectives are measured and can alert")
+    return EXIT_FINDINGS if any(one.is_error for one in of_objectives) else 0
 
 
 _OF_A_DRILL = {

@@ -121,6 +121,21 @@ def test_lint_explains_what_is_not_measured(opsctl: Opsctl, tmp_path: Path) -> N
     assert "3 of 6 objectives are measured and can alert" in answer.stdout
 
 
+@pytest.mark.parametrize("source", ["sidecar", "vllm"])
+def test_what_wants_the_tap_is_a_note_to_who_has_none(
+    opsctl: Opsctl, tmp_path: Path, source: str
+) -> None:
+    """As the build has it: without any configuration nothing is wrong yet."""
+    answer = opsctl.run("alarms", "lint", "--from", source, cwd=tmp_path)
+
+    assert answer.returncode == 0
+    (note,) = [line for line in answer.stdout.splitlines() if "ttft-returning" in line]
+    assert note.startswith(
+        "Note: (defaults): objectives[2] (ttft-returning): the TTFT of returning"
+    )
+    assert "5 of 6 objectives are measured and can alert" in answer.stdout
+
+
 @pytest.mark.parametrize(
     ("per_day", "code", "line"),
     [
