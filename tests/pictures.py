@@ -2,7 +2,8 @@
 `make pictures`: draws every board on a real overload with Grafana's own UI packages; an empty panel fails.
 
 It proves queries, units, thresholds, transformations and layout; not Grafana's importer, nor its variables.
-The pictures of 1366 pixels go to docs/boards, those of 2560 to build/render.
+The pictures of 1366 pixels go to docs/boards, those of 2560 to docs/boards/2560. Rules run on a clock that is 60
+times faster, so that the load fills their windows: budgets and bad events are those of an hour of such a minute.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from real.boards import EMPTY, PHASE_S, Watched, watched_overload
+from real.boards import LOAD_S, Watched, may_be_empty, watched_overload
 from real.engine import find_python
 from real.parts import find_part
 
@@ -36,9 +37,9 @@ RENDER = ROOT / "tests" / "render"
 BUILT = ROOT / "build" / "render"
 PICTURES = ROOT / "docs" / "boards"
 
-WIDTHS = {1366: PICTURES, 2560: BUILT}
+WIDTHS = {1366: PICTURES, 2560: PICTURES / "2560"}
 
-SHOWN_S = 45.0
+SHOWN_S = LOAD_S + 5
 WINDOW = "15s"
 """What Grafana would put for $__rate_interval at a scrape a second and so short a range."""
 
@@ -133,7 +134,8 @@ def picture_of(board: Drawn, base: str, watched: Watched, chromium: Path) -> lis
         page = f"{base}/index.html?{urllib.parse.urlencode(asked)}"
         found = draw(chromium, page, folder / f"{name}.png", width)
         for panel in found["report"]:
-            if "error" in panel or (not panel["frames"] and panel["title"] not in EMPTY):
+            excused = all(may_be_empty(panel["title"], legend) for legend in panel["legends"])
+            if "error" in panel or (not panel["frames"] and not excused):
                 wrong.append(f"{board.uid}: {panel['title']}: {panel.get('error', 'empty')}")
         print(f"{folder / name}.png: {len(found['report'])} panels, {width} wide")
     return list(dict.fromkeys(wrong))
@@ -155,7 +157,7 @@ def main() -> int:
             for board in draw_boards(Config(), "sidecar"):
                 chromium = Path(str(programs["chromium"]))
                 wrong += picture_of(board, base, watched, chromium)
-    print(f"{2 * PHASE_S:g} s of load, each second told as a minute")
+    print(f"{LOAD_S:g} s of load, each second told as a minute")
     for line in wrong:
         print(line, file=sys.stderr)
     return 1 if wrong else 0

@@ -1,5 +1,5 @@
 """
-How long panels take on a Prometheus that holds 200 targets for six hours, a sample a minute.
+How long panels take on a Prometheus that holds 200 targets for six hours, four samples a minute.
 
 The history is synthetic: the series of a recorded incident's page, once for each target, with counters that
 grow and gauges that swing, put into a TSDB by promtool. Panels are asked one after the other, each
@@ -30,11 +30,12 @@ from real.prometheus import RealPrometheus
 
 from bench.table import ROOT
 from vllm_opsctl.dashboards.build import draw_boards
+from vllm_opsctl.dashboards.grafana import panels_of
 from vllm_opsctl.exporter.config import Config
 
 TARGETS = 200
 HOURS = 6
-EVERY_S = 60
+EVERY_S = 15
 PIXELS = 430
 """Of a panel of eight columns at 1366."""
 
@@ -42,7 +43,7 @@ _ROUNDED = ((90, 60), (180, 120), (450, 300))
 
 GOAL_S = 1.0
 ROUNDS = 3
-"""The best of them is the panel's: the others met something else that ran."""
+"""The median of them is the panel's."""
 
 RECORDING = ROOT / "tests" / "recordings" / "kv-preemption-thrash.jsonl.gz"
 _SAMPLE = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)$")
@@ -64,13 +65,13 @@ class Series:
 
 
 def panels() -> dict[str, dict[str, Any]]:
-    """Every panel by its board and title."""
-    return {
-        f"{board.uid}: {panel['title']}": panel
-        for board in draw_boards(Config(), "sidecar")
-        for panel in board.body["panels"]
-        if panel["type"] != "row"
-    }
+    """Every panel by its board and title, those that ask the same of several boards once."""
+    found: dict[str, dict[str, Any]] = {}
+    for board in draw_boards(Config(), "sidecar"):
+        for panel in panels_of(board.body):
+            asks = " ".join(target["expr"] for target in panel["targets"])
+            found.setdefault(asks, {**panel, "name": f"{board.uid}: {panel['title']}"})
+    return {panel["name"]: panel for panel in found.values()}
 
 
 def step_of(panel: Mapping[str, Any]) -> int:
@@ -192,7 +193,9 @@ def main() -> int:
     series = page_series({*re.findall(r"\b(?:vllm|opsctl)_\w+", text)})
     end = time.time() // 3600 * 3600
     start = end - 3600 * HOURS
-    print(f"board_cost: {TARGETS} targets, {len(series)} series each, {HOURS} h, a sample a minute")
+    print(
+        f"board_cost: {TARGETS} targets, {len(series)} series each, {HOURS} h, a sample every {EVERY_S} s"
+    )
     with tempfile.TemporaryDirectory(dir=ROOT / "build") as temporary:
         folder = Path(temporary)
         count = fill(folder, series, start)
@@ -200,7 +203,7 @@ def main() -> int:
         prometheus.start()
         try:
             took = {
-                name: min(panel_takes(prometheus.url, panel, end) for _ in range(ROUNDS))
+                name: median(panel_takes(prometheus.url, panel, end) for _ in range(ROUNDS))
                 for name, panel in every.items()
             }
         finally:
@@ -211,12 +214,12 @@ def main() -> int:
     over = [panel for panel, seconds in took.items() if seconds > GOAL_S]
     print(
         f"  {len(took)} panels on {count / 1e6:.1f} million samples: median {median(took.values()):.3f} s, "
-        f"slowest {slowest[0][1]:.3f} s, {len(over)} over {GOAL_S:g} s (best of {ROUNDS})"
+        f"slowest {slowest[0][1]:.3f} s, {len(over)} over {GOAL_S:g} s (median of {ROUNDS})"
     )
     out = ROOT / "build" / "bench" / "board_cost.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps({"samples": count, "targets": TARGETS, "seconds": took}, indent=1))
-    return 0
+    return 1 if over else 0
 
 
 if __name__ == "__main__":

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from real.boards import EMPTY, Watched, answer, watched_overload
+from real.boards import LOAD_S, Watched, answer, may_be_empty, watched_overload
 from real.engine import find_python
 
 from vllm_opsctl.alarms.vocabulary import Source
 from vllm_opsctl.dashboards.build import draw_boards
+from vllm_opsctl.dashboards.grafana import panels_of
 from vllm_opsctl.exporter.config import Config
 
 
@@ -41,7 +42,8 @@ def filled_in(query: str) -> str:
     """With what Grafana puts for its variables, all of everything; a window of the whole load."""
     for name in ("objective", "job", "model", "target"):
         query = query.replace(f"${name}", ".*")
-    return query.replace("$__rate_interval", "40s").replace("$__range", "40s")
+    whole = f"{LOAD_S:g}s"
+    return query.replace("$__rate_interval", whole).replace("$__range", whole)
 
 
 def test_every_panel_has_data_and_every_variable_values(watched: Watched, source: Source) -> None:
@@ -49,10 +51,10 @@ def test_every_panel_has_data_and_every_variable_values(watched: Watched, source
     empty = {
         f"{drawn.uid}, {panel['title']}, {target['legendFormat']}": filled_in(target["expr"])
         for drawn in boards
-        for panel in drawn.body["panels"]
-        for target in panel.get("targets", ())
+        for panel in panels_of(drawn.body)
+        for target in panel["targets"]
         if not answer(watched.url, filled_in(target["expr"]), watched.at)
-        and panel["title"] not in EMPTY
+        and not may_be_empty(panel["title"], target["legendFormat"])
     }
     assert empty == {}
     for annotation in (one for drawn in boards for one in drawn.body["annotations"]["list"]):

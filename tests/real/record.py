@@ -31,7 +31,7 @@ from real.engine import RealVllm, find_python
 from real.incidents import INCIDENTS, Action, Incident
 from real.load import LoadProcess, start_load
 from real.pages import figures
-from real.servers import SERVERS, Server
+from real.servers import SERVERS, Server, lora_modules
 
 TARGET = "chat-0"
 """The target's name in every recording: it must not give the incident away."""
@@ -259,10 +259,7 @@ def started(name: str, python: Path, folder: Path) -> Iterator[RealVllm]:
     """Run a server of `SERVERS` while the context lasts; its log is below `folder`."""
     server = SERVERS[name]
     model = make_model(server, python, folder)
-    flags = list(server.flags)
-    if server.adapters:
-        flags.append("--lora-modules")
-        flags += [f"a{i}={model}/adapters/a{i}" for i in range(1, server.adapters + 1)]
+    flags = [*server.flags, *lora_modules(model, server.adapters)]
     log = folder / f"{name}.log"
     with RealVllm(
         python, model, flags, server.env, log_file=log, open_files=server.open_files

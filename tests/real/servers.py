@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 Size = tuple[int, int]
 """Hidden size and layers of ``tiny_model``."""
@@ -33,12 +34,20 @@ def _flags(slots: int, block: int, length: int, budget: int, *more: str) -> tupl
     )
 
 
+def lora_modules(model: Path, count: int) -> tuple[str, ...]:
+    """Flags that serve the adapters that ``tiny_model`` wrote below a model, as ``a1``, ``a2``, …"""
+    named = [f"a{number}={model}/adapters/a{number}" for number in range(1, count + 1)]
+    return ("--lora-modules", *named) if named else ()
+
+
 DEV_MODE: Mapping[str, str] = {"VLLM_SERVER_DEV_MODE": "1"}
 _NGRAM = (
     '{"method": "ngram", "num_speculative_tokens": 4, '
     '"prompt_lookup_max": 4, "prompt_lookup_min": 1}'
 )
-_LORA = ("--enable-lora", "--max-loras", "2", "--max-lora-rank", "8", "--max-cpu-loras", "8")
+LORA = ("--enable-lora", "--max-loras", "2", "--max-lora-rank", "8", "--max-cpu-loras", "8")
+"""Two adapters run at once."""
+
 
 SERVERS: Mapping[str, Server] = {
     "chat": Server(_flags(12, 64, 4096, 2048)),
@@ -57,5 +66,5 @@ SERVERS: Mapping[str, Server] = {
     "long": Server(_flags(16, 128, 8192, 8192)),
     "tiny": Server(_flags(8, 32, 2048, 2048), TINY),
     "few-files": Server(_flags(8, 32, 1024, 1024), TINY, open_files=192),
-    "adapters": Server(_flags(8, 32, 1024, 1024, *_LORA), SMALL, adapters=6),
+    "adapters": Server(_flags(8, 32, 1024, 1024, *LORA), SMALL, adapters=6),
 }

@@ -163,7 +163,8 @@ function Bars({ fields, nameOf, w, h }) {
       width={w}
       height={Math.min(44, h / fields.length - 4)}
       theme={theme}
-      field={field.config}
+      // as Grafana does: one scale for all bars
+      field={{ ...field.config, ...field.state.range }}
       value={{ ...field.display(newest(field)), title: nameOf(field) }}
       display={field.display}
       orientation="horizontal"
@@ -309,7 +310,8 @@ function Drawn({ panel, frames }) {
     height: h * ROW_HEIGHT - 8,
   };
   if (panel.type === 'row') {
-    return <div style={place}><h2>{panel.title}</h2></div>;
+    const more = panel.collapsed ? ` (${panel.panels.length} panels)` : '';
+    return <div style={place}><h2>{panel.collapsed ? '▸' : '▾'} {panel.title}{more}</h2></div>;
   }
   return (
     <div style={place}>
@@ -331,10 +333,11 @@ async function main() {
     }
     try {
       const frames = await framesOf(panel);
-      report.push({ title: panel.title, type: panel.type, frames: frames.length });
+      const legends = panel.targets.map((target) => target.legendFormat);
+      report.push({ title: panel.title, type: panel.type, legends, frames: frames.length });
       drawn.push([panel, frames]);
     } catch (problem) {
-      report.push({ title: panel.title, type: panel.type, error: problem.message });
+      report.push({ title: panel.title, type: panel.type, legends: [], error: problem.message });
       drawn.push([panel, []]);
     }
   }
