@@ -7,7 +7,7 @@ last, for each step's scheduler statistics go to one process only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vllm_opsctl.exporter.tap.page import Slot, TapHistogram, TapPage
@@ -50,7 +50,8 @@ class EngineTotals:
         counters: Cumulative, by the page's names.
         gauges: How things stand: the page's gauges.
         histograms: Cumulative; those that cannot be told for that time are absent.
-        peaks: Peaks since the time before, by the name of the second's field.
+        peaks: Peaks of states since the time before, by the name of the second's field; those that
+            this vLLM does not tell are absent.
         adapters: Name to requests running and waiting; empty when that time's are not known.
         hung_up: Requests whose client hung up after the first token, at least so many.
     """
@@ -103,7 +104,7 @@ class TapEngine:
             counters=counters,
             gauges=newest.gauges,
             histograms=histograms,
-            peaks={name: max((s[name] for s in recent), default=0.0) for name in PEAKS},
+            peaks=_peaks(_states(newest.gauges), recent),
             adapters=adapters,
             hung_up=max(_hung_up(counters, histograms, seconds).values(), default=0.0),
         )
@@ -133,13 +134,13 @@ class TapEngine:
         newest, wanted = self.now(since=0.0), set(times)
         last = max(*seconds, times[-1])
         hung_up = _hung_up(newest.counters, newest.histograms, list(seconds.values()))
-        totals, standing = _Unwound(newest), _standing(seconds, hung_up, last)
+        totals = _Unwound(newest)
+        standing = _standing(seconds, hung_up, last, _states(newest.gauges))
         for second in range(last, times[0] - 1, -1):
             slot = seconds.get(second)
             if second in wanted and second in standing:
                 state, gone = standing[second]
-                peaks = slot if slot is not None else _peaks_of(state)
-                peaks = {name: peaks.get(name, 0.0) for name in PEAKS}
+                peaks = _peaks(state, [slot] if slot is not None else [])
                 yield second, totals.at(state, peaks=peaks, hung_up=gone)
             if slot is not None:
                 totals.undo(slot)
@@ -162,23 +163,44 @@ def _merged(a: Mapping[str, float], b: Slot) -> dict[str, float]:
 
 
 def _standing(
-    seconds: Mapping[int, Mapping[str, float]], hung_up: Mapping[int, float], last: int
+    seconds: Mapping[int, Mapping[str, float]],
+    hung_up: Mapping[int, float],
+    last: int,
+    told: Collection[str],
 ) -> dict[int, tuple[Mapping[str, float], float]]:
-    """States, and how many had hung up, at the end of every second; idle ones stay as they were."""
+    """
+    States, and how many had hung up, at the end of every second; idle ones stay as they were.
+
+    Of a state that is not ``told`` every second has 0, which says nothing.
+    """
     found: dict[int, tuple[Mapping[str, float], float]] = {}
     state: dict[str, float] = {}
     gone = 0.0
     for second in range(min(seconds), last + 1):
         slot = seconds.get(second)
         if slot is not None:
-            state = {name: slot[name] for name in STATES}
+            state = {name: slot[name] for name in STATES if name in told}
             gone = hung_up[second]
         found[second] = state, gone
     return found
 
 
-def _peaks_of(state: Mapping[str, float]) -> dict[str, float]:
-    return {f"{name}_max": value for name, value in state.items()}
+def _states(gauges: Mapping[str, float]) -> dict[str, float]:
+    """The page's gauges as a second has them: with the deferred among the waiting."""
+    states = {name: gauges[name] for name in STATES if name in gauges}
+    if "waiting" in states:
+        states["waiting"] += states.get("deferred", 0.0)
+    return states
+
+
+def _peaks(state: Mapping[str, float], seconds: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The largest in some seconds and at their end; an engine that stands still writes no seconds."""
+    found = {}
+    for peak in PEAKS:
+        at_the_end = state.get(peak.removesuffix("_max"))
+        if at_the_end is not None:
+            found[peak] = max([at_the_end, *(slot[peak] for slot in seconds)])
+    return found
 
 
 @dataclass(slots=True)

@@ -235,7 +235,8 @@ def _engine_lines(engine: EngineText, bounds: Bounds) -> Iterator[str]:
     if "awake" in gauges:
         yield _line("awake", {**labels, "sleep_state": "awake"}, gauges["awake"])
     for field, concept in _PEAKS.items():
-        yield _line(concept, labels, totals.peaks[field])
+        if field in totals.peaks:
+            yield _line(concept, labels, totals.peaks[field])
     yield _line("requests_hung_up_estimate", labels, totals.hung_up)
     for name, concept in _COUNTERS.items():
         if name in counters:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -117,6 +118,37 @@ def test_an_objectives_threshold_is_a_bound_and_is_never_flattered(values: list[
     assert good is not None
     assert good <= sum(value <= 0.18 for value in values)
     assert good >= sum(value <= 0.18 / 1.022 for value in values)
+
+
+def test_an_engine_that_stands_still_peaks_where_it_stands(writers: Writers) -> None:
+    """A frozen engine writes no seconds any more, and still holds its requests and blocks."""
+    writer = writers.add()
+    writer.record(fake_scheduler(8, 3, 0.875), fake_iteration(ttft=[0.1] * 8), None)
+    writers.clock.t += 60
+    writer.touch()
+    gauges = writers.sample(since=T0 + 30).gauges
+
+    assert {name: value for name, value in gauges.items() if name.endswith("_recent_peak")} == {
+        "requests_running_recent_peak": 8,
+        "requests_waiting_recent_peak": 3,
+        "kv_cache_usage_recent_peak": 0.875,
+    }
+
+
+def test_what_a_release_does_not_tell_is_missing_now_and_in_the_past(writers: Writers) -> None:
+    """0.12.0 defers no requests apart; nothing may read as a KV cache that is empty."""
+    writer = writers.add()
+    stats = SimpleNamespace(num_running_reqs=8, num_waiting_reqs=3)
+    for _ in range(3):
+        writers.clock.t += 1.0
+        writer.record(stats, fake_iteration(ttft=[0.1]), None)
+    now, past = writers.sample(), writers.history()
+
+    untold = {"kv_cache_usage_ratio", "kv_cache_usage_recent_peak"}
+    assert not untold & now.gauges.keys()
+    assert not any("by_reason" in name for name in now.gauges)
+    assert {frozenset(sample.gauges) for sample in past} == {frozenset(now.gauges)}
+    assert {sample.gauges["requests_waiting"] for sample in past} == {3}
 
 
 def test_api_processes_of_one_server_are_added_up(writers: Writers) -> None:
