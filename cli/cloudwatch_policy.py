@@ -15,10 +15,14 @@ from vllm_opsctl.cli.alarms_policy import (
 )
 from vllm_opsctl.cli.autoscale_policy import autoscale_statements
 from vllm_opsctl.cli.common import emit, load, mistakes_of, note
+from vllm_opsctl.cli.sagemaker_policy import sagemaker_statements
 from vllm_opsctl.errors import ConfigError, UsageError
+from vllm_opsctl.exporter.aws import sends_heartbeat
 from vllm_opsctl.exporter.config import Alarms, CloudWatch
+from vllm_opsctl.exporter.sinks.otlp_session import ACTION
 
 Role = Literal["ec2", "eks", "sagemaker"]
+Sink = Literal["put", "emf", "otlp"]
 
 VERSION = "2012-10-17"
 """Of IAM's policy language, the newest."""
@@ -41,21 +45,36 @@ _ENCRYPTED = (
 )
 
 
+_NO_NAMESPACE = (
+    "metrics by OTLP have no namespace, so the policy cannot name one; the heartbeat is put into that of "
+    "exporter.cloudwatch.namespace"
+)
+
+
 @click.command()
 @click.option(
     "--for",
     "whom",
     type=click.Choice(
-        ["sidecar", "alertmanager", "drill", "alarms", "cloudwatch-drill", "autoscale"]
+        [
+            "sidecar",
+            "alertmanager",
+            "drill",
+            "alarms",
+            "cloudwatch-drill",
+            "autoscale",
+            "sagemaker",
+        ]
     ),
     default="sidecar",
     show_default=True,
-    help="Who gets it; drills are those of opsctl alarms test; alarms and autoscale are what apply needs.",
+    help="Who gets it; drills are those of opsctl alarms test; alarms and autoscale are what apply needs; "
+    "sagemaker is opsctl diagnose --sagemaker.",
 )
 @click.option(
     "--sink",
-    type=click.Choice(["put", "emf"]),
-    help="For the sidecar [default: emf when exporter.cloudwatch.sink says so, else put].",
+    type=click.Choice(["put", "emf", "otlp"]),
+    help="For the sidecar [default: exporter.cloudwatch.sink, put when that is off].",
 )
 @click.option(
     "--log-group",
@@ -80,7 +99,7 @@ _ENCRYPTED = (
 def policy(
     ctx: click.Context,
     whom: str,
-    sink: Literal["put", "emf"] | None,
+    sink: Sink | None,
     log_group: str | None,
     role: Role | None,
 ) -> None:
@@ -94,7 +113,10 @@ def policy(
         return
     loaded = load(ctx)
     settings, alarms = loaded.config.exporter.cloudwatch, loaded.config.alarms
-    by_lines = whom == "sidecar" and (sink or settings.sink) == "emf"
+    if sink is not None and whom != "sidecar":
+        raise UsageError("--sink goes with --for sidecar")
+    how: Sink = sink or ("put" if settings.sink == "off" else settings.sink)
+    by_lines = whom == "sidecar" and how == "emf"
     if log_group is not None and not by_lines:
         raise UsageError("--log-group goes with --for sidecar and --sink emf")
     with mistakes_of(loaded):
@@ -113,13 +135,18 @@ def policy(
             ]
         elif whom == "autoscale":
             statements = autoscale_statements(loaded.config, _partition(settings.region))
+        elif whom == "sagemaker":
+            statements = sagemaker_statements(loaded.config, _partition(settings.region))
         elif by_lines:
             statements = [logs_statement(settings, log_group)]
             note(_who_ships(settings))
+        elif how == "otlp":
+            statements = [otlp_statement(settings)]
+            note(_NO_NAMESPACE)
         else:
             statements = [metrics_statement(settings)]
-            if sink is None and settings.sink != "put":
-                note(f"exporter.cloudwatch.sink is {settings.sink}; this is for put")
+            if sink is None and settings.sink == "off":
+                note("exporter.cloudwatch.sink is off; this is for put")
     emit(_as_json(statements))
 
 
@@ -145,6 +172,26 @@ def metrics_statement(settings: CloudWatch) -> dict[str, Any]:
         "Resource": "*",
         "Condition": {"StringEquals": {"cloudwatch:namespace": settings.namespace}},
     }
+
+
+def otlp_statement(settings: CloudWatch) -> dict[str, Any]:
+    """
+    Everything by OTLP, and the heartbeat besides.
+
+    Args:
+        settings: For the endpoint.
+
+    Raises:
+        ConfigError: It is a collector's.
+    """
+    if not sends_heartbeat(settings):
+        raise ConfigError(
+            [
+                f"exporter.cloudwatch.endpoint_url: {settings.endpoint_url} is a collector, and the sidecar "
+                "asks AWS for nothing; unset it to see what the collector needs"
+            ]
+        )
+    return {"Sid": "PutMetrics", "Effect": "Allow", "Action": ACTION, "Resource": "*"}
 
 
 def logs_statement(settings: CloudWatch, log_group: str | None) -> dict[str, Any]:

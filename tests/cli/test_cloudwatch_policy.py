@@ -6,9 +6,12 @@ import inspect
 import json
 import re
 from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
 from typing import Any
 
 import botocore.session
+import click
 import pytest
 from botocore.utils import ArnParser
 from conftest import Opsctl
@@ -17,7 +20,12 @@ from moto import mock_aws
 
 from vllm_opsctl.alarms.cloudwatch import account
 from vllm_opsctl.alarms.sns_topic import Topic
+from vllm_opsctl.cli.cloudwatch_policy import policy as policy_command
 from vllm_opsctl.exporter import aws
+from vllm_opsctl.exporter.sources.aws_reading import OPERATIONS
+from vllm_opsctl.exporter.sources.sagemaker import Part
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 PAGE = "arn:aws:sns:eu-central-1:123456789012:llm-page"
 TICKET = "arn:aws:sns:us-east-2:123456789012:llm-ticket"
@@ -25,6 +33,11 @@ TICKET = "arn:aws:sns:us-east-2:123456789012:llm-ticket"
 TOPICS = {"OPSCTL_ALARMS__PAGE_TOPIC": PAGE, "OPSCTL_ALARMS__TICKET_TOPIC": TICKET}
 SOCKET = {"OPSCTL_EXPORTER__CLOUDWATCH__EMF_TO": "tcp://127.0.0.1:25888"}
 FILE = {"OPSCTL_EXPORTER__CLOUDWATCH__EMF_TO": "/var/log/vllm.emf"}
+
+COLLECTOR = {
+    "OPSCTL_EXPORTER__CLOUDWATCH__SINK": "otlp",
+    "OPSCTL_EXPORTER__CLOUDWATCH__ENDPOINT_URL": "http://collector:4318/v1/metrics",
+}
 
 VARIANTS: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "put": (("--sink", "put"), {}),
@@ -36,6 +49,8 @@ VARIANTS: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "alarms": (("--for", "alarms"), {}),
     "cloudwatch-drill": (("--for", "cloudwatch-drill"), {}),
     "autoscale": (("--for", "autoscale"), AUTOSCALING_EXAMPLE),
+    "otlp": (("--sink", "otlp"), {}),
+    "sagemaker": (("--for", "sagemaker"), {}),
 }
 
 
@@ -66,13 +81,17 @@ def test_a_policy_allows_known_actions_on_well_formed_resources(
     session = botocore.session.get_session()
     without_resource_type = {
         "application-autoscaling:DescribeScalableTargets",
+        "application-autoscaling:DescribeScalingActivities",
         "application-autoscaling:DescribeScalingPolicies",
         "autoscaling:DescribeAutoScalingGroups",
         "autoscaling:DescribePolicies",
         "cloudwatch:DescribeAlarms",
+        "cloudwatch:GetMetricData",
         "cloudwatch:ListDashboards",
+        "cloudwatch:ListMetrics",
         "cloudwatch:PutMetricData",
         "kms:CreateKey",
+        "sagemaker:ListInferenceComponents",
         "sns:Unsubscribe",
     }
 
@@ -125,6 +144,49 @@ def test_other_partitions_have_other_arns(opsctl: Opsctl) -> None:
     (statement,) = policy(opsctl, "--sink", "emf", env=env)
 
     assert statement["Resource"][0].startswith("arn:aws-cn:logs:cn-north-1:")
+
+
+def test_by_otlp_metrics_have_no_namespace_to_be_held_to(opsctl: Opsctl) -> None:
+    ran = opsctl.run("cloudwatch", "policy", env={"OPSCTL_EXPORTER__CLOUDWATCH__SINK": "otlp"})
+
+    (statement,) = json.loads(ran.stdout)["Statement"]
+    assert statement["Action"] == "cloudwatch:PutMetricData"
+    assert "Condition" not in statement
+    assert "no namespace" in " ".join(ran.stderr.split())
+
+
+def test_a_diagnosis_of_an_endpoint_may_call_what_it_calls_and_nothing_else(
+    opsctl: Opsctl,
+) -> None:
+    statements = policy(opsctl, "--for", "sagemaker", env={})
+
+    assert actions(statements) == {
+        f"{service}:{operation}" for service, found in OPERATIONS.items() for operation in found
+    }
+    (logs,) = [one for one in statements if one["Sid"] == "FilterLogEvents"]
+    for part in (
+        Part(name="all", status="InService"),
+        Part(name="llama", status="InService", is_component=True),
+    ):
+        arn = f"arn:aws:logs:eu-central-1:123456789012:log-group:{part.log_group('chat')}"
+        assert any(fnmatch(arn, allowed) for allowed in logs["Resource"]), arn
+
+
+def test_the_policy_in_the_docs_is_the_commands_answer(opsctl: Opsctl) -> None:
+    (block,) = re.findall(r"```json\n(.*?)```", (DOCS / "sagemaker.md").read_text(), re.DOTALL)
+
+    assert json.loads(block)["Statement"] == policy(opsctl, "--for", "sagemaker", env={})
+
+
+def test_the_docs_have_every_choice() -> None:
+    """Of whom a policy is for, and of the sidecar's sinks."""
+    table = (DOCS / "cloudwatch-cost.md").read_text().partition("## Permissions")[2]
+    options = {option.name: option.type for option in policy_command.params}
+
+    for name, flag in (("whom", "--for"), ("sink", "--sink")):
+        kind = options[name]
+        assert isinstance(kind, click.Choice)
+        assert [one for one in kind.choices if not re.search(rf"{flag} {one}\b", table)] == []
 
 
 def test_alertmanager_publishes_to_the_topics(opsctl: Opsctl) -> None:
@@ -205,7 +267,9 @@ def test_a_role_trusts_one_service(
         (("--for", "autoscale"), {}, "autoscaling.resources: none"),
         (("--sink", "emf"), FILE, "--log-group"),
         (("--log-group", "/shop"), {}, "--log-group goes with"),
-        (("--sink", "otlp"), {}, "--sink"),
+        (("--sink", "off"), {}, "--sink"),
+        (("--for", "sagemaker", "--sink", "put"), {}, "--sink goes with --for sidecar"),
+        ((), COLLECTOR, "is a collector, and the sidecar asks AWS for nothing"),
         (("--role", "lambda"), {}, "--role"),
     ],
 )
