@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Literal
 
 import click
 
@@ -15,6 +14,7 @@ from vllm_opsctl.cli.common import emit, load, note, output_option
 from vllm_opsctl.errors import ConfigError, UsageError
 from vllm_opsctl.exporter.cloudwatch_cost import (
     Fleet,
+    Sink,
     Usage,
     bill,
     exported,
@@ -75,9 +75,7 @@ cloudwatch.add_command(policy)
     "--dashboards",
     type=_Count,
     metavar="N",
-    default=1,
-    show_default=True,
-    help="CloudWatch dashboards.",
+    help="CloudWatch dashboards [default: as opsctl alarms build, one; with sink: otlp none].",
 )
 @output_option
 @click.pass_context
@@ -89,7 +87,7 @@ def cost(
     series: int | None,
     alarms: int | None,
     composites: int | None,
-    dashboards: int,
+    dashboards: int | None,
     output: str,
 ) -> None:
     """
@@ -99,7 +97,11 @@ def cost(
     """
     config = load(ctx).config
     fleet = _fleet(config, replicas, models, sidecars)
-    sink: Literal["put", "emf"] = "emf" if config.exporter.cloudwatch.sink == "emf" else "put"
+    configured = config.exporter.cloudwatch.sink
+    sink: Sink = "put" if configured == "off" else configured
+    if dashboards is None:
+        # a board's widgets read classic metrics
+        dashboards = 0 if sink == "otlp" else 1
     page = prices().naive.series if series is None else series
     columns = []
     for one in dict.fromkeys((Fleet(1, fleet.models[:1], 1), fleet)):
@@ -114,6 +116,7 @@ def cost(
             composites=made.composites if composites is None else composites,
             dashboards=dashboards,
             keys=made.keys,
+            promql=made.promql,
         )
         naive = naively_exported(config, one.replicas, page)
         columns.append(Column(one, bill(usage), bill(naive)))
@@ -160,7 +163,8 @@ def _only(config: Config, models: tuple[str, ...]) -> Config:
 
 def _alarms(config: Config, models: tuple[str, ...]) -> tuple[Usage, str | None]:
     """Alarms and keys as opsctl alarms build makes them for these models, or why it makes none."""
-    stacks = len(models)
+    # where metrics arrive by OTLP, one alarm is of all models
+    stacks = 1 if config.exporter.cloudwatch.sink == "otlp" else len(models)
     if _named_models(config):
         stacks = 1
         targets = tuple(
@@ -175,6 +179,7 @@ def _alarms(config: Config, models: tuple[str, ...]) -> tuple[Usage, str | None]
     usage = Usage(
         alarms=stacks * template.billed_metrics,
         composites=stacks * template.count("CompositeAlarm"),
+        promql=stacks * template.promql_alarms,
         keys=stacks
         * sum(one["Type"] == "AWS::KMS::Key" for one in template.body["Resources"].values()),
     )

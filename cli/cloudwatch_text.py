@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import click
 
 from vllm_opsctl.cli.text import wrapped
-from vllm_opsctl.exporter.cloudwatch_cost import Bill, Fleet, Item, Price, prices
+from vllm_opsctl.exporter.aws import sends_heartbeat
+from vllm_opsctl.exporter.cloudwatch_cost import (
+    Bill,
+    Fleet,
+    Item,
+    Price,
+    Sink,
+    Unknown,
+    prices,
+)
 from vllm_opsctl.exporter.config import Config
 from vllm_opsctl.exporter.units import format_duration
 
@@ -24,6 +33,8 @@ _TITLES: dict[Item, str] = {
     "dashboards": "Dashboards",
     "keys": "KMS keys",
 }
+
+_UNPRICED: dict[Unknown, str] = {"otlp": "GB by OTLP", "promql": "PromQL alarms"}
 
 _NONE = 0.005
 """Less than half a cent is nothing."""
@@ -63,7 +74,7 @@ class Quote:
     """
 
     config: Config
-    sink: Literal["put", "emf"]
+    sink: Sink
     series: int
     columns: tuple[Column, ...]
 
@@ -84,6 +95,7 @@ class Quote:
             "naive_series": self.series,
             "bills": [_column_dict(column) for column in self.columns],
             "prices": {item: price.model_dump(mode="json") for item, price in found.prices.items()},
+            "unpriced": {item: one.model_dump(mode="json") for item, one in found.unpriced.items()},
             "not_included": list(found.not_included),
         }
 
@@ -95,8 +107,8 @@ def _column_dict(column: Column) -> dict[str, Any]:
         "sidecars": column.fleet.sidecars,
         **_bill_dict(column.bill),
         "naive": _bill_dict(column.naive),
-        "naive_over_total": _over(column.naive.total, column.bill.total),
-        "naive_over_total_at_list_prices": _over(column.naive.listed, column.bill.listed),
+        "naive_over_total": _over(column, column.naive.total, column.bill.total),
+        "naive_over_total_at_list_prices": _over(column, column.naive.listed, column.bill.listed),
     }
 
 
@@ -111,20 +123,23 @@ def _bill_dict(bill: Bill) -> dict[str, Any]:
             }
             for line in bill.lines
         ],
+        "unpriced": [
+            {"item": item, "quantity": quantity} for item, quantity in bill.unpriced.items()
+        ],
         "list_price": round(bill.listed, 4),
         "free_tier": round(bill.free, 4),
         "total": round(bill.total, 4),
     }
 
 
-def _over(naive: float, total: float) -> float | None:
-    """How many times as much the naive export costs; None when there is nothing to pay."""
-    return round(naive / total, 2) if total >= _NONE else None
+def _over(column: Column, naive: float, total: float) -> float | None:
+    """How many times as much the naive export costs; None when nothing is to pay, or not all is known."""
+    return None if column.bill.unpriced or total < _NONE else round(naive / total, 2)
 
 
 def text(quote: Quote) -> Iterator[str]:
     """The bill for a terminal of 80 columns, line by line; total, naive total and ratio come last."""
-    yield click.style(_headline(quote), bold=True)
+    yield click.style(wrapped(_headline(quote), indent=""), bold=True)
     yield from (wrapped(line, indent="    ", first="  ") for line in _about(quote))
     yield ""
     head, *rows = _rows(quote)
@@ -150,9 +165,13 @@ def markdown(quote: Quote) -> Iterator[str]:
 def _headline(quote: Quote) -> str:
     column = quote.columns[-1]
     replicas = "one replica" if column.fleet.replicas == 1 else column.title
+    more = " and ".join(
+        f"{_quantity(item, quantity)} {_UNPRICED[item]}"
+        for item, quantity in column.bill.unpriced.items()
+    )
     return (
         f"{quote.config.service.name}: {column.bill.total:,.2f} {prices().currency} a month in "
-        f"CloudWatch for {replicas}"
+        f"CloudWatch for {replicas}{f', and {more}, whose price is not known' if more else ''}"
     )
 
 
@@ -166,6 +185,8 @@ def _about(quote: Quote) -> Iterator[str]:
         yield f"{settings.region} (exporter.cloudwatch.region) may have other prices"
     fleet = quote.columns[-1].fleet
     scope = "one set for each target" if settings.per_target else "one set for the fleet"
+    if quote.sink == "otlp":
+        scope = "everything of each replica"
     sink = (
         quote.sink
         if settings.sink == quote.sink
@@ -177,6 +198,16 @@ def _about(quote: Quote) -> Iterator[str]:
     )
     if quote.sink == "emf":
         yield "Log lines at most: in every interval every bucket of every histogram is hit"
+    if quote.sink == "otlp" and not sends_heartbeat(settings):
+        yield (
+            f"GB go to the collector at {settings.endpoint_url}; whether it sends them on to CloudWatch is "
+            "not known here"
+        )
+    unknown = [
+        one for item, one in found.unpriced.items() if item in quote.columns[-1].bill.unpriced
+    ]
+    for one in unknown:
+        yield f"No price: {one.per}; {one.why}"
     counted = (
         f" (vLLM {found.naive.vllm_version}, {found.naive.what})"
         if quote.series == found.naive.series
@@ -208,27 +239,36 @@ def _rows(quote: Quote) -> Iterator[tuple[str, ...]]:
                 )
             ]
             yield (_TITLES[item], _unit_price(price), *cells)
+    for unknown, title in _UNPRICED.items():
+        quantities = [column.bill.unpriced.get(unknown) for column in columns]
+        if any(quantities):
+            told = [_quantity(unknown, one) if one else "-" for one in quantities]
+            yield (title, "not known", *(cell for one in told for cell in (one, "?")))
+    is_whole = not any(column.bill.unpriced for column in columns)
     yield _sum_row("At list prices", [f"{column.bill.listed:,.2f}" for column in columns])
-    yield _sum_row("Free tier", [f"-{column.bill.free:,.2f}" for column in columns])
-    yield _sum_row("Total", [f"{column.bill.total:,.2f}" for column in columns])
+    yield _sum_row("Free tier", [f"{0 - column.bill.free:,.2f}" for column in columns])
+    total = "Total" if is_whole else "Total of known prices"
+    yield _sum_row(total, [f"{column.bill.total:,.2f}" for column in columns])
     yield _sum_row("Every series", [f"{column.naive.total:,.2f}" for column in columns])
-    yield _sum_row("Total / every series", [_ratio(c.naive.total, c.bill.total) for c in columns])
-    yield _sum_row("  at list prices", [_ratio(c.naive.listed, c.bill.listed) for c in columns])
+    if is_whole:
+        totals = [_ratio(_over(c, c.naive.total, c.bill.total)) for c in columns]
+        yield _sum_row("Total / every series", totals)
+        listed = [_ratio(_over(c, c.naive.listed, c.bill.listed)) for c in columns]
+        yield _sum_row("  at list prices", listed)
 
 
 def _sum_row(title: str, amounts: list[str]) -> tuple[str, ...]:
     return (title, "", *(cell for amount in amounts for cell in ("", amount)))
 
 
-def _ratio(naive: float, total: float) -> str:
-    times = _over(naive, total)
+def _ratio(times: float | None) -> str:
     if not times:
         return "-"
     return f"1/{times:.1f}" if times >= 1 else f"{1 / times:.1f}"
 
 
-def _quantity(item: Item, quantity: float) -> str:
-    return f"{quantity:,.2f}" if item == "logs" else f"{quantity:,.0f}"
+def _quantity(item: Item | Unknown, quantity: float) -> str:
+    return f"{quantity:,.2f}" if item in ("logs", "otlp") else f"{quantity:,.0f}"
 
 
 def _unit_price(price: Price) -> str:

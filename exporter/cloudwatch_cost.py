@@ -18,19 +18,23 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from vllm_opsctl.exporter.aws import sends_heartbeat
 from vllm_opsctl.exporter.catalogue import Concept, catalogue
 from vllm_opsctl.exporter.config import SLI_CONCEPTS, Config
 from vllm_opsctl.exporter.engine import EngineKey, EngineSample, Histogram, PageSample
+from vllm_opsctl.exporter.otlp_cost import export_bytes
 from vllm_opsctl.exporter.sinks.cloudwatch.curated import curated
 from vllm_opsctl.exporter.sinks.cloudwatch.datum import Datum
 from vllm_opsctl.exporter.sinks.cloudwatch.emf import lines_of
-from vllm_opsctl.exporter.sinks.cloudwatch.interval import Labels, data_of
+from vllm_opsctl.exporter.sinks.cloudwatch.interval import HEARTBEAT, Labels, data_of
 from vllm_opsctl.exporter.sinks.cloudwatch.put import MAX_METRICS, requests_of
 from vllm_opsctl.exporter.tap import layout
 
 MONTH_S = 30 * 86400.0
 
 Item = Literal["metrics", "calls", "logs", "alarms", "composites", "dashboards", "keys"]
+Unknown = Literal["otlp", "promql"]
+Sink = Literal["put", "emf", "otlp"]
 
 _GB = 1e9
 _TAP = "vllm:opsctl_tap_"
@@ -82,6 +86,14 @@ class Price(_Strict):
         return self.cost(units) - self.cost(max(0.0, units - self.free))
 
 
+class Unpriced(_Strict):
+    """What is billed at a price that is not known; fields as in the head of data/aws_prices.yaml."""
+
+    per: str
+    why: str
+    source: str = Field(pattern=r"^https://")
+
+
 class Naive(_Strict):
     """The page whose every series is exported for comparison."""
 
@@ -97,6 +109,7 @@ class Prices(_Strict):
     read: date
     currency: str
     prices: Mapping[Item, Price]
+    unpriced: Mapping[Unknown, Unpriced]
     naive: Naive
     not_included: tuple[str, ...]
 
@@ -148,6 +161,8 @@ class Usage:
         composites: Composite alarms.
         dashboards: Dashboards.
         keys: KMS keys.
+        otlp: GB of data points by OTLP.
+        promql: PromQL alarms.
     """
 
     metrics: float = 0
@@ -157,6 +172,8 @@ class Usage:
     composites: float = 0
     dashboards: float = 0
     keys: float = 0
+    otlp: float = 0
+    promql: float = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,9 +201,11 @@ class Bill:
 
     Args:
         lines: In the price file's order; what is not used is left out.
+        unpriced: What comes on top at a price that is not known: how much of it.
     """
 
     lines: tuple[Line, ...]
+    unpriced: Mapping[Unknown, float]
 
     @property
     def listed(self) -> float:
@@ -200,7 +219,7 @@ class Bill:
 
     @property
     def total(self) -> float:
-        """What is left to pay."""
+        """What is left to pay of what has a price."""
         return self.listed - self.free
 
 
@@ -219,13 +238,14 @@ def bill(usage: Usage) -> Bill:
             )
             for item, price in prices().prices.items()
             if quantities[item]
-        )
+        ),
+        {item: quantities[item] for item in prices().unpriced if quantities[item]},
     )
 
 
-def exported(config: Config, fleet: Fleet, sink: Literal["put", "emf"]) -> Usage:
+def exported(config: Config, fleet: Fleet, sink: Sink) -> Usage:
     """
-    What the sink's metrics, calls and log lines add up to.
+    What the sink's metrics, calls, log lines and data points add up to.
 
     At most: every replica is busy in every interval, and every bucket of its histograms is hit.
 
@@ -233,11 +253,21 @@ def exported(config: Config, fleet: Fleet, sink: Literal["put", "emf"]) -> Usage
         config: Objectives, interval, and whether targets are told apart.
         fleet: Who exports.
         sink: How.
+
+    Raises:
+        UsageError: The OpenTelemetry exporter, which encodes what goes by OTLP, is not installed.
     """
     settings = config.exporter.cloudwatch
     intervals = MONTH_S / settings.interval
     data = [_busy_interval(config, model) for model in fleet.models]
     serving = [fleet.replicas_of(index) for index in range(len(data))]
+    otlp = 0.0
+    if sink == "otlp":
+        otlp = intervals * _otlp_bytes(config, fleet, serving) / _GB
+        if not sends_heartbeat(settings):
+            return Usage(otlp=otlp)
+        # beside OTLP the heartbeat alone is put
+        data = [[one for one in found if one.metric == HEARTBEAT] for found in data]
     if settings.per_target:
         metrics = sum(n * len(_metrics(found)) for n, found in zip(serving, data, strict=True))
     else:
@@ -255,7 +285,14 @@ def exported(config: Config, fleet: Fleet, sink: Literal["put", "emf"]) -> Usage
         if sidecars:
             sent = [datum for i in range(replicas) for datum in data[i % len(data)]]
             calls += sidecars * sum(1 for _ in requests_of(sent, now=0.0))
-    return Usage(metrics=metrics, calls=intervals * calls)
+    return Usage(metrics=metrics, calls=intervals * calls, otlp=otlp)
+
+
+def _otlp_bytes(config: Config, fleet: Fleet, serving: Sequence[int]) -> float:
+    """Of all sidecars in one interval: what each says of itself, and what it says of each replica."""
+    own = export_bytes(config, ())
+    replicas = [export_bytes(config, (model,)) - own for model in fleet.models]
+    return fleet.sidecars * own + sum(n * size for n, size in zip(serving, replicas, strict=True))
 
 
 def naively_exported(config: Config, replicas: int, series: int) -> Usage:

@@ -52,6 +52,13 @@ class Template:
             for query in one["Properties"].get("Metrics", ())
         )
 
+    @property
+    def promql_alarms(self) -> int:
+        """How many alarms ask PromQL."""
+        return sum(
+            "EvaluationCriteria" in one["Properties"] for one in self.body["Resources"].values()
+        )
+
 
 def build_template(config: Config, models: Sequence[str] = ()) -> Template:
     """

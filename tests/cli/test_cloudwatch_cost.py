@@ -23,6 +23,7 @@ from vllm_opsctl.exporter.cloudwatch_cost import (
 )
 from vllm_opsctl.exporter.config import Config
 from vllm_opsctl.exporter.exposition import read_page
+from vllm_opsctl.exporter.otlp_cost import export_bytes
 from vllm_opsctl.exporter.recording import read_recording
 from vllm_opsctl.exporter.sinks.cloudwatch.emf import lines_of
 from vllm_opsctl.exporter.sinks.cloudwatch.interval import Labels, data_of
@@ -47,9 +48,10 @@ def test_the_price_file_says_where_every_price_is_from() -> None:
     found = prices()
 
     assert (found.region, found.currency) == ("us-east-1", "USD")
-    assert set(found.prices) == set(Usage.__dataclass_fields__)
-    for price in found.prices.values():
-        assert price.source.startswith("https://")
+    assert {*found.prices, *found.unpriced} == set(Usage.__dataclass_fields__)
+    sources = [one.source for one in found.prices.values()]
+    sources += [one.source for one in found.unpriced.values()]
+    assert all(source.startswith("https://") for source in sources)
 
 
 @pytest.mark.parametrize(
@@ -346,7 +348,91 @@ def test_the_text_fits_a_terminal_and_ends_with_total_naive_total_and_ratio(cost
         "at list prices",
     ]
     assert re.search(r"us-east-1, read \d{4}-\d\d-\d\d, in USD", " ".join(out.split()))
-    assert "OTLP, billed per GB, whose price was not found" in " ".join(out.split())
+
+
+# -- by OTLP ---------------------------------------------------------------------------------------
+
+OTLP = {"cloudwatch": {"sink": "otlp"}}
+COLLECTOR = {"cloudwatch": {"sink": "otlp", "endpoint_url": "http://collector:4318/v1/metrics"}}
+
+
+def unpriced(found: dict[str, Any]) -> dict[str, float]:
+    return {line["item"]: line["quantity"] for line in found["unpriced"]}
+
+
+def test_by_otlp_the_heartbeat_is_all_that_is_put(cost: Cost) -> None:
+    _, fleet = cost.bills(exporter=OTLP)
+
+    assert quantities(fleet) == {
+        "metrics": 1,
+        "calls": 172_800,
+        "alarms": 1,
+        "composites": 1,
+        "keys": 1,
+    }
+    assert fleet["list_price"] == pytest.approx(0.3 + 1.728 + 0.1 + 0.5 + 1.0)
+
+
+def test_what_goes_by_otlp_is_weighed_and_its_alarms_are_counted(
+    cost: Cost, opsctl: Opsctl, tmp_path: Path
+) -> None:
+    one, fleet = cost.bills(exporter=OTLP)
+    opsctl.run("alarms", "build", "--to", "cloudwatch", "--out", "out", cwd=tmp_path)
+    template = (tmp_path / "out" / "cloudwatch.yaml").read_text()
+
+    assert unpriced(fleet)["promql"] == template.count("PromQLCriteria")
+    assert unpriced(fleet)["otlp"] == pytest.approx(4 * unpriced(one)["otlp"])
+    # 43,200 requests a month of one replica
+    loaded = Config.model_validate(SETTINGS | {"exporter": OTLP})
+    assert unpriced(one)["otlp"] == pytest.approx(export_bytes(loaded, ("tiny",)) * 43_200 / 1e9)
+
+
+def test_one_alarm_is_of_all_models_so_they_multiply_none(cost: Cost) -> None:
+    for targets in (SETTINGS["targets"], SETTINGS["targets"][:0]):
+        arguments = ("--replicas", "4", "--models", "2")
+        _, one = cost.bills("--replicas", "4", exporter=OTLP, targets=targets)
+        _, two = cost.bills(*arguments, exporter=OTLP, targets=targets)
+        assert unpriced(one)["promql"] == unpriced(two)["promql"]
+        assert quantities(one) == quantities(two)
+
+
+def test_where_a_price_is_not_known_there_is_no_ratio(cost: Cost) -> None:
+    out, said = cost.run(exporter=OTLP)
+    lines, whole = out.splitlines(), " ".join(out.split())
+    _, fleet = cost.bills(exporter=OTLP)
+
+    assert said == ""
+    assert max(map(len, lines)) <= 80
+    assert fleet["naive_over_total"] is None
+    assert fleet["naive_over_total_at_list_prices"] is None
+    assert "1/" not in out.replace("and/or", "")
+    assert re.search(
+        r"and [\d.]+ GB by OTLP and \d+ PromQL alarms, whose price is not known", whole
+    )
+    assert "billed per GB, at a price that is on no page we could read" in whole
+    assert any(re.match(r"GB by OTLP +not known +[\d.]+ +\? +[\d.]+ +\?$", line) for line in lines)
+    assert any(line.startswith("Total of known prices") for line in lines)
+    assert "Dashboards" not in out
+
+
+def test_markdown_of_what_has_no_price_is_a_table_too(cost: Cost) -> None:
+    out, _ = cost.run("-o", "markdown", exporter=OTLP)
+    rows = [line for line in out.splitlines() if line.startswith("|")]
+
+    assert len({row.count("|") for row in rows}) == 1
+
+
+def test_behind_a_collector_nothing_is_put(cost: Cost) -> None:
+    _, fleet = cost.bills(exporter=COLLECTOR)
+    out, _ = cost.run(exporter=COLLECTOR)
+
+    assert quantities(fleet) == {"keys": 1}
+    assert unpriced(fleet).keys() == {"otlp", "promql"}
+    assert "GB go to the collector at http://collector:4318/v1/metrics" in " ".join(out.split())
+
+
+def test_every_bill_says_what_has_no_price_in_it(cost: Cost) -> None:
+    assert [found["unpriced"] for found in cost.bills()] == [[], []]
 
 
 @pytest.mark.parametrize("arguments", [("--replicas", "10000"), ("--series", "100000")])
