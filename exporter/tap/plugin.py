@@ -43,6 +43,13 @@ class Tap(AggregateStatLoggerBase):  # type: ignore[misc]
         self._config = vllm_config
         self._pages: dict[int, PageWriter] = {}
         try:
+            if any(_is_disable_flag(argument) for argument in sys.argv):
+                # for vLLM it is enough that the plugin is there, so this is said of one that is off too
+                log.warning(
+                    "opsctl tap: %s is given, but vLLM collects statistics for every stat logger plugin; "
+                    "VLLM_PLUGINS without opsctl_tap stops that",
+                    _DISABLE_FLAG,
+                )
             directory = directory_from(os.environ)
             if directory is None:
                 log.info("opsctl tap: off (OPSCTL_TAP)")
@@ -59,12 +66,6 @@ class Tap(AggregateStatLoggerBase):  # type: ignore[misc]
         atexit.register(self._close)
         paths = ", ".join(str(page.path) for page in self._pages.values())
         log.info("opsctl tap: statistics on %s", paths)
-        if _DISABLE_FLAG in sys.argv:
-            log.warning(
-                "opsctl tap: %s is given, but vLLM collects statistics for the tap; "
-                "OPSCTL_TAP=off or VLLM_PLUGINS without opsctl_tap stops that",
-                _DISABLE_FLAG,
-            )
 
     def record(
         self,
@@ -143,6 +144,11 @@ class Tap(AggregateStatLoggerBase):  # type: ignore[misc]
                 type(problem).__name__,
                 _one_line(problem),
             )
+
+
+def _is_disable_flag(argument: str) -> bool:
+    """vLLM's own parser takes underscores for dashes (vllm/utils/argparse_utils.py, 0.32.0)."""
+    return argument.replace("_", "-") == _DISABLE_FLAG
 
 
 def _one_line(problem: Exception) -> str:

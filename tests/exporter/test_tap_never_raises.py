@@ -647,17 +647,20 @@ def test_without_a_folder_it_writes_where_the_sidecar_looks(
     assert stat.S_ISREG(page.path.stat().st_mode)
 
 
+@pytest.mark.parametrize("flag", ["--disable-log-stats", "--disable_log_stats"])
+@pytest.mark.parametrize("switch", [None, "off"])
 def test_statistics_that_were_switched_off_and_are_on_again_are_warned_of(
-    plugin: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plugin: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: str, switch: str | None
 ) -> None:
-    """vLLM collects statistics for any plugin, whatever --disable-log-stats says."""
-    monkeypatch.setattr(sys, "argv", ["vllm", "serve", "model", "--disable-log-stats"])
+    """vLLM collects statistics for any plugin, whatever the flag says and the plugin does."""
+    monkeypatch.setattr(sys, "argv", ["vllm", "serve", "model", flag])
 
-    with loaded(plugin, tmp_path) as (_, lines):
+    with loaded(plugin, switch or tmp_path) as (_, lines):
         (line,) = lines.at(logging.WARNING)
 
-    assert "--disable-log-stats" in line
-    assert "OPSCTL_TAP=off" in line
+    assert "--disable-log-stats is given" in line
+    assert "VLLM_PLUGINS without opsctl_tap stops that" in line
+    assert "OPSCTL_TAP" not in line, "it does not stop that"
 
 
 def test_without_that_flag_nothing_is_warned_of(
