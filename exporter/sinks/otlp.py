@@ -141,21 +141,19 @@ class OtlpPublisher(threading.Thread):
         if failure is not None:
             # what is behind it must not wait for what nobody will ever take
             self._lost["refused"] += 1
-            log.error("OTLP: the state of %d is lost: %s", t, failure.why)
+            log.error("OTLP: the state of %d is lost, whole or in part: %s", t, failure.why)
         elif self._failures:
             log.warning("OTLP: taken again after %d failed attempts", self._failures)
         self._failures = 0
         return True
 
     def _send(self, data: MetricsData) -> Failure | None:
-        from opentelemetry.sdk.metrics.export import MetricExportResult
-
         # without a request the SDK cannot encode it, or finds it too large: neither will change
         self._session.failure = Failure(
             "the SDK does not send it (the line above says why)", is_final=True
         )
-        sent = self._exporter.export(data, timeout_millis=EXPORT_S * 1000)
-        return None if sent is MetricExportResult.SUCCESS else self._session.failure
+        self._exporter.export(data)
+        return self._session.failure
 
 
 def metrics_data(

@@ -67,7 +67,7 @@ class SigV4(AuthBase):
 @dataclass(frozen=True, slots=True)
 class Failure:
     """
-    Why data were not taken.
+    Why data were not taken, or not all of them.
 
     Args:
         why: For people, with the fix.
@@ -90,7 +90,7 @@ class WatchedSession(requests.Session):
         super().__init__()
         self.auth = auth
         self.failure: Failure | None = None
-        """Of the newest request; None when it was taken, or there was none."""
+        """Of the newest request; None when all of it was taken, or there was none."""
 
     def request(self, *args: Any, **kwargs: Any) -> requests.Response:
         """Send a request, and keep what came of it."""
@@ -102,7 +102,7 @@ class WatchedSession(requests.Session):
         except requests.RequestException as problem:
             self.failure = Failure(f"no answer: {problem}", is_final=False)
             raise
-        self.failure = None if answer.ok else self._failure(answer)
+        self.failure = _left_out(answer) if answer.ok else self._failure(answer)
         return answer
 
     def _failure(self, answer: requests.Response) -> Failure:
@@ -113,6 +113,29 @@ class WatchedSession(requests.Session):
         said = f"{answer.url} answers {answer.status_code} {answer.reason}"
         # all others may be about now, about this sender or about the collector's own upstream
         return Failure(f"{said}: {text}" if text else said, answer.status_code in (400, 413))
+
+
+def _left_out(answer: requests.Response) -> Failure | None:
+    """
+    What of a request was refused although the answer is 200.
+
+    Source:
+        OTLP specification, partial success: such a request must not be sent again.
+    """
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+        ExportMetricsServiceResponse,
+    )
+
+    try:
+        partial = ExportMetricsServiceResponse.FromString(answer.content).partial_success
+    except DecodeError:
+        # an answer in JSON, or none of OTLP's: it was 200
+        return None
+    if not partial.rejected_data_points:
+        return None
+    why = f"{partial.rejected_data_points} data points are refused: {partial.error_message}"
+    return Failure(why[:_MOST_SAID], is_final=True)
 
 
 def _said(answer: requests.Response) -> tuple[str, str]:

@@ -12,6 +12,10 @@ from typing import Any
 import pytest
 from conftest import free_port
 from fake_collector import Answer, FakeCollector, fake_collector, refuse, reset, slow
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsPartialSuccess,
+    ExportMetricsServiceResponse,
+)
 from prometheus_client.core import GaugeMetricFamily
 
 from vllm_opsctl.exporter.config import Config
@@ -135,7 +139,7 @@ def test_what_cloudwatch_refuses_for_good_is_told_counted_and_holds_up_nothing(
 
     assert collector.times() == others
     assert sent.publisher.lost == {"full": 0, "refused": 1}
-    assert f"the state of {int(first)} is lost: {reason}" in caplog.text
+    assert f"the state of {int(first)} is lost, whole or in part: {reason}" in caplog.text
 
 
 @pytest.mark.parametrize("status", [400, 413])
@@ -152,6 +156,28 @@ def test_so_is_what_a_collector_refuses_for_good(
     assert sent.publisher.lost["refused"] == 1
     assert f"answers {status}" in caplog.text
     assert "too large" in caplog.text
+
+
+def test_data_points_that_are_left_out_of_a_taken_state_are_told_and_counted(
+    collector: FakeCollector, caplog: pytest.LogCaptureFixture
+) -> None:
+    partial = ExportMetricsPartialSuccess(rejected_data_points=3, error_message="too many labels")
+    answer = ExportMetricsServiceResponse(partial_success=partial).SerializeToString().decode()
+    collector.answers.append(refuse(200, answer))
+    sent = Sent(collector.url)
+    _, second = sent.minutes(2)
+
+    assert collector.times() == [second], "the first was not sent again"
+    assert sent.publisher.lost["refused"] == 1
+    assert "3 data points are refused: too many labels" in caplog.text
+
+
+def test_an_answer_in_another_encoding_is_no_failure(collector: FakeCollector) -> None:
+    collector.answers += [refuse(200, '{"partialSuccess": {}}'), refuse(200, "\xff")]
+    sent = Sent(collector.url)
+    sent.minutes(2)
+
+    assert sent.publisher.lost == {"full": 0, "refused": 0}
 
 
 def test_a_state_that_is_too_large_for_the_sdk_holds_up_nothing_either(
