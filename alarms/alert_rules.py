@@ -243,7 +243,7 @@ class AlertWriter:
                     annotations={
                         "summary": spec.summary,
                         "description": spec.description.strip(),
-                        **self.links.annotations(spec.per, spec.modes, None),
+                        **self.links.annotations(spec.per, spec.modes, None, spec.command),
                     },
                     spec=spec,
                 )

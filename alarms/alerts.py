@@ -17,6 +17,7 @@ from vllm_opsctl.runbooks.load import shipped_library
 Role = Literal["symptom", "cause", "companion", "forecast", "pager", "watchdog"]
 Notify = Literal["page", "ticket", "pager", "deadman"]
 Per = Literal["engine", "replica", "model", "none"]
+Command = Literal["diagnose", "targets", "drill"]
 
 SEVERITIES: dict[str, str] = {
     "page": "critical",
@@ -52,6 +53,7 @@ class AlertSpec(_Strict):
     notify: Notify
     per: Per
     modes: tuple[str, ...] = ()
+    command: Command = "diagnose"
     expr: str | dict[Source, str]
     optional: tuple[str, ...] = Field((), description="Concepts that a release may lack.")
     hold: str = Field(alias="for")
@@ -65,6 +67,10 @@ class AlertSpec(_Strict):
         unknown = [mode for mode in self.modes if mode not in shipped_library().modes]
         if unknown:
             raise ValueError(f"{self.alert}: no failure mode {', '.join(unknown)}")
+        if (self.per == "none") != (self.command != "diagnose"):
+            raise ValueError(
+                f"{self.alert}: what is about no server (per: none), and nothing else, names its command"
+            )
         parse_duration(self.hold)
         return self
 

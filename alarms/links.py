@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vllm_opsctl.alarms.alerts import Per
+from vllm_opsctl.alarms.alerts import Command, Per
 from vllm_opsctl.alarms.vocabulary import Source
 from vllm_opsctl.exporter.config import Config, split_listen
 
@@ -26,7 +26,11 @@ class Links:
     source: Source
 
     def annotations(
-        self, per: Per, modes: tuple[str, ...], objective: str | None
+        self,
+        per: Per,
+        modes: tuple[str, ...],
+        objective: str | None,
+        command: Command = "diagnose",
     ) -> dict[str, str]:
         """
         The annotations of one alert.
@@ -35,6 +39,7 @@ class Links:
             per: What the alert is about: it says which labels there are.
             modes: Failure modes behind it.
             objective: The burning objective, if it is about one.
+            command: What to type.
         """
         found = {}
         alarms = self.config.alarms
@@ -44,7 +49,11 @@ class Links:
             )
         if alarms.dashboard_url is not None and per != "none":
             found["dashboard_url"] = self._board(alarms.dashboard_url, per, objective)
-        found["command"] = self.command(per)
+        found["command"] = {
+            "diagnose": self.command(per),
+            "targets": self._targets(),
+            "drill": "opsctl alarms test" + ("" if self.source == "sidecar" else " --from vllm"),
+        }[command]
         return found
 
     def _board(self, url: str, per: Per, objective: str | None) -> str:
@@ -72,9 +81,12 @@ class Links:
             return f"opsctl diagnose --prometheus {alarms.prometheus_url}{match}"
         if per in ("engine", "replica"):
             return f"opsctl diagnose http://{_TARGET}"
-        return "opsctl diagnose " + (
-            " ".join(t.url for t in self.config.targets if not t.is_tap_only) or "http://HOST:8000"
-        )
+        return self._targets()
+
+    def _targets(self) -> str:
+        """Without anything between: the servers themselves."""
+        urls = [target.url for target in self.config.targets if not target.is_tap_only]
+        return f"opsctl diagnose {' '.join(urls) or 'http://HOST:8000'}"
 
     @property
     def sidecar_url(self) -> str:

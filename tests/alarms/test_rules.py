@@ -15,9 +15,10 @@ import pytest
 import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from vllm_opsctl.alarms import fleet, sli, vocabulary
-from vllm_opsctl.alarms.alerts import shipped_alerts
+from vllm_opsctl.alarms.alerts import AlertSpec, shipped_alerts
 from vllm_opsctl.alarms.build import build_files
 from vllm_opsctl.alarms.burn import Clock, parse_scale
 from vllm_opsctl.alarms.rules import Rulebook, build_rules
@@ -233,6 +234,31 @@ def test_every_alert_has_labels_texts_and_a_unit_test() -> None:
             assert {"summary", "description", "command", "runbook_url"} <= set(rule.annotations)
             assert rule.alert in tested
             assert "$value" not in str(rule.labels)
+
+
+@pytest.mark.parametrize("source", ["sidecar", "vllm"])
+def test_an_alert_about_the_monitoring_asks_what_still_answers(source: Source) -> None:
+    """No sidecar can be asked why no sidecar answers, and no diagnosis explains the pager."""
+    targets = ["http://chat-0:8000", "http://chat-1:8000"]
+    _, rulebook = book(source, {"targets": targets})
+    commands = {rule.alert: rule.annotations["command"] for rule in rulebook.alerts}
+
+    drill = "opsctl alarms test" + (" --from vllm" if source == "vllm" else "")
+    for alert in ("LLMPagerFailing", "LLMRulesFailing", "LLMWatchdog"):
+        assert commands[alert] == drill
+    if source == "sidecar":
+        assert commands["LLMSidecarsDown"] == f"opsctl diagnose {' '.join(targets)}"
+    assert commands["LLMModelVanished"].startswith("opsctl diagnose")
+
+
+@pytest.mark.parametrize(
+    ("per", "command"), [("none", "diagnose"), ("model", "drill"), ("engine", "targets")]
+)
+def test_a_command_of_its_own_is_for_what_is_about_no_server(per: str, command: str) -> None:
+    (spec,) = (one for one in shipped_alerts()["companions"] if one.alert == "LLMSidecarsDown")
+
+    with pytest.raises(ValidationError, match="names its command"):
+        AlertSpec.model_validate(spec.model_dump(by_alias=True) | {"per": per, "command": command})
 
 
 def test_names_are_the_fields_and_no_expression_divides_by_nothing() -> None:
