@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import RECORDINGS, Opsctl, free_port, http_get, wait_for
+from fake_collector import fake_collector
 from real.emulated_aws import REGION, EmulatedAws
 from tap.fakes import FakeEngine
 
@@ -556,6 +557,35 @@ def test_beside_otlp_the_heartbeat_alone_is_put(
     there = aws.client("cloudwatch").list_metrics(Namespace="beside-otlp")["Metrics"]
     assert [one["MetricName"] for one in there] == ["Heartbeat"]
     assert sums(aws, "beside-otlp", "Heartbeat") == {int(now): 1.0}
+
+
+def test_a_sidecar_that_sends_by_otlp_puts_its_heartbeat(
+    aws: EmulatedAws, opsctl: Opsctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", aws.url)
+    target = opsctl.start_replay(RECORDINGS / "kv-preemption-thrash.jsonl.gz")
+    with fake_collector() as endpoint:
+        settings = {
+            "sink": "otlp",
+            "namespace": "t/otlp",
+            "region": REGION,
+            "interval": "2s",
+            # CloudWatch's by its name
+            "endpoint_url": endpoint.url.replace("/v1/", f"/monitoring.{REGION}.amazonaws.com/v1/"),
+        }
+        (tmp_path / "opsctl.yaml").write_text(
+            yaml.safe_dump({"exporter": {"poll_interval": "200ms", "cloudwatch": settings}})
+        )
+        opsctl.start_sidecar(target, cwd=tmp_path)
+        wait_for(
+            lambda: sum(sums(aws, "t/otlp", "Heartbeat").values()) >= 2,
+            timeout_s=30,
+            what="heartbeats in CloudWatch",
+        )
+
+    there = aws.client("cloudwatch").list_metrics(Namespace="t/otlp")["Metrics"]
+    assert {one["MetricName"] for one in there} == {"Heartbeat"}
+    assert "vllm_engine_preemptions" in endpoint.metrics()
 
 
 @pytest.mark.parametrize(
