@@ -88,7 +88,8 @@ class TapEngine:
         histograms: dict[str, TapHistogram] = {}
         for page in self.pages:
             for name, count in page.counters.items():
-                counters[name] = counters.get(name, 0) + count
+                if all(name in other.counters for other in self.pages):
+                    counters[name] = counters.get(name, 0) + count
             for name, histogram in page.histograms.items():
                 known = histograms.get(name)
                 histograms[name] = known.plus(histogram) if known else histogram
@@ -260,7 +261,8 @@ class _Unwound:
                 self.sums[name] = max(0.0, self.sums[name] - slot[total])
 
     def _less(self, name: str, count: float) -> None:
-        self.counters[name] = max(0.0, self.counters.get(name, 0.0) - count)
+        if name in self.counters:
+            self.counters[name] = max(0.0, self.counters[name] - count)
 
     def _take(self, name: str, count: int, total: float, peak: float | None) -> None:
         scale, counts = self.newest.histograms[name].scale, self.counts[name]

@@ -241,7 +241,8 @@ def _engine_lines(engine: EngineText, bounds: Bounds) -> Iterator[str]:
     for name, concept in _COUNTERS.items():
         if name in counters:
             yield _line(concept, labels, counters[name])
-    if parse_version(version) >= catalogue()["prompt_tokens_by_source"].names[0].since:
+    since = catalogue()["prompt_tokens_by_source"].names[0].since
+    if parse_version(version) >= since and "generation_tokens" in counters:
         cached, external = counters["cached_prompt_tokens"], counters["external_prompt_tokens"]
         sources = {
             # not the rest of the prompt: 0.16.0 to 0.19.0 count a recomputed token as cached too

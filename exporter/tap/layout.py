@@ -41,6 +41,11 @@ HEADER_FIELDS: tuple[tuple[str, str, str], ...] = (
     ("directory_size", "I", "bytes of it"),
     ("facts_offset", "I", "where the facts begin"),
     ("facts_size", "I", "bytes of them"),
+    (
+        "untold",
+        "Q",
+        "bit n is set: this vLLM does not tell the n-th counter (from 0), its 0 says nothing",
+    ),
 )
 """Name, struct code and meaning, in the order in which they stand, without padding between."""
 

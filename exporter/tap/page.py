@@ -27,6 +27,9 @@ _PATIENCE_S = 2.0
 
 _PAUSE_S = 50e-6
 
+_MAX_TOLD = 120
+"""Characters of what a parser says of damaged bytes."""
+
 _STRONG_ORDER = platform.machine() in ("x86_64", "AMD64")
 """
 On x86-64 stores become visible in order, so the sequence is enough. Elsewhere (aarch64) a copy is
@@ -99,7 +102,7 @@ class TapPage:
         alive: The process that writes it lives: it holds the lock on the file.
         torn: The writer died within an update; the newest one may be incomplete.
         facts: The engine's configuration.
-        counters: Name to cumulative count.
+        counters: Name to cumulative count; those that this vLLM does not tell are absent.
         gauges: Name to newest value; those that this vLLM does not tell are absent.
         histograms: By name.
         adapters: Name to requests running and waiting.
@@ -169,7 +172,11 @@ def parse(data: bytes, path: Path, *, alive: bool, torn: bool) -> TapPage:
             alive=alive,
             torn=torn,
             facts=facts,
-            counters=_cells(data, where["counters"], "Q"),
+            counters={
+                name: count
+                for bit, (name, count) in enumerate(_cells(data, where["counters"], "Q").items())
+                if not header["untold"] >> bit & 1
+            },
             gauges={name: value for name, value in gauges.items() if not math.isnan(value)},
             histograms={
                 name: _histogram(data, entry["offset"], scales[entry["scale"]])
@@ -180,7 +187,9 @@ def parse(data: bytes, path: Path, *, alive: bool, torn: bool) -> TapPage:
             slots=_slots(data, where["ring"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError, struct.error) as problem:
-        raise BadTapPage(f"its directory or facts are damaged ({problem!r})") from problem
+        # the message of some holds all that could not be decoded
+        why = f"{type(problem).__name__}: {problem}"[:_MAX_TOLD]
+        raise BadTapPage(f"its directory or facts are damaged ({why})") from problem
 
 
 def _header(data: bytes) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 Adds up what vLLM says of its steps, in a fixed amount of memory; knows nothing of files.
 
 Reads vLLM's statistics objects by attribute and takes what is there: a field that a release does
-not have stays at 0 or without a value (vllm/v1/metrics/stats.py, read in 0.11.1 to 0.33.0).
+not have stays without a value, a counter ``untold`` (vllm/v1/metrics/stats.py, read in 0.11.1 to 0.33.0).
 """
 
 from __future__ import annotations
@@ -50,6 +50,21 @@ _REQUEST_TOKENS = (
     ("max_tokens_param", _H["max_tokens"], None),
 )
 
+_SCHEDULER_COUNTERS = (
+    ("prefix_cache_stats", ("prefix_queries", "prefix_hits")),
+    ("connector_prefix_cache_stats", ("external_prefix_queries", "external_prefix_hits")),
+    ("spec_decoding_stats", ("spec_drafts", "spec_draft_tokens", "spec_accepted_tokens")),
+)
+"""SchedulerStats' field, and the counters that nothing else fills."""
+
+_ITERATION_COUNTERS = (
+    ("num_prompt_tokens", ("prompt_tokens",)),
+    ("num_generation_tokens", ("generation_tokens",)),
+    ("num_preempted_reqs", ("preemptions",)),
+    ("num_corrupted_reqs", ("corrupted_requests",)),
+)
+"""The same of IterationStats."""
+
 _FINISHED = {reason: _C[f"finished_{reason}"] for reason in layout.FINISH_REASONS}
 _FINISHED_IN_SLOT = {
     reason: _S[f"finished_{reason}"]
@@ -93,12 +108,13 @@ class Totals:
         floats: Its floats.
         added: Cells of buckets and by how much they grew since :meth:`clear`.
         touched: Histograms that grew.
+        untold: Bit by bit the counters that this vLLM does not tell, as ``layout.HEADER_FIELDS`` has it.
     """
 
     # arrays: what is copied to the page lies together, and nothing that it holds is an object
     __slots__ = (
         *("added", "counters", "counts", "floats", "gauges"),
-        *("largest", "second", "sums", "touched"),
+        *("largest", "second", "sums", "touched", "untold"),
     )
 
     def __init__(self) -> None:
@@ -112,6 +128,7 @@ class Totals:
         self.floats = array("f", _NO_FLOATS)
         self.added: list[tuple[int, int]] = []
         self.touched: list[int] = []
+        self.untold = 0
 
     def clear(self) -> None:
         """The page has what grew."""
@@ -134,6 +151,8 @@ class Totals:
         counters[_C_RECORDS] += 1
         self.gauges[_G_RECORDED] = now
         if scheduler is not None:
+            if not counters[_C_SCHEDULER_RECORDS]:
+                self.untold |= _untold(scheduler, _SCHEDULER_COUNTERS)
             counters[_C_SCHEDULER_RECORDS] += 1
             self.counts[_S_SCHEDULED] += 1
             self.gauges[_G_SCHEDULED] = now
@@ -210,6 +229,8 @@ class Totals:
 
     def _iteration(self, stats: Any, age_s: float) -> None:
         counters, counts, floats = self.counters, self.counts, self.floats
+        if not counters[_C_STEPS]:
+            self.untold |= _untold(stats, _ITERATION_COUNTERS)
         counters[_C_STEPS] += 1
         counts[_S_STEPS] += 1
         generated = getattr(stats, "num_generation_tokens", 0)
@@ -320,6 +341,16 @@ class Totals:
             self.largest[histogram] = value
         self.touched.append(histogram)
         return value
+
+
+def _untold(stats: Any, filled_by: Iterable[tuple[str, Iterable[str]]]) -> int:
+    """The bits of counters whose field a statistics object lacks; the first one is as all of them."""
+    return sum(
+        1 << _C[counter]
+        for field, counters in filled_by
+        if not hasattr(stats, field)
+        for counter in counters
+    )
 
 
 def adapter_counts(stats: Any) -> tuple[Mapping[str, int], Mapping[str, int]] | None:

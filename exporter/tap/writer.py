@@ -34,6 +34,7 @@ _GAUGES = slice(layout.GAUGES_OFFSET, layout.GAUGES_OFFSET + 8 * len(layout.GAUG
 _ADAPTERS_SIZE = layout.ADAPTERS * layout.ADAPTER.size
 _SEQUENCE = layout.HEADER_OFFSETS["sequence"] // 8
 _TOUCHED = layout.HEADER_OFFSETS["touched"] // 8
+_UNTOLD = layout.HEADER_OFFSETS["untold"] // 8
 _MAX_COUNT = 2**32 - 1
 
 
@@ -145,6 +146,7 @@ class PageWriter:
         cells[_SEQUENCE] = self._sequence
         try:
             doubles[_TOUCHED] = now
+            cells[_UNTOLD] = totals.untold
             page[_COUNTERS] = totals.counters
             page[_GAUGES] = totals.gauges
             if totals.second:
@@ -215,6 +217,7 @@ class PageWriter:
             "directory_size": len(where),
             "facts_offset": layout.FACTS_OFFSET,
             "facts_size": len(text),
+            "untold": 0,
         }
         fields = [values[name] for name, _, _ in layout.HEADER_FIELDS]
         layout.HEADER.pack_into(self._map, 0, *fields)

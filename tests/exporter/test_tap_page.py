@@ -28,7 +28,7 @@ from tap.fakes import (
 from tap.stress import stress
 
 from vllm_opsctl.exporter.tap import layout
-from vllm_opsctl.exporter.tap.page import BadTapPage, TapPage, read_tap_page
+from vllm_opsctl.exporter.tap.page import BadTapPage, TapPage, parse, read_tap_page
 from vllm_opsctl.exporter.tap.writer import PageWriter
 
 WIDTH = 0.022
@@ -227,6 +227,35 @@ def test_a_page_of_a_newer_writer_is_read_as_far_as_it_is_understood(tmp_path: P
     assert "something_new" in page.counters
     assert "mm_hits" not in page.counters
     assert "sizes" not in page.histograms
+
+
+def test_a_counter_that_this_vllm_does_not_tell_is_no_zero(tmp_path: Path) -> None:
+    """Before the first step all are 0, which they are; a page of a writer before this says nothing."""
+    writer = page_writer(tmp_path)
+    assert written(writer).counters["preemptions"] == 0
+    iteration = fake_iteration(ttft=[0.1])
+    del iteration.num_preempted_reqs
+    writer.record(fake_scheduler(5), iteration, None)
+    page = written(writer)
+
+    assert set(layout.COUNTERS) - page.counters.keys() == {"preemptions"}
+    raw = bytearray(writer.path.read_bytes())
+    struct.pack_into("<Q", raw, layout.HEADER_OFFSETS["untold"], 0)
+    assert parse(bytes(raw), writer.path, alive=True, torn=False).counters["preemptions"] == 0
+
+
+@pytest.mark.parametrize("junk", [b"{" * 4000, b"\xff" * 4000, b"{}"])
+def test_what_is_damaged_is_said_in_a_line(tmp_path: Path, junk: bytes) -> None:
+    raw = bytearray(page_writer(tmp_path).path.read_bytes())
+    raw[layout.DIRECTORY_OFFSET : layout.DIRECTORY_OFFSET + len(junk)] = junk
+    struct.pack_into("<I", raw, layout.HEADER_OFFSETS["directory_size"], len(junk))
+
+    with pytest.raises(
+        BadTapPage, match=r"damaged \((JSONDecode|UnicodeDecode|Key)Error: "
+    ) as caught:
+        parse(bytes(raw), tmp_path, alive=False, torn=False)
+    assert len(str(caught.value)) < 200
+    assert str(caught.value).isprintable()
 
 
 def test_another_layout_version_is_refused_with_what_to_do(tmp_path: Path) -> None:

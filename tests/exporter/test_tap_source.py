@@ -136,18 +136,26 @@ def test_an_engine_that_stands_still_peaks_where_it_stands(writers: Writers) -> 
 
 
 def test_what_a_release_does_not_tell_is_missing_now_and_in_the_past(writers: Writers) -> None:
-    """0.12.0 defers no requests apart; nothing may read as a KV cache that is empty."""
+    """0.12.0 defers no requests apart; nothing may read as an empty KV cache or as no preemption."""
     writer = writers.add()
     stats = SimpleNamespace(num_running_reqs=8, num_waiting_reqs=3)
+    step = SimpleNamespace(
+        num_prompt_tokens=10, num_generation_tokens=1, time_to_first_tokens_iter=[0.1]
+    )
     for _ in range(3):
         writers.clock.t += 1.0
-        writer.record(stats, fake_iteration(ttft=[0.1]), None)
+        writer.record(stats, step, None)
     now, past = writers.sample(), writers.history()
 
-    untold = {"kv_cache_usage_ratio", "kv_cache_usage_recent_peak"}
-    assert not untold & now.gauges.keys()
+    gone = {"kv_cache_usage_ratio", "kv_cache_usage_recent_peak"}
+    assert not gone & now.gauges.keys()
     assert not any("by_reason" in name for name in now.gauges)
+    assert (
+        not {"preemptions", "corrupted_requests", "prefix_cache_hit_tokens"} & now.counters.keys()
+    )
+    assert now.counters["prompt_tokens"] == 30
     assert {frozenset(sample.gauges) for sample in past} == {frozenset(now.gauges)}
+    assert {frozenset(sample.counters) for sample in past} == {frozenset(now.counters)}
     assert {sample.gauges["requests_waiting"] for sample in past} == {3}
 
 
