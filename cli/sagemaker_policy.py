@@ -41,7 +41,7 @@ def sagemaker_statements(config: Config, partition: str) -> list[dict[str, Any]]
         {
             "Sid": action.partition(":")[2],
             "Effect": "Allow",
-            "Action": action,
+            "Action": [action],
             "Resource": [
                 f"arn:{partition}:{action.partition(':')[0]}:{place}:{resource}"
                 for resource in _RESOURCES[action]
