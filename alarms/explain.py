@@ -99,6 +99,7 @@ class Explained:
         objective: The one.
         events_per_day: Traffic that it was computed for; None for plenty.
         not_measured: Why it is not measured as configured; None when it is.
+        moved: That another bound than the threshold is counted at, and what that does; None when not.
         budget: What may be bad.
         outages: Times to page and to ticket.
         windows: The window table.
@@ -109,6 +110,7 @@ class Explained:
     objective: Objective
     events_per_day: float | None
     not_measured: str | None
+    moved: str | None
     budget: Budget
     outages: tuple[Outage, ...]
     windows: tuple[Window, ...]
@@ -133,6 +135,7 @@ def explain_objective(
             inter-token latency, whose events are gaps between tokens.
         source: Where the rules read.
     """
+    not_measured, moved = _measured(config, objective, source)
     per_day = None if objective.sli == "inter_token_latency" else requests_per_day
     per_s = None if per_day is None else per_day / DAY_S
     budget = budget_of(objective.target)
@@ -140,7 +143,8 @@ def explain_objective(
     return Explained(
         objective=objective,
         events_per_day=per_day,
-        not_measured=_not_measured(config, objective, source),
+        not_measured=not_measured,
+        moved=moved,
         budget=Budget(
             ratio=budget,
             outage_minutes=budget * PERIOD_S / 60,
@@ -157,12 +161,14 @@ def _notify(row: Row, objective: Objective) -> Notify:
     return row.notify if objective.notify == "page" else "ticket"
 
 
-def _not_measured(config: Config, objective: Objective, source: Source) -> str | None:
+def _measured(
+    config: Config, objective: Objective, source: Source
+) -> tuple[str | None, str | None]:
+    """Why it is not measured, and what is measured instead of what was asked for."""
     try:
-        indicator(objective, Vocabulary(source), config)
+        return None, indicator(objective, Vocabulary(source), config).moved
     except (NotMeasured, NoBound) as problem:
-        return str(problem)
-    return None
+        return str(problem), None
 
 
 def _outage(objective: Objective, ratio: float, per_s: float | None) -> Outage:

@@ -87,6 +87,8 @@ def lint(
             is_bound_missing = True
             found.append(Finding(f"{where}.threshold", str(problem)))
             continue
+        if one.moved is not None:
+            found.append(Finding(f"{where}.threshold", one.moved, is_error=False))
         found += _rows(where, objective)
         if prometheus is not None:
             found += _measured(where, one, prometheus)

@@ -21,6 +21,7 @@ from vllm_opsctl.exporter.catalogue import catalogue
 from vllm_opsctl.exporter.config import BUCKET_FAMILIES, SLI_CONCEPTS, Config, Objective
 from vllm_opsctl.exporter.config_load import surrounding_bounds
 from vllm_opsctl.exporter.series import labels_text
+from vllm_opsctl.exporter.units import format_duration
 
 _SLI_EVENTS = "vllm_sli_events_total"
 _GOOD_OR_ERROR = 'finished_reason=~"stop|length|repetition|error"'
@@ -44,6 +45,19 @@ class Indicator:
     objective: Objective
     names: Vocabulary
     bound: float | None
+
+    @property
+    def moved(self) -> str | None:
+        """What it does that another bound than the threshold is counted at; None where it is not."""
+        threshold = self.objective.threshold
+        if self.bound is None or threshold is None or self.bound == threshold:
+            return None
+        lower, upper = (format_duration(s) for s in sorted((self.bound, threshold)))
+        return (
+            f"counted at the bucket bound {format_duration(self.bound)} (bucket_policy: "
+            f"{self.objective.bucket_policy}): what takes between {lower} and {upper} is "
+            f"{'good' if self.bound > threshold else 'bad'}"
+        )
 
     def total(self, nominal_s: float) -> str:
         """All events per second by model over a window (nominal seconds)."""

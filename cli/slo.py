@@ -130,6 +130,8 @@ def _text(found: Explained) -> Iterator[str]:
     yield click.style(wrapped(headline, indent="    ", first=""), bold=True)
     if found.not_measured is not None:
         yield wrapped(found.not_measured, indent="", first="Not measured: ")
+    if found.moved is not None:
+        yield wrapped(found.moved, indent="", first="Moved: ")
     yield from _budget(found)
     yield ""
     yield click.style(

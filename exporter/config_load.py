@@ -280,6 +280,14 @@ def _threshold_warning(index: int, objective: Objective, version: Version | None
     if used == objective.threshold:
         return None
     key = f"objectives[{index}] ({objective.name}).threshold"
+    if objective.bucket_policy == "looser" and upper is not None:
+        bad = "all of them" if used is None else f"those beyond {used:g} s"
+        return (
+            f"{key}: {objective.threshold:g} s is no bucket bound of vLLM. With bucket_policy: looser, "
+            f"rules --from vllm count events up to {upper:g} s as good, but the sidecar {bad} as bad; "
+            f"use {upper:g}s for both, or give vLLM 0.32 or newer the bound with "
+            "--custom-histogram-buckets"
+        )
     if used is None:
         return (
             f"{key}: {objective.threshold:g} s lies below vLLM's first bucket bound "

@@ -155,6 +155,35 @@ def test_lint_says_when_there_is_too_little_traffic(
     assert line in answer.stdout
 
 
+@pytest.mark.parametrize(
+    ("policy", "does"),
+    [
+        (
+            "looser",
+            "counted at the bucket bound 1.5 s (bucket_policy: looser): what takes between 1.4 s and "
+            "1.5 s is good",
+        ),
+        (
+            "stricter",
+            "counted at the bucket bound 1 s (bucket_policy: stricter): what takes between 1 s and "
+            "1.4 s is bad",
+        ),
+    ],
+)
+def test_lint_and_explain_say_where_another_bound_is_counted(
+    opsctl: Opsctl, tmp_path: Path, policy: str, does: str
+) -> None:
+    one = f"{{name: e, sli: e2e_latency, threshold: 1.4s, target: 99%, bucket_policy: {policy}}}"
+    env = {OBJECTIVES: f"[{one}]"}
+
+    lint = opsctl.run("alarms", "lint", "--from", "vllm", cwd=tmp_path, env=env)
+    explain = opsctl.run("slo", "explain", "e", "--from", "vllm", cwd=tmp_path, env=env)
+
+    assert lint.returncode == 0
+    assert f"Note: (defaults): objectives[0] (e).threshold: {does}" in lint.stdout
+    assert f"Moved: {does}" in " ".join(explain.stdout.split())
+
+
 def test_lint_notes_rows_that_cannot_fire(opsctl: Opsctl, tmp_path: Path) -> None:
     env = {OBJECTIVES: "[{name: a, sli: availability, target: 90%}]"}
 

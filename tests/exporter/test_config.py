@@ -160,6 +160,18 @@ def test_a_threshold_between_two_bounds_names_them_and_the_error() -> None:
     assert "--custom-histogram-buckets" in warning
 
 
+def test_a_looser_threshold_is_looser_in_the_rules_of_vllms_own_metrics_alone() -> None:
+    objective = Objective(
+        name="e2e", sli="e2e_latency", threshold=1.4, target=0.99, bucket_policy="looser"
+    )
+    (warning,) = threshold_warnings(Config(objectives=(objective,)))
+
+    assert "1.4 s is no bucket bound of vLLM. With bucket_policy: looser" in warning
+    assert "rules --from vllm count events up to 1.5 s as good" in warning
+    assert "the sidecar those beyond 1 s as bad" in warning
+    assert "use 1.5s for both" in warning
+
+
 def test_a_threshold_below_the_first_bound_can_never_be_met() -> None:
     objective = Objective(name="q", sli="queue_time", threshold=0.05, target=0.95)
     (warning,) = threshold_warnings(Config(objectives=(objective,)))
