@@ -77,7 +77,8 @@ def board_files(config: Config, drawn: list[Drawn]) -> dict[str, str]:
                 "labels": {**LOADER_LABEL, "app.kubernetes.io/managed-by": "opsctl"},
                 "annotations": {"grafana_folder": FOLDER},
             },
-            "data": {f"{one.uid}.json": _json(one)},
+            # without spaces: kubectl keeps a copy in an annotation, and these end at 256 KiB
+            "data": {f"{one.uid}.json": _json(one, indent=None)},
         }
         for one in drawn
     ]
@@ -85,8 +86,9 @@ def board_files(config: Config, drawn: list[Drawn]) -> dict[str, str]:
     return files
 
 
-def _json(one: Drawn) -> str:
-    return json.dumps(one.body, indent=2, ensure_ascii=False) + "\n"
+def _json(one: Drawn, indent: int | None = 2) -> str:
+    separators = (",", ":") if indent is None else None
+    return json.dumps(one.body, indent=indent, separators=separators, ensure_ascii=False) + "\n"
 
 
 def changed_files(folder: Path, files: Mapping[str, str]) -> list[str]:

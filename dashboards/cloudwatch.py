@@ -19,6 +19,7 @@ from vllm_opsctl.alarms.cloudwatch.changes import OWNER_TEXT
 from vllm_opsctl.alarms.cloudwatch.definitions import BOARD, COMPOSITE_ALARM
 from vllm_opsctl.alarms.cloudwatch.models import models_of
 from vllm_opsctl.alarms.cloudwatch.template import Template, build_template
+from vllm_opsctl.dashboards.colours import COLOURS, GRAVE
 from vllm_opsctl.dashboards.model import (
     GRID,
     BadShare,
@@ -45,10 +46,7 @@ from vllm_opsctl.exporter.sinks.cloudwatch.curated import curated
 from vllm_opsctl.exporter.sinks.cloudwatch.datum import Dimensions
 from vllm_opsctl.exporter.sinks.cloudwatch.interval import HEARTBEAT, Labels
 
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#999999")
-"""That colour-blind people tell apart: Okabe and Ito, Color universal design (2008)."""
-
-_GRAVE, _LIMIT = "#d55e00", "#7f7f7f"
+_LIMIT = "#7f7f7f"
 
 _HEADING_ROWS, _HELP_ROWS = 2, 12
 
@@ -242,7 +240,7 @@ def _annotations(panel: Panel) -> dict[str, Any]:
         {
             "label": limit.label,
             "value": round(scale * limit.value, 6),
-            "color": _GRAVE if limit.grave else _LIMIT,
+            "color": GRAVE if limit.grave else _LIMIT,
         }
         for limit in panel.limits
     ]

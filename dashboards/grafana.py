@@ -21,11 +21,9 @@ from grafanalib.core import Annotations, Dashboard, GridPos, Panel, Template, Te
 from vllm_opsctl.alarms.vocabulary import NotMeasured, Vocabulary
 from vllm_opsctl.dashboards import model
 from vllm_opsctl.dashboards.annotations import VERDICT_TAG
+from vllm_opsctl.dashboards.colours import COLOURS, GRAVE, WARNING
 from vllm_opsctl.dashboards.grafana_panels import (
-    COLOURS,
-    GRAVE,
     SOURCE,
-    WARNING,
     Query,
     Row,
     alarms_panel,

@@ -2,20 +2,19 @@
 Today's panel kinds of Grafana, for grafanalib.
 
 Source:
-    Grafana's dashboard JSON model (schemaVersion 39, Grafana 10.4); colours that colour-blind people tell
-    apart: Okabe and Ito, Color universal design (2008).
+    Grafana's dashboard JSON model (schemaVersion 39, Grafana 10.4).
 """
 
 from __future__ import annotations
 
-import re
 import string
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from grafanalib.core import Panel, Target
 
 from vllm_opsctl.dashboards import model
+from vllm_opsctl.dashboards.colours import GOOD, GRAVE, WARNING, overrides, shades
 from vllm_opsctl.dashboards.model import Kind, Limit, Unit
 
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
@@ -32,10 +31,6 @@ UNITS: Mapping[Unit, str] = {
 }
 
 _TRANSPARENT = "transparent"
-GRAVE, WARNING, GOOD = "#d55e00", "#e69f00", "#009e73"
-
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#999999")
-
 _TIGHT, _NOTHING = 0.25, 0.000001
 """Shares of a budget left below which a number is yellow, and red."""
 
@@ -162,8 +157,8 @@ def _time(panel: model.Panel, where: dict[str, Any]) -> BoardPanel:
     }
     defaults = {
         **_defaults(panel),
-        # of values that are not known there is grey
-        "color": _shades(-1 if any(line.values for line in panel.lines) else 0),
+        # of what has no colour by its name
+        "color": shades(-1),
         "custom": custom,
         # a budget may be overspent
         **({} if any(limit.value == 0 for limit in panel.limits) else {"min": 0}),
@@ -172,34 +167,17 @@ def _time(panel: model.Panel, where: dict[str, Any]) -> BoardPanel:
         "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True, "calcs": []},
         "tooltip": {"mode": "multi", "sort": "desc"},
     }
-    config = {"defaults": defaults, "overrides": [*_own_colours(panel, where["targets"])]}
+    config = {
+        "defaults": defaults,
+        "overrides": overrides(panel, [one.refId for one in where["targets"]]),
+    }
     return BoardPanel("timeseries", config, options, **where)
 
 
-def _own_colours(panel: model.Panel, targets: Sequence[Query]) -> Iterator[dict[str, Any]]:
-    """
-    Each query its colour, and its series shades of it; values that are known have their own.
-
-    Grafana's palette is not one that colour-blind people tell apart.
-    """
-    if len(targets) > 1:
-        for index, target in enumerate(targets):
-            yield _coloured({"id": "byFrameRefID", "options": target.refId}, index)
-    for line in panel.lines:
-        for index, value in enumerate(line.values):
-            yield _coloured({"id": "byRegexp", "options": f"/(^| ){re.escape(value)}( |$)/"}, index)
-
-
-def _coloured(matcher: dict[str, str], index: int) -> dict[str, Any]:
-    return {"matcher": matcher, "properties": [{"id": "color", "value": _shades(index)}]}
-
-
-def _shades(index: int) -> dict[str, str]:
-    return {"mode": "shades", "fixedColor": COLOURS[index % len(COLOURS)]}
-
-
 def _number(panel: model.Panel, where: dict[str, Any]) -> BoardPanel:
-    steps = [(None, GOOD), (1.0, GRAVE)] if panel.more_is_worse else _BUDGET
+    steps = _LASTS if panel.unit == "seconds" else _BUDGET
+    if panel.more_is_worse:
+        steps = [(None, GOOD), (1.0, GRAVE)]
     defaults = {
         **_defaults(panel),
         "color": {"mode": "thresholds"},
@@ -237,7 +215,7 @@ def _table(panel: model.Panel, where: dict[str, Any]) -> BoardPanel:
         f"Value #{string.ascii_uppercase[index]}" if len(panel.lines) > 1 else "Value": line
         for index, line in enumerate(panel.lines)
     }
-    overrides = [
+    of_columns = [
         {
             "matcher": {"id": "byName", "options": line.label},
             "properties": [
@@ -249,7 +227,7 @@ def _table(panel: model.Panel, where: dict[str, Any]) -> BoardPanel:
         for line in columns.values()
     ]
     if panel.leads_to is not None:
-        overrides.append(_link_of_a_row(panel.leads_to))
+        of_columns.append(_link_of_a_row(panel.leads_to))
     hidden = {name: True for name in ("Time", "__name__", "job", "instance")}
     renamed = {name: line.label for name, line in columns.items()}
     where["transformations"] = [
@@ -269,7 +247,7 @@ def _table(panel: model.Panel, where: dict[str, Any]) -> BoardPanel:
         "sortBy": [{"displayName": panel.lines[0].label, "desc": False}],
         "footer": {"show": False, "reducer": ["sum"], "fields": ""},
     }
-    return BoardPanel("table", {"defaults": defaults, "overrides": overrides}, options, **where)
+    return BoardPanel("table", {"defaults": defaults, "overrides": of_columns}, options, **where)
 
 
 def _link_of_a_row(board: str) -> dict[str, Any]:
@@ -376,6 +354,9 @@ def _defaults(panel: model.Panel) -> dict[str, Any]:
 
 
 _BUDGET = [(None, GRAVE), (_NOTHING, WARNING), (_TIGHT, GOOD)]
+_LASTS = [(None, GRAVE), (3600.0, WARNING), (86400.0, GOOD)]
+"""An hour is what finding a cause takes; a day, what shedding load can wait for."""
+
 _BURN = [(None, GOOD), (_TOO_FAST, WARNING), (_PAGES, GRAVE)]
 
 

@@ -2,8 +2,8 @@
 `make pictures`: draws every board on a real overload with Grafana's own UI packages; an empty panel fails.
 
 It proves queries, units, thresholds, transformations and layout; not Grafana's importer, nor its variables.
-The pictures of 1366 pixels go to docs/boards, those of 2560 to docs/boards/2560. Rules run on a clock that is 60
-times faster, so that the load fills their windows: budgets and bad events are those of an hour of such a minute.
+The pictures of 1366 pixels go to docs/boards, those of 2560 to docs/boards/2560. Rules run on a clock that is
+60 times faster, so that the load fills their windows: budgets and bad events are of an hour of it.
 """
 
 from __future__ import annotations

@@ -256,10 +256,12 @@ def test_the_committed_boards_are_up_to_date(opsctl: Opsctl) -> None:
 
 def test_config_maps_carry_the_label_that_grafanas_loader_looks_for() -> None:
     files = board_files(config(), draw_boards(config(), "sidecar"))
-    found, *others = yaml.safe_load_all(files["configmaps.yaml"])
+    maps = found, *others = [*yaml.safe_load_all(files["configmaps.yaml"])]
 
     assert len(others) + 3 == len(files)
     assert found["metadata"]["labels"]["grafana_dashboard"] == "1"
+    # kubectl apply keeps the whole of each in an annotation of at most 256 KiB
+    assert all(len(json.dumps(one)) < 256 * 1024 for one in maps)
     assert json.loads(found["data"]["opsctl-chat-slo.json"])["uid"] == "opsctl-chat-slo"
 
 
