@@ -16,6 +16,7 @@ from pathlib import Path
 from vllm_opsctl.alarms.alerts import shipped_alerts
 from vllm_opsctl.dashboards.boards import panels_by_mode
 from vllm_opsctl.exporter.catalogue import Concept, Version, catalogue
+from vllm_opsctl.exporter.sinks.prometheus import own_metrics
 from vllm_opsctl.exporter.tap import layout
 from vllm_opsctl.runbooks.features import feature_groups, registry
 from vllm_opsctl.runbooks.load import shipped_library
@@ -56,6 +57,13 @@ def _metrics() -> str:
         lines.append(
             f"| `{name}`{split} | {concept.kind} | {concept.meaning} | {_names(concept)} |"
         )
+    lines += [
+        "\n# Metrics of the sidecar\n",
+        "What it makes of these, and what it says of itself; counters end in `_total`.\n",
+        "| on the sidecar | meaning |",
+        "|---|---|",
+        *(f"| `{name}` | {meaning} |" for name, meaning in own_metrics().items()),
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -258,6 +258,6 @@ def _own(snapshots: Sequence[Snapshot]) -> Iterator[Metric]:
 
 
 def own_metrics() -> dict[str, str]:
-    """Name (without ``_total``) and meaning of what the sidecar exposes beside engine statistics."""
-    families = (*_sli((), ()), *_own(()), lost_family())
+    """Name (without a counter's ``_total``) and meaning of what no vLLM has: the sidecar makes it."""
+    families = (*_derived(()), *_sli((), ()), *_own(()), lost_family())
     return {family.name: family.documentation for family in families}
