@@ -28,19 +28,19 @@ def overrides(panel: Panel, queries: Sequence[str]) -> list[dict[str, Any]]:
     """
     Each of several queries its colour, and its series shades of it; else each name.
 
-    Values that are known have a colour of their own. Other names have that of their last letter, so that a
-    replica has the same one on every panel.
+    Values that are known have a colour of their own, a word of ours the first one. Other names have that of
+    their last letter, so that a replica has the same one on every panel.
 
     Args:
         panel: What is drawn.
         queries: Their letters.
     """
-    if len(queries) > 1:
+    known = [f"(^| ){re.escape(value)}( |$)" for line in panel.lines for value in line.values]
+    if len(queries) > 1 or not (known or panel.lines[0].label.startswith("{")):
         return [
             _override({"id": "byFrameRefID", "options": query}, index)
             for index, query in enumerate(queries)
         ]
-    known = [f"(^| ){re.escape(value)}( |$)" for line in panel.lines for value in line.values]
     return [
         _override({"id": "byRegexp", "options": f"/{pattern}/"}, index)
         for index, pattern in enumerate(known or _LAST_LETTERS)

@@ -31,7 +31,8 @@ PERIOD_S = 30 * _DAY_S
 _SHOWN_S = {6 * 3600.0: 7 * _DAY_S, 3 * _DAY_S: PERIOD_S}
 """Burn windows that are as long as a usual range: what is shown of them instead."""
 
-QUANTILES = (0.5, 0.95, 0.99)
+_UNPROMISED = 0.99
+"""The quantile beside the median of a latency without an objective."""
 
 QUANTILE_POINTS = 100
 """Over the range: quantiles of hundreds of histograms take seconds where every pixel is one."""
@@ -43,7 +44,7 @@ _LATENCIES = (
     (
         "time_to_first_token_seconds",
         "TTFT",
-        "Flat, and its 95th percentile below the objective.",
+        "Flat, and the percentile that is promised below its line.",
         "When it rises with the queue, requests wait for a place: add replicas. When it rises alone, prompts "
         "got longer or the prefix cache misses.",
         ("queue-overload", "long-prefill-interference"),
@@ -51,7 +52,7 @@ _LATENCIES = (
     (
         "inter_token_latency_seconds",
         "Inter-token latency",
-        "Flat.",
+        "Flat, and the percentile that is promised below its line.",
         "Rising with the batch it is capacity; in spikes, long prefills share steps with it: lower "
         "--max-num-batched-tokens.",
         ("long-prefill-interference", "kv-preemption-thrash"),
@@ -59,7 +60,7 @@ _LATENCIES = (
     (
         "request_e2e_seconds",
         "End-to-end latency",
-        "Below the objective. Of answered requests alone: who gave up is not in it.",
+        "The percentile that is promised below its line. Of answered requests alone, without who gave up.",
         "It follows the length of answers; look at these first, then at the queue.",
         ("output-length-shift", "queue-overload"),
     ),
@@ -219,16 +220,20 @@ def _signals(objectives: Sequence[Objective]) -> tuple[Panel, ...]:
             otherwise=otherwise,
             kind="time",
             unit="seconds",
-            lines=tuple(Line(Quantile(concept, q), f"p{100 * q:g}") for q in QUANTILES),
+            lines=tuple(
+                Line(Quantile(concept, q), f"p{100 * q:g}")
+                for q in sorted({0.5, *([one.target for one in promised] or [_UNPROMISED])})
+            ),
             limits=tuple(
                 Limit(one.threshold, f"{one.name}: {format_percent(one.target)} below")
-                for one in objectives
-                if one.threshold is not None and SLI_CONCEPTS.get(one.sli) == concept
+                for one in promised
+                if one.threshold is not None
             ),
             modes=modes,
             points=QUANTILE_POINTS,
         )
         for concept, title, good, otherwise, modes in _LATENCIES
+        for promised in [[one for one in objectives if SLI_CONCEPTS.get(one.sli) == concept]]
     )
     gave_up = Panel(
         title="Clients that gave up",

@@ -66,10 +66,11 @@ class Series:
 
 def panels() -> dict[str, dict[str, Any]]:
     """Every panel by its board and title, those that ask the same of several boards once."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for board in draw_boards(Config(), "sidecar"):
         for panel in panels_of(board.body):
-            asks = " ".join(target["expr"] for target in panel["targets"])
+            exprs = [target["expr"] for target in panel["targets"]]
+            asks = (panel.get("maxDataPoints"), *exprs)
             found.setdefault(asks, {**panel, "name": f"{board.uid}: {panel['title']}"})
     return {panel["name"]: panel for panel in found.values()}
 

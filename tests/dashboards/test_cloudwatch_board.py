@@ -174,7 +174,7 @@ def _option(title: str, **more: Any) -> Callable[[Widgets], None]:
         (_set("TTFT", start="-P1D"), "TTFT: start and end go together"),
         (_set("TTFT", start="3h", end="P0D"), "TTFT: start: '3h'; write it like -PT3H"),
         (_set("TTFT", annotations={"horizontal": [{"value": "1 s"}]}), "has no number"),
-        (_option("TTFT", stat="pp99"), "line2: 'pp99' is no statistic"),
+        (_option("TTFT", stat="pp99"), "line1: 'pp99' is no statistic"),
         (_option("TTFT", id="line0"), "TTFT: metrics: an id stands twice"),
         (_option("Requests", expression="good7 / 60"), "'good7' is no id of the widget"),
         (_option("Requests", expression="good0 /"), "Requests: line1: 'good0 /'"),
