@@ -3,51 +3,17 @@
 from __future__ import annotations
 
 import gzip
-import socket
-import struct
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from bad_answers import Answer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
 )
-
-Answer = Callable[[BaseHTTPRequestHandler], bool]
-"""Answers a request badly; False to let it be taken as well."""
-
-
-def refuse(status: int, body: str = "", **headers: str) -> Answer:
-    """An answer with a status and what it says."""
-
-    def do(handler: BaseHTTPRequestHandler) -> bool:
-        handler.send_response(status)
-        for name, text in headers.items():
-            handler.send_header(name.replace("_", "-"), text)
-        handler.send_header("Content-Length", str(len(body.encode())))
-        handler.end_headers()
-        handler.wfile.write(body.encode())
-        return True
-
-    return do
-
-
-def reset(handler: BaseHTTPRequestHandler) -> bool:
-    """The connection is reset in the middle of the request."""
-    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    handler.connection.close()
-    handler.close_connection = True
-    return True
-
-
-def slow(handler: BaseHTTPRequestHandler) -> bool:
-    """It answers late, but it answers."""
-    time.sleep(1.0)
-    return False
 
 
 @dataclass

@@ -15,7 +15,7 @@ import struct
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import Any
 
 import pytest
 import yaml
+from bad_answers import Answer, refuse_as_aws, reset, slow
 from conftest import RECORDINGS, Opsctl, free_port, http_get, wait_for
 from fake_collector import fake_collector
 from real.emulated_aws import REGION, EmulatedAws
@@ -86,47 +87,18 @@ class Faults:
     """What the proxy does to requests: as often as its number says, then nothing."""
 
     left: int = 0
-    do: Callable[[BaseHTTPRequestHandler], bool] = lambda handler: False
+    do: Answer = lambda handler: False
     """Handles a request badly; False to let it pass as well."""
     met: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-def refuse(status: int, code: str) -> Callable[[BaseHTTPRequestHandler], bool]:
-    """An error in the form of AWS's JSON protocols."""
-
-    def do(handler: BaseHTTPRequestHandler) -> bool:
-        handler.send_response(status)
-        body = json.dumps({"__type": f"com.amazonaws.cloudwatch#{code}", "message": "because"})
-        handler.send_header("Content-Type", "application/x-amz-json-1.0")
-        handler.send_header("Content-Length", str(len(body)))
-        handler.end_headers()
-        handler.wfile.write(body.encode())
-        return True
-
-    return do
-
-
-def reset(handler: BaseHTTPRequestHandler) -> bool:
-    """The connection is reset in the middle of the request."""
-    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    handler.connection.close()
-    handler.close_connection = True
-    return True
-
-
-def slow(handler: BaseHTTPRequestHandler) -> bool:
-    """It answers late, but it answers."""
-    time.sleep(1.0)
-    return False
-
-
-FAULTS: dict[str, Callable[[BaseHTTPRequestHandler], bool]] = {
-    "throttled": refuse(400, "ThrottlingException"),
-    "server error": refuse(500, "InternalServiceFault"),
-    "unavailable": refuse(503, "ServiceUnavailable"),
-    "expired token": refuse(403, "ExpiredToken"),
-    "skewed clock": refuse(403, "RequestExpired"),
+FAULTS: dict[str, Answer] = {
+    "throttled": refuse_as_aws(400, "ThrottlingException"),
+    "server error": refuse_as_aws(500, "InternalServiceFault"),
+    "unavailable": refuse_as_aws(503, "ServiceUnavailable"),
+    "expired token": refuse_as_aws(403, "ExpiredToken"),
+    "skewed clock": refuse_as_aws(403, "RequestExpired"),
     "reset mid-request": reset,
     "slow": slow,
 }
@@ -275,10 +247,12 @@ def test_nothing_is_lost_and_every_time_stays_true(
 
 
 REFUSALS = {
-    "a value that is none": refuse(400, "InvalidParameterValueException"),
-    "parameters that exclude each other": refuse(400, "InvalidParameterCombinationException"),
-    "a parameter that is missing": refuse(400, "MissingRequiredParameterException"),
-    "too large a body": refuse(413, "RequestEntityTooLarge"),
+    "a value that is none": refuse_as_aws(400, "InvalidParameterValueException"),
+    "parameters that exclude each other": refuse_as_aws(
+        400, "InvalidParameterCombinationException"
+    ),
+    "a parameter that is missing": refuse_as_aws(400, "MissingRequiredParameterException"),
+    "too large a body": refuse_as_aws(413, "RequestEntityTooLarge"),
 }
 
 

@@ -4,14 +4,14 @@ The OTLP sink against a server that misbehaves: what is sent arrives, or it is t
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from bad_answers import Answer, refuse, refuse_as_aws, reset, slow
 from conftest import free_port
-from fake_collector import Answer, FakeCollector, fake_collector, refuse, reset, slow
+from fake_collector import FakeCollector, fake_collector
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsPartialSuccess,
     ExportMetricsServiceResponse,
@@ -35,12 +35,6 @@ def collector() -> Iterator[FakeCollector]:
 def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-
-
-def aws(code: str, status: int = 400, text: str = "because") -> Answer:
-    """An error in the form of AWS's JSON protocols."""
-    body = {"__type": f"com.amazonaws.cloudwatch#{code}", "message": text}
-    return refuse(status, json.dumps(body), Content_Type="application/x-amz-json-1.0")
 
 
 class Sent:
@@ -71,13 +65,13 @@ def as_aws(url: str) -> str:
 
 
 FAULTS: dict[str, Answer] = {
-    "throttled": aws("ThrottlingException"),
+    "throttled": refuse_as_aws(400, "ThrottlingException"),
     "throttled by status": refuse(429),
-    "server error": aws("InternalServiceFault", 500),
+    "server error": refuse_as_aws(500, "InternalServiceFault"),
     "unavailable": refuse(503),
-    "expired token": aws("ExpiredTokenException", 403),
-    "skewed clock": aws("InvalidSignatureException", 403),
-    "not allowed": aws("AccessDeniedException", 403),
+    "expired token": refuse_as_aws(403, "ExpiredTokenException"),
+    "skewed clock": refuse_as_aws(403, "InvalidSignatureException"),
+    "not allowed": refuse_as_aws(403, "AccessDeniedException"),
     "reset mid-request": reset,
     "slow": slow,
 }
@@ -123,10 +117,13 @@ def test_where_nothing_listens_states_wait(caplog: pytest.LogCaptureFixture) -> 
     ("answer", "reason"),
     [
         (
-            aws("InvalidParameterValue"),
+            refuse_as_aws(400, "InvalidParameterValue"),
             "cloudwatch:PutMetricData is refused: InvalidParameterValue",
         ),
-        (aws("ValidationException"), "cloudwatch:PutMetricData is refused: ValidationException"),
+        (
+            refuse_as_aws(400, "ValidationException"),
+            "cloudwatch:PutMetricData is refused: ValidationException",
+        ),
         (refuse(413), "cloudwatch:PutMetricData is refused: 413"),
     ],
 )
@@ -211,7 +208,7 @@ def test_more_than_spool_keep_lets_the_oldest_go_and_says_so(
     ("answer", "words"),
     [
         (
-            aws("AccessDeniedException", 403, "User: x is not authorized"),
+            refuse_as_aws(403, "AccessDeniedException", "User: x is not authorized"),
             "cloudwatch:PutMetricData is not allowed; grant this IAM action (User: x",
         ),
         (
@@ -222,10 +219,10 @@ def test_more_than_spool_keep_lets_the_oldest_go_and_says_so(
             refuse(403, "<E><Error><Code>AccessDenied</Code><Message>no</Message></Error></E>"),
             "cloudwatch:PutMetricData is not allowed; grant this IAM action (no)",
         ),
-        (aws("ThrottlingException"), "cloudwatch:PutMetricData: throttled by AWS"),
-        (aws("InvalidSignatureException", 403), "this machine's clock is off"),
-        (aws("ExpiredTokenException", 403), "the session's credentials have expired"),
-        (aws("UnrecognizedClientException", 403), "does not know the access key"),
+        (refuse_as_aws(400, "ThrottlingException"), "cloudwatch:PutMetricData: throttled by AWS"),
+        (refuse_as_aws(403, "InvalidSignatureException"), "this machine's clock is off"),
+        (refuse_as_aws(403, "ExpiredTokenException"), "the session's credentials have expired"),
+        (refuse_as_aws(403, "UnrecognizedClientException"), "does not know the access key"),
         (refuse(403, "go away"), "cloudwatch:PutMetricData is refused: 403: go away"),
     ],
 )
