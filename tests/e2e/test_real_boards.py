@@ -18,7 +18,6 @@ from vllm_opsctl.dashboards.build import draw_boards
 from vllm_opsctl.dashboards.grafana import panels_of
 from vllm_opsctl.exporter.config import Config
 
-
 SLACK_S = 30.0
 """A busy machine is asked later, and the first requests alone are new to the prefix cache."""
 
