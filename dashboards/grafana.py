@@ -66,16 +66,6 @@ class Drawn:
     left_out: tuple[str, ...]
 
 
-def uid_of(service: str, name: str) -> str:
-    """
-    The uid of a board of one service.
-
-    >>> uid_of("chat", "incident")
-    'opsctl-chat-incident'
-    """
-    return f"opsctl-{service}-{name}"
-
-
 def panels_of(body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Every panel of a board's JSON model but headings, those below closed headings too."""
     for panel in body["panels"]:
@@ -156,7 +146,7 @@ class _Drawing:
         name = self.board.name
         if self.board.of_all_services or name.startswith(f"{self.service}-"):
             return f"opsctl-{name}"
-        return uid_of(self.service, name)
+        return model.uid_of(self.service, name)
 
     @property
     def _tags(self) -> list[str]:

@@ -253,7 +253,8 @@ def _table(panel: model.Panel, where: dict[str, Any]) -> BoardPanel:
 def _link_of_a_row(board: str) -> dict[str, Any]:
     """What its objective leads to: the board of the row's service, with the row's variables set."""
     chosen = "var-objective=${__data.fields.objective}&var-model=${__data.fields.model}"
-    url = f"/d/opsctl-${{__data.fields.service}}-{board}?{chosen}&${{__url_time_range}}"
+    uid = model.uid_of("${__data.fields.service}", board)
+    url = f"/d/{uid}?{chosen}&${{__url_time_range}}"
     links = [{"title": f"Open the {board} board", "url": url}]
     return {
         "matcher": {"id": "byName", "options": "objective"},

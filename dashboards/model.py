@@ -229,6 +229,16 @@ class Board:
             yield from section.panels
 
 
+def uid_of(service: str, name: str) -> str:
+    """
+    The uid of a board of one service.
+
+    >>> uid_of("chat", "incident")
+    'opsctl-chat-incident'
+    """
+    return f"opsctl-{service}-{name}"
+
+
 def placed(panels: tuple[Panel, ...], top: int) -> Iterator[tuple[Panel, int, int]]:
     """
     Where panels of a section stand: filled from the left, a row as high as its highest panel.
