@@ -17,6 +17,9 @@ from real.prometheus import RealPrometheus
 from real.scenarios import MODEL_SIZE, SCENARIOS
 from real.verdicts import roots, until_a_root
 
+pytestmark = pytest.mark.flaky(reruns=2, reruns_delay=60)
+"""On a machine that stands still for seconds healthy load is an overload too, and has no onset: once more."""
+
 SCENARIO = SCENARIOS["queue-overload"]
 
 DIAGNOSE_AFTER_S = 19.0

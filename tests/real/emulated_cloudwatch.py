@@ -83,9 +83,16 @@ class HttpSubscriber:
             self.received.append((time.time(), body))
             self._arrived.notify_all()
 
-    def wait(self, wanted: Callable[[dict[str, Any]], bool], within_s: float) -> tuple[float, str]:
+    def wait(
+        self, wanted: Callable[[dict[str, Any]], bool], within_s: float, since: float = 0.0
+    ) -> tuple[float, str]:
         """
         The first message that is wanted, and when it came.
+
+        Args:
+            wanted: Of a message's alarm.
+            within_s: From now on.
+            since: What came before, Unix seconds, is left.
 
         Raises:
             TimeoutError: None came; names what did.
@@ -94,7 +101,7 @@ class HttpSubscriber:
         with self._arrived:
             while time.monotonic() < deadline:
                 for at, body in self.received:
-                    if wanted(json.loads(json.loads(body)["Message"])):
+                    if at >= since and wanted(json.loads(json.loads(body)["Message"])):
                         return at, body
                 self._arrived.wait(1.0)
         subjects = [json.loads(body).get("Subject") for _, body in self.received]
