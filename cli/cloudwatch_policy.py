@@ -18,11 +18,11 @@ from vllm_opsctl.cli.common import emit, load, mistakes_of, note
 from vllm_opsctl.cli.sagemaker_policy import sagemaker_statements
 from vllm_opsctl.errors import ConfigError, UsageError
 from vllm_opsctl.exporter.aws import sends_heartbeat
+from vllm_opsctl.exporter.cloudwatch_cost import Sink
 from vllm_opsctl.exporter.config import Alarms, CloudWatch
 from vllm_opsctl.exporter.sinks.otlp_session import ACTION
 
 Role = Literal["ec2", "eks", "sagemaker"]
-Sink = Literal["put", "emf", "otlp"]
 
 VERSION = "2012-10-17"
 """Of IAM's policy language, the newest."""

@@ -11,9 +11,8 @@ from pydantic import BaseModel, ConfigDict
 
 from vllm_opsctl.alarms.vocabulary import Source
 from vllm_opsctl.dashboards.model import Board, Kind, Limit, Line, Panel, Query, Section, Unit
-from vllm_opsctl.dashboards.slo_board import slo_board
+from vllm_opsctl.dashboards.slo_board import promised_limits, slo_board
 from vllm_opsctl.exporter.config import SLI_CONCEPTS, Config, Objective
-from vllm_opsctl.exporter.units import format_percent
 
 NAMES = ("fleet", "service", "engine", "prefix", "lora", "incident")
 """In the order in which one looks at them."""
@@ -124,11 +123,9 @@ def _of_failure_modes(boards: Sequence[Board], there: Sequence[Section]) -> tupl
 
 
 def _panel(panel: _Panel, objectives: Sequence[Objective]) -> Panel:
-    promised = [
-        Limit(one.threshold, f"{one.name}: {format_percent(one.target)} below")
-        for one in objectives
-        if one.threshold is not None and SLI_CONCEPTS.get(one.sli) == panel.objectives_of
-    ]
+    promised = promised_limits(
+        [one for one in objectives if SLI_CONCEPTS.get(one.sli) == panel.objectives_of]
+    )
     return Panel(
         title=panel.title,
         good=panel.good,

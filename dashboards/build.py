@@ -10,12 +10,12 @@ import yaml
 
 from vllm_opsctl.alarms.vocabulary import Source, Vocabulary
 from vllm_opsctl.dashboards.boards import load_boards
-from vllm_opsctl.dashboards.cloudwatch import measured
 from vllm_opsctl.dashboards.grafana import Drawn, draw
 from vllm_opsctl.dashboards.slo_board import slo_board
 from vllm_opsctl.errors import UsageError
 from vllm_opsctl.exporter.catalogue import Version
 from vllm_opsctl.exporter.config import Config
+from vllm_opsctl.exporter.sli import measured
 
 MARK = "opsctl dashboards build"
 PROVISIONING = "provisioning.yaml"

@@ -41,10 +41,11 @@ from vllm_opsctl.dashboards.model import (
     rows_of,
 )
 from vllm_opsctl.dashboards.slo_board import slo_board
-from vllm_opsctl.exporter.config import Config, Objective
+from vllm_opsctl.exporter.config import Config
 from vllm_opsctl.exporter.sinks.cloudwatch.curated import curated
 from vllm_opsctl.exporter.sinks.cloudwatch.datum import Dimensions
 from vllm_opsctl.exporter.sinks.cloudwatch.interval import HEARTBEAT, Labels
+from vllm_opsctl.exporter.sli import measured
 
 _LIMIT = "#7f7f7f"
 
@@ -98,16 +99,6 @@ def service_template(config: Config, models: Sequence[str] = ()) -> Template:
     }
     resources = {**template.body["Resources"], LOGICAL_ID: board}
     return replace(template, body={**template.body, "Resources": resources})
-
-
-def measured(config: Config) -> list[Objective]:
-    """
-    The objectives whose events the sidecar counts.
-
-    TTFT of returning users is the tap's alone.
-    """
-    has_tap = config.exporter.tap.dir is not None
-    return [one for one in config.objectives if has_tap or one.sli != "time_to_first_token_cached"]
 
 
 @dataclass(frozen=True, slots=True)

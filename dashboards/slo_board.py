@@ -186,6 +186,15 @@ def _burn(row: Row, objectives: Sequence[Objective]) -> Panel:
     )
 
 
+def promised_limits(objectives: Sequence[Objective]) -> tuple[Limit, ...]:
+    """The lines of objectives across their latency."""
+    return tuple(
+        Limit(one.threshold, f"{one.name}: {format_percent(one.target)} below")
+        for one in objectives
+        if one.threshold is not None
+    )
+
+
 def _modes(objectives: Sequence[Objective]) -> tuple[str, ...]:
     """The likeliest failure mode of each of several objectives, or all those of one."""
     found = [_MODES[one.sli] for one in objectives]
@@ -224,11 +233,7 @@ def _signals(objectives: Sequence[Objective]) -> tuple[Panel, ...]:
                 Line(Quantile(concept, q), f"p{100 * q:g}")
                 for q in sorted({0.5, *([one.target for one in promised] or [_UNPROMISED])})
             ),
-            limits=tuple(
-                Limit(one.threshold, f"{one.name}: {format_percent(one.target)} below")
-                for one in promised
-                if one.threshold is not None
-            ),
+            limits=promised_limits(promised),
             modes=modes,
             points=QUANTILE_POINTS,
         )

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from vllm_opsctl.exporter.units import number_of
+
 
 @dataclass(frozen=True, slots=True)
 class Quantile:
@@ -154,6 +156,15 @@ class EngineSample:
             return self.counters[concept]
         parts = [v for k, v in self.counters.items() if k.startswith(concept + "{")]
         return sum(parts) if parts else None
+
+    @property
+    def kv_capacity_tokens(self) -> float | None:
+        """Tokens that the KV cache holds, from the configuration labels."""
+        tokens = number_of(self.facts.get("kv_cache_size_tokens"))
+        if tokens is not None:
+            return tokens
+        blocks, size = (number_of(self.facts.get(f)) for f in ("num_gpu_blocks", "block_size"))
+        return blocks * size if blocks and size else None
 
     @property
     def steps(self) -> float | None:

@@ -25,7 +25,7 @@ from vllm_opsctl.exporter.engine import EngineKey, EngineSample, Histogram, Page
 from vllm_opsctl.exporter.exposition import read_page
 from vllm_opsctl.exporter.sinks.otlp import metrics_data
 from vllm_opsctl.exporter.sinks.prometheus import EngineCollector
-from vllm_opsctl.exporter.sli import Events
+from vllm_opsctl.exporter.sli import Events, measured
 from vllm_opsctl.exporter.sources.tap_engine import EngineTotals
 from vllm_opsctl.exporter.sources.tap_text import Bounds, EngineText, page_text
 from vllm_opsctl.exporter.tap import layout
@@ -106,8 +106,8 @@ def _snapshot(config: Config, name: str, model: str) -> Snapshot:
     sample = _sample(config, model)
     events = {
         (objective.name, model): Events(1.0, 1.0, objective.threshold)
-        for objective in config.objectives
-        if objective.model in (None, model) and _is_measured(config, objective)
+        for objective in measured(config)
+        if objective.model in (None, model)
     }
     return Snapshot(
         target=Target(name=name, url=TAP_ONLY),
@@ -129,10 +129,6 @@ def _snapshot(config: Config, name: str, model: str) -> Snapshot:
         problems=0,
         not_ready=None,
     )
-
-
-def _is_measured(config: Config, objective: Objective) -> bool:
-    return config.exporter.tap.dir is not None or objective.sli != "time_to_first_token_cached"
 
 
 def _sample(config: Config, model: str) -> EngineSample:

@@ -68,11 +68,13 @@ def labels_text(labels: Mapping[str, str]) -> str:
     >>> labels_text({"engine": "0", "model_name": 'ch"at'})
     'engine="0",model_name="ch\\\\"at"'
     """
-    return ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items())
+    return ",".join(f"{name}={quoted(value)}" for name, value in labels.items())
 
 
-def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+def quoted(value: str) -> str:
+    """A label's value as a page and PromQL have it, with its quotes."""
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'
 
 
 def unmangled(name: str) -> str:

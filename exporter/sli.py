@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from vllm_opsctl.exporter.config import SLI_CONCEPTS, Objective
+from vllm_opsctl.exporter.config import SLI_CONCEPTS, Config, Objective
 from vllm_opsctl.exporter.config_load import surrounding_bounds
 from vllm_opsctl.exporter.engine import EngineKey, EngineSample, Histogram, PageSample
 from vllm_opsctl.exporter.window import is_other_server, is_reset
@@ -118,3 +118,13 @@ def _is_measured(objective: Objective, sample: EngineSample) -> bool:
 def _grew(before: EngineSample | None, sample: EngineSample, keys: Sequence[str]) -> float:
     old = before.counters if before is not None else {}
     return sum(max(0.0, sample.counters.get(key, 0.0) - old.get(key, 0.0)) for key in keys)
+
+
+def measured(config: Config) -> list[Objective]:
+    """
+    The objectives whose events the sidecar counts.
+
+    TTFT of returning users is the tap's alone.
+    """
+    has_tap = config.exporter.tap.dir is not None
+    return [one for one in config.objectives if has_tap or one.sli != "time_to_first_token_cached"]

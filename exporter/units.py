@@ -117,3 +117,11 @@ def format_percent(ratio: float) -> str:
 def _digits(value: float) -> str:
     text = f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
     return f"{float(text):.0f}" if "e" in text else text
+
+
+def number_of(text: str | None) -> float | None:
+    """A label's number, or None when it is missing or none."""
+    try:
+        return float(text) if text is not None else None
+    except ValueError:
+        return None

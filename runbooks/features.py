@@ -165,14 +165,6 @@ def quotient(top: float | None, bottom: float | None) -> float | None:
     return top / bottom if top is not None and bottom else None
 
 
-def number_of(text: str | None) -> float | None:
-    """A label's number, or None when it is missing or none."""
-    try:
-        return float(text) if text is not None else None
-    except ValueError:
-        return None
-
-
 def median_of(e: Evidence, concept: str) -> float | None:
     """Median of a histogram within the window, interpolated within vLLM's bucket."""
     return quantile_of(e, concept, 0.5)

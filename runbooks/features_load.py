@@ -5,9 +5,10 @@ from __future__ import annotations
 import statistics
 
 from vllm_opsctl.exporter.engine import EngineSample
+from vllm_opsctl.exporter.units import number_of
 from vllm_opsctl.exporter.window import Window
 from vllm_opsctl.runbooks.evidence import Evidence
-from vllm_opsctl.runbooks.features import feature, median_of, number_of, quotient
+from vllm_opsctl.runbooks.features import feature, median_of, quotient
 from vllm_opsctl.runbooks.features_traffic import started_requests
 
 _FETCH_STAGES = ("waiting_to_start", "in_progress")
@@ -216,13 +217,8 @@ def _capacity(e: Evidence) -> float | None:
 
 
 def capacity_tokens(sample: EngineSample | None) -> float | None:
-    """Tokens that the KV cache of an engine holds, from its configuration labels."""
-    facts = sample.facts if sample else {}
-    tokens = number_of(facts.get("kv_cache_size_tokens"))
-    if tokens is not None:
-        return tokens
-    blocks, size = number_of(facts.get("num_gpu_blocks")), number_of(facts.get("block_size"))
-    return blocks * size if blocks and size else None
+    """Tokens that the KV cache of an engine holds."""
+    return sample.kv_capacity_tokens if sample else None
 
 
 @feature(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import statistics
 
+from vllm_opsctl.exporter.units import number_of
 from vllm_opsctl.runbooks.evidence import Evidence
-from vllm_opsctl.runbooks.features import feature, number_of
+from vllm_opsctl.runbooks.features import feature
 from vllm_opsctl.runbooks.platform import number_said
 
 # -- restarts ------------------------------------------------------------------------------------

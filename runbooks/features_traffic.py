@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from vllm_opsctl.exporter.units import number_of
 from vllm_opsctl.exporter.window import Window
 from vllm_opsctl.runbooks.evidence import Evidence
-from vllm_opsctl.runbooks.features import feature, number_of, quotient
+from vllm_opsctl.runbooks.features import feature, quotient
 
 # -- traffic -----------------------------------------------------------------------------------
 

@@ -152,7 +152,7 @@ def _derived(snapshots: Sequence[Snapshot]) -> Iterator[Metric]:
     )
     capacity = GaugeMetricFamily(
         "vllm_engine_kv_cache_capacity_tokens",
-        "Tokens that the KV cache holds, blocks times their size.",
+        "Tokens that the KV cache holds.",
         labels=ENGINE_LABELS,
     )
     for snapshot in snapshots:
@@ -161,9 +161,8 @@ def _derived(snapshots: Sequence[Snapshot]) -> Iterator[Metric]:
             ratio.add_metric([name, *key], value)
         for sample in snapshot.page.engines if snapshot.page else ():
             info.add_metric([name, *sample.key, *(sample.facts.get(f, "") for f in _INFO_FACTS)], 1)
-            blocks, size = (sample.facts.get(f, "") for f in ("num_gpu_blocks", "block_size"))
-            if blocks.isdigit() and size.isdigit():
-                capacity.add_metric([name, *sample.key], int(blocks) * int(size))
+            if sample.kv_capacity_tokens is not None:
+                capacity.add_metric([name, *sample.key], sample.kv_capacity_tokens)
             adapters = sample.facts.get("lora.running_lora_adapters")
             if adapters is not None:
                 count = len([adapter for adapter in adapters.split(",") if adapter])

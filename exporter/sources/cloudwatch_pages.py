@@ -15,6 +15,7 @@ from typing import Any
 
 from vllm_opsctl.exporter.catalogue import catalogue
 from vllm_opsctl.exporter.observation import Observation, error, metrics
+from vllm_opsctl.exporter.series import labels_text
 from vllm_opsctl.exporter.sinks.cloudwatch.curated import CuratedMetric, Kind, curated
 from vllm_opsctl.exporter.sinks.cloudwatch.interval import HEARTBEAT
 from vllm_opsctl.exporter.sources.aws_reading import AwsReader
@@ -226,8 +227,7 @@ class _Engine:
 
     def __init__(self, model: str, known: Mapping[tuple[str, str], Values]) -> None:
         self._known = known
-        escaped = model.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-        self._labels = f'engine="0",model_name="{escaped}"'
+        self._labels = labels_text({"engine": "0", "model_name": model})
         self._counted: dict[tuple[str, str], float] = {}
 
     def reads(self, minute: int) -> float:

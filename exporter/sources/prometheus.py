@@ -15,6 +15,7 @@ from typing import Any
 from vllm_opsctl.errors import UsageError
 from vllm_opsctl.exporter.catalogue import catalogue
 from vllm_opsctl.exporter.observation import Observation, error, metrics, thinned
+from vllm_opsctl.exporter.series import labels_text, quoted
 from vllm_opsctl.exporter.sources.promql import PromQL, QueryFailed
 
 DOWN = "down"
@@ -86,7 +87,7 @@ class PrometheusSource:
         rows = self._query(f"last_over_time({_selector(running, self._match)}{past.span})", past)
         shown = [row["metric"] for row in rows]
         jobs = sorted({labels["job"] for labels in shown if labels.get("job")})
-        beside = f"job=~{_quoted('|'.join(map(_literal, jobs)))}" if jobs else ""
+        beside = f"job=~{quoted('|'.join(map(_literal, jobs)))}" if jobs else ""
         asked = ",".join(part for part in (beside, self._match) if part)
         ups = self._ups(asked, past)
         # page labels (model_name) match no `up`: then only what showed an engine is known to be meant
@@ -111,7 +112,7 @@ class PrometheusSource:
         return [(row["metric"], float(row["value"][1])) for row in rows]
 
     def _of_target(self, name: str, target: _Labels, past: _Past) -> Iterator[Observation]:
-        own = _matchers(target)
+        own = labels_text(target)
         pattern = _names_pattern(sorted(catalogue().sample_names))
         pages: dict[float, list[str]] = {}
         # one query, for a scrape that is stored meanwhile is in it as a whole or not at all
@@ -190,7 +191,7 @@ def _series(labels: _Labels, foreign: Set[str]) -> str:
     for name in foreign:
         if _RENAMED + name in own:
             own[name] = own.pop(_RENAMED + name)
-    return f"{own.pop('__name__')}{{{_matchers(own)}}}"
+    return f"{own.pop('__name__')}{{{labels_text(own)}}}"
 
 
 def _selector(name_pattern: str, matchers: str) -> str:
@@ -203,15 +204,6 @@ def _names_pattern(names: Sequence[str]) -> str:
     ours = [name.removeprefix("vllm:") for name in names if name.startswith("vllm:")]
     others = [name for name in names if not name.startswith("vllm:")]
     return "|".join([f"(ray_)?vllm[:_]({'|'.join(ours)})", *others])
-
-
-def _matchers(labels: _Labels) -> str:
-    return ",".join(f"{name}={_quoted(value)}" for name, value in labels.items())
-
-
-def _quoted(value: str) -> str:
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    return f'"{escaped}"'
 
 
 def _literal(text: str) -> str:
