@@ -44,7 +44,7 @@ search: $(VENV)/installed-dev ## Property tests ten times with new examples (mak
 	done
 
 real-parts: ## Bring a real vLLM (CPU, about 3.4 GB), Prometheus, Alertmanager, MiniStack, Chromium
-	tests/real/install.sh
+	tests/parts/install.sh
 
 lint: $(VENV)/installed-dev ## ruff and the direction of dependencies
 	$(BIN)/ruff check .
@@ -91,7 +91,7 @@ pictures: $(VENV)/installed-dev ## Draw every board on a real overload (needs ma
 	$(BIN)/python tests/pictures.py
 
 golden: $(VENV)/installed-dev ## Rewrite the golden files; review the difference
-	$(BIN)/python tests/cli/golden.py
+	$(BIN)/python tests/rewrite_golden.py
 
 dist: $(VENV)/installed-dev ## Build sdist and wheel, check them, and run the wheel in a bare environment
 	rm -rf dist build/bare

@@ -100,10 +100,10 @@ def _replayed(recording: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _real_incident() -> Iterator[str]:
-    from real.engine import RealVllm, find_python
-    from real.load import start_load
-    from real.parts import COMMAND
-    from real.scenarios import MODEL_SIZE, SCENARIOS
+    from load.generator import start_load
+    from load.scenarios import MODEL_SIZE, SCENARIOS
+    from parts.engine import RealVllm, find_python
+    from parts.inventory import COMMAND
 
     python = find_python()
     if python is None:
@@ -112,7 +112,7 @@ def _real_incident() -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model"
         size = [part for name, value in MODEL_SIZE.items() for part in (f"--{name}", str(value))]
-        script = TESTS / "real" / "tiny_model.py"
+        script = TESTS / "parts" / "tiny_model.py"
         subprocess.run([python, script, str(model), *size], check=True, capture_output=True)
         _say("vllm serve (a tiny random model on the CPU; takes about 40 s)")
         server = RealVllm(python, model, scenario.flags, log_file=Path(folder) / "vllm.log")

@@ -24,9 +24,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from real.boards import LOAD_S, Watched, may_be_empty, watched_overload
-from real.engine import find_python
-from real.parts import find_part
+from parts.boards import LOAD_S, Watched, may_be_empty, watched_overload
+from parts.engine import find_python
+from parts.inventory import find_part
 
 from vllm_opsctl.dashboards.build import draw_boards
 from vllm_opsctl.dashboards.grafana import Drawn

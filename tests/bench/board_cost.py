@@ -25,8 +25,9 @@ from statistics import median
 from typing import Any
 
 import requests
-from conftest import Opsctl, free_port
-from real.prometheus import RealPrometheus
+from commands import Opsctl
+from loopback import reserve_port
+from parts.prometheus import RealPrometheus
 
 from bench.table import ROOT
 from vllm_opsctl.dashboards.build import draw_boards
@@ -200,7 +201,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=ROOT / "build") as temporary:
         folder = Path(temporary)
         count = fill(folder, series, start)
-        prometheus = RealPrometheus(Path("prometheus"), folder, free_port())
+        prometheus = RealPrometheus(Path("prometheus"), folder, reserve_port())
         prometheus.start()
         try:
             took = {

@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from real.engine import find_python
+from parts.engine import find_python
 
 from bench.table import ROOT
 from bench.tap_rounds import (

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from real.load import start_load
-from real.phase import Phase
+from load.generator import start_load
+from load.phase import Phase
 
 from bench.table import ROOT
 from bench.tap_servers import Arm, Machine, TapVllm

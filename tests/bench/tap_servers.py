@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from real.engine import RealVllm
+from parts.engine import RealVllm
 
 from bench.table import ROOT
 
@@ -126,6 +126,6 @@ def install_probe(folder: Path) -> None:
 def write_tiny_model(python: Path, folder: Path, *, hidden: int = 64, layers: int = 2) -> None:
     """Write a random Llama of the tests, unless it is there."""
     if not (folder / "config.json").is_file():
-        script = ROOT / "tests" / "real" / "tiny_model.py"
+        script = ROOT / "tests" / "parts" / "tiny_model.py"
         size = ["--hidden", str(hidden), "--layers", str(layers)]
         subprocess.run([str(python), str(script), str(folder), *size], check=True)

@@ -1,0 +1,152 @@
+"""What boards are shown on: a vLLM under an overload, its sidecar, a Prometheus with the generated rules."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+import urllib.parse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import requests
+import yaml
+from bench.tap_servers import install_tap
+from commands import Opsctl
+from incidents.servers import LORA, lora_modules
+from load.generator import start_load
+from load.phase import Phase
+from load.scenarios import MODEL_SIZE, SCENARIOS
+from loopback import reserve_port, wait_for
+
+from parts.engine import RealVllm
+from parts.prometheus import RealPrometheus
+from vllm_opsctl.alarms.vocabulary import Source
+
+SCENARIO = SCENARIOS["queue-overload"]
+
+PHASE_S = 20.0
+"""Of healthy load, and of the overload at the end."""
+
+LEAVING_S = 8.0
+"""Of clients that hang up, between them."""
+
+LOAD_S = 2 * PHASE_S + LEAVING_S
+
+ADAPTERS = 3
+"""One more than run at once."""
+
+_MIXED: dict[str, Any] = {
+    "prompt_kind": "shared_prefix",
+    "heads": 2,
+    "models": ("", *(f"a{number}" for number in range(1, ADAPTERS + 1))),
+}
+"""Users that come again, of the model and of its adapters."""
+
+BEFORE_ITS_END_S = 3.0
+
+SCALE = "1/60"
+"""A minute of load fills what an hour would."""
+
+YOUNG, NOT_USED = "nothing is a day old here", "this server does not use it"
+FIRING = "how long the load lasts decides whether something fires"
+
+EMPTY: dict[tuple[str, str], str] = {
+    ("Alarms", ""): FIRING,
+    ("Alerts", ""): FIRING,
+    ("Alerts on", ""): FIRING,
+    ("Blind spots", ""): FIRING,
+    ("", "a day ago"): YOUNG,
+    ("", "a week ago"): YOUNG,
+    ("Hits of the external tier", ""): NOT_USED,
+    ("Draft tokens accepted", ""): NOT_USED,
+    ("Corrupted answers", ""): NOT_USED,
+}
+"""Lines that this load cannot fill, and why: of which panel, and how their legends begin; empty for any."""
+
+
+def may_be_empty(title: str, legend: str) -> bool:
+    """Whether a line of a panel is one that this load cannot fill."""
+    return any(panel in ("", title) and legend.startswith(line) for panel, line in EMPTY)
+
+
+@dataclass(frozen=True)
+class Watched:
+    """The address of a Prometheus, and a time at which the overload was in full swing, Unix seconds."""
+
+    url: str
+    at: float
+
+
+@contextmanager
+def watched_overload(
+    python: Path, prometheus: Path, source: Source, folder: Path
+) -> Iterator[Watched]:
+    """
+    A Prometheus that has watched an overload.
+
+    Args:
+        python: Of the environment with vLLM.
+        prometheus: The program.
+        source: Whose metrics it scraped.
+        folder: For everything.
+    """
+    model, pages, tap = folder / "model", folder / "pages", folder / "tap"
+    script = Path(__file__).with_name("tiny_model.py")
+    size = [text for name, value in MODEL_SIZE.items() for text in (f"--{name}", str(value))]
+    command = [str(python), str(script), str(model), *size, "--adapters", str(ADAPTERS)]
+    subprocess.run(command, check=True, capture_output=True)
+    flags = (*SCENARIO.flags, *LORA, *lora_modules(model, ADAPTERS))
+    settings: dict[str, Any] = {}
+    environment = {}
+    if source == "sidecar":
+        install_tap(tap)
+        environment = {"PYTHONPATH": str(tap), "OPSCTL_TAP": str(pages)}
+        settings = {"exporter": {"tap": {"dir": str(pages)}}}
+    server = RealVllm(python, model, flags, environment, log_file=folder / "vllm.log")
+    settings |= {"targets": [{"name": "chat-0", "url": server.url}]}
+    (folder / "opsctl.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    opsctl = Opsctl()
+    build = ("alarms", "build", "--from", source, "--out", str(folder / "rules"), "--scale", SCALE)
+    built = opsctl.run(*build, cwd=folder)
+    assert built.returncode == 0, built.stderr
+    server.start()
+    watched = opsctl.start_sidecar(cwd=folder) if source == "sidecar" else server.url
+    watcher = RealPrometheus(
+        prometheus,
+        folder,
+        reserve_port(),
+        scrape={"vllm": [watched.removeprefix("http://")]},
+        rules=[folder / "rules" / "rules.yaml"],
+    )
+    watcher.start()
+    healthy, overload = (replace(phase, duration_s=PHASE_S, **_MIXED) for phase in SCENARIO.phases)
+    leaving = Phase("leaving", LEAVING_S, concurrency=2, output_tokens=3900, hang_up_after_tokens=5)
+    phases = (healthy, leaving, overload)
+    recorded = "max_over_time(llm_slo:total:rate5m[10s]) > 0"
+    try:
+        with start_load(server.url, server.model, phases, drain=False) as load:
+            load.wait_phase(phases[-1].name)
+            wait_for(
+                lambda: answer(watcher.url, recorded) != [],
+                timeout_s=60,
+                what="recordings of the load",
+            )
+            load.wait()
+        # a fast machine has worked off its queue soon after
+        yield Watched(watcher.url, time.time() - BEFORE_ITS_END_S)
+    finally:
+        watcher.stop()
+        opsctl.stop_all()
+        server.stop()
+
+
+def answer(url: str, query: str, at: float | None = None) -> list[Any]:
+    """The series of an instant query, now or at a time."""
+    asked = urllib.parse.urlencode({"query": query} | ({} if at is None else {"time": str(at)}))
+    found = requests.get(f"{url}/api/v1/query?{asked}", timeout=30).json()
+    assert found["status"] == "success", f"{query}: {found}"
+    series: list[Any] = found["data"]["result"]
+    return series

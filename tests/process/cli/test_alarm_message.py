@@ -1,0 +1,70 @@
+"""A pasted page is looked into at its time, through a sidecar."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from datetime import UTC, datetime
+
+from commands import Opsctl
+from paths import RECORDINGS
+
+TEXT = """\
+FIRING critical: tiny burns the error budget of ttft more than 14.4 times too fast.
+61% of the events of tiny waited longer than 500 ms for their first token over the last 5m.
+Diagnose: opsctl diagnose --sidecar http://127.0.0.1:9836 chat-0
+Runbook: https://runbooks.example.com/vllm/engine-dead
+Since: 2026-11-25 03:14:00 UTC
+
+"""
+
+
+def notification(message: str, **attributes: str) -> str:
+    """As SNS delivers it to SQS and HTTP."""
+    return json.dumps(
+        {
+            "Type": "Notification",
+            "Subject": "[FIRING:1] LLMSLOErrorBudgetBurn ttft tiny",
+            "Message": message,
+            "Timestamp": "2026-11-25T03:14:31.000Z",
+            "MessageAttributes": {
+                name: {"Type": "String", "Value": text} for name, text in attributes.items()
+            },
+        }
+    )
+
+
+def pasted(opsctl: Opsctl, text: str, *more: str) -> subprocess.CompletedProcess[str]:
+    """The message is pasted into stdin."""
+    return subprocess.run(
+        opsctl.command("diagnose", "--alarm", "-", *more),
+        input=text,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_a_pasted_page_is_looked_into_at_its_time(opsctl: Opsctl) -> None:
+    target = opsctl.start_replay(RECORDINGS / "queue-overload.jsonl.gz")
+    sidecar = opsctl.start_sidecar(target)
+    time.sleep(45)
+    since = time.time() - 1
+    stamp = f"{datetime.fromtimestamp(since, UTC):%Y-%m-%d %H:%M:%S}"
+    text = TEXT.replace("http://127.0.0.1:9836 chat-0", sidecar)
+    text = text.replace("2026-11-25 03:14:00", stamp)
+    message = notification(text, service="shop", objective="ttft", model="tiny")
+    ran = pasted(opsctl, message)
+    said = json.loads(pasted(opsctl, message, "-o", "json").stdout)
+
+    first = " ".join(ran.stdout.partition("\n\n")[0].split())
+    assert first.startswith(
+        "Alarm: LLMSLOErrorBudgetBurn, service shop, objective ttft, model tiny"
+    )
+    assert stamp in first
+    assert ran.returncode == 2, ran.stdout
+    (found,) = said["targets"]
+    assert [c["id"] for c in found["causes"] if c["role"] == "root"] == ["queue-overload"]
+    assert said["alarm"]["objective"] == "ttft"

@@ -1,0 +1,74 @@
+"""
+Every query of a board on real data: a vLLM under load, its sidecar, a Prometheus with the generated rules.
+
+Windows are scaled by 1/60, so that a minute of load fills what an hour would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from parts.boards import LOAD_S, Watched, answer, may_be_empty, watched_overload
+from parts.engine import find_python
+
+from vllm_opsctl.alarms.vocabulary import Source
+from vllm_opsctl.dashboards.build import draw_boards
+from vllm_opsctl.dashboards.grafana import panels_of
+from vllm_opsctl.exporter.config import Config
+
+SLACK_S = 30.0
+"""A busy machine is asked later, and the first requests alone are new to the prefix cache."""
+
+
+@pytest.fixture(scope="module", params=["sidecar", "vllm"])
+def source(request: pytest.FixtureRequest) -> Source:
+    found: Source = request.param
+    return found
+
+
+@pytest.fixture(scope="module")
+def watched(
+    part: Callable[[str], Path], source: Source, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Watched]:
+    """A Prometheus that has watched an overload."""
+    part("vllm")
+    python = find_python()
+    assert python is not None
+    folder = tmp_path_factory.mktemp("boards")
+    with watched_overload(python, part("prometheus"), source, folder) as found:
+        yield found
+
+
+def filled_in(query: str) -> str:
+    """With what Grafana puts for its variables, all of everything; a window of the whole load."""
+    for name in ("objective", "job", "model", "target"):
+        query = query.replace(f"${name}", ".*")
+    whole = f"{LOAD_S + SLACK_S:g}s"
+    return query.replace("$__rate_interval", whole).replace("$__range", whole)
+
+
+def test_every_panel_has_data_and_every_variable_values(watched: Watched, source: Source) -> None:
+    boards = draw_boards(Config(), source)
+    empty = {
+        f"{drawn.uid}, {panel['title']}, {target['legendFormat']}": filled_in(target["expr"])
+        for drawn in boards
+        for panel in panels_of(drawn.body)
+        for target in panel["targets"]
+        if not answer(watched.url, filled_in(target["expr"]), watched.at)
+        and not may_be_empty(panel["title"], target["legendFormat"])
+    }
+    assert empty == {}
+    for annotation in (one for drawn in boards for one in drawn.body["annotations"]["list"]):
+        if "expr" in annotation:
+            answer(watched.url, filled_in(annotation["expr"]), watched.at)
+    for variable in (one for drawn in boards for one in drawn.body["templating"]["list"][1:]):
+        series, _, label = (
+            variable["definition"].removeprefix("label_values(")[:-1].rpartition(", ")
+        )
+        values = {
+            one["metric"].get(label) for one in answer(watched.url, filled_in(series), watched.at)
+        }
+        assert values, variable["name"]
+        assert None not in values, variable["name"]
