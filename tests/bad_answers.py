@@ -44,5 +44,5 @@ def reset(handler: BaseHTTPRequestHandler) -> bool:
 
 def slow(handler: BaseHTTPRequestHandler) -> bool:
     """It answers late, but it answers."""
-    time.sleep(1.0)
+    time.sleep(0.3)
     return False

@@ -122,7 +122,7 @@ def picture_of(board: Drawn, base: str, watched: Watched, chromium: Path) -> lis
         folder.mkdir(parents=True, exist_ok=True)
         asked = {
             "board": f"{board.uid}.json",
-            "prometheus": watched.url,
+            "prometheus": watched.urls["sidecar"],
             "from": watched.at - SHOWN_S,
             "to": watched.at,
             "step": 1,
@@ -153,7 +153,7 @@ def main() -> int:
     wrong: list[str] = []
     with tempfile.TemporaryDirectory() as folder, served() as base:
         program = Path(str(programs["prometheus"]))
-        with watched_overload(python, program, "sidecar", Path(folder)) as watched:
+        with watched_overload(python, program, ["sidecar"], Path(folder)) as watched:
             for board in draw_boards(Config(), "sidecar"):
                 chromium = Path(str(programs["chromium"]))
                 wrong += picture_of(board, base, watched, chromium)

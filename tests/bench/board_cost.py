@@ -26,8 +26,8 @@ from typing import Any
 
 import requests
 from commands import Opsctl
-from loopback import reserve_port
 from parts.prometheus import RealPrometheus
+from ports import reserve_port
 
 from bench.table import ROOT
 from vllm_opsctl.dashboards.build import draw_boards

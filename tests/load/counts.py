@@ -60,6 +60,7 @@ class Summary:
     overhead_p50_s: float
     """Round trip of ``GET /version`` during the load: HTTP and the client, without the engine."""
     overhead_p99_s: float
+    overhead_max_s: float
 
     @classmethod
     def from_json(cls, text: str) -> "Summary":

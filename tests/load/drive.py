@@ -1,4 +1,4 @@
-"""Play a scenario against a running server: its load, and its fault at the right moment."""
+"""Drive a scenario against a running server: its load, and its fault at the right moment."""
 
 import time
 
@@ -8,7 +8,7 @@ from load.generator import Summary, start_load
 from load.scenarios import Scenario
 
 
-def play(scenario: Scenario, vllm: RealVllm) -> Summary:
+def drive(scenario: Scenario, vllm: RealVllm) -> Summary:
     """Send the scenario's load, freeze and thaw the engine as it says, and wait for the drain.
 
     The engine is thawed in any case.

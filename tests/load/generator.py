@@ -212,6 +212,7 @@ class _Load:
             started=self._started,
             overhead_p50_s=percentile(self._overhead, 0.50),
             overhead_p99_s=percentile(self._overhead, 0.99),
+            overhead_max_s=percentile(self._overhead, 1.0),
         )
 
 

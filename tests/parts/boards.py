@@ -1,11 +1,11 @@
-"""What boards are shown on: a vLLM under an overload, its sidecar, a Prometheus with the generated rules."""
+"""What boards are shown on: a vLLM under an overload, its sidecar, Prometheus with the generated rules."""
 
 from __future__ import annotations
 
 import subprocess
 import time
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +19,8 @@ from incidents.servers import LORA, lora_modules
 from load.generator import start_load
 from load.phase import Phase
 from load.scenarios import MODEL_SIZE, SCENARIOS
-from loopback import reserve_port, wait_for
+from loopback import wait_for
+from ports import reserve_port
 
 from parts.engine import RealVllm
 from parts.prometheus import RealPrometheus
@@ -74,23 +75,24 @@ def may_be_empty(title: str, legend: str) -> bool:
 
 @dataclass(frozen=True)
 class Watched:
-    """The address of a Prometheus, and a time at which the overload was in full swing, Unix seconds."""
+    """Who has watched an overload, and a time at which it was in full swing, Unix seconds."""
 
-    url: str
+    urls: Mapping[Source, str]
+    """Of the Prometheus that scraped this source's metrics."""
     at: float
 
 
 @contextmanager
 def watched_overload(
-    python: Path, prometheus: Path, source: Source, folder: Path
+    python: Path, prometheus: Path, sources: Sequence[Source], folder: Path
 ) -> Iterator[Watched]:
     """
-    A Prometheus that has watched an overload.
+    For each source a Prometheus that has watched an overload, all of them the same one.
 
     Args:
         python: Of the environment with vLLM.
         prometheus: The program.
-        source: Whose metrics it scraped.
+        sources: Whose metrics are scraped.
         folder: For everything.
     """
     model, pages, tap = folder / "model", folder / "pages", folder / "tap"
@@ -99,29 +101,23 @@ def watched_overload(
     command = [str(python), str(script), str(model), *size, "--adapters", str(ADAPTERS)]
     subprocess.run(command, check=True, capture_output=True)
     flags = (*SCENARIO.flags, *LORA, *lora_modules(model, ADAPTERS))
-    settings: dict[str, Any] = {}
-    environment = {}
-    if source == "sidecar":
-        install_tap(tap)
-        environment = {"PYTHONPATH": str(tap), "OPSCTL_TAP": str(pages)}
-        settings = {"exporter": {"tap": {"dir": str(pages)}}}
+    install_tap(tap)
+    environment = {"PYTHONPATH": str(tap), "OPSCTL_TAP": str(pages)}
     server = RealVllm(python, model, flags, environment, log_file=folder / "vllm.log")
-    settings |= {"targets": [{"name": "chat-0", "url": server.url}]}
+    settings = {
+        "exporter": {"tap": {"dir": str(pages)}},
+        "targets": [{"name": "chat-0", "url": server.url}],
+    }
     (folder / "opsctl.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     opsctl = Opsctl()
-    build = ("alarms", "build", "--from", source, "--out", str(folder / "rules"), "--scale", SCALE)
-    built = opsctl.run(*build, cwd=folder)
-    assert built.returncode == 0, built.stderr
     server.start()
-    watched = opsctl.start_sidecar(cwd=folder) if source == "sidecar" else server.url
-    watcher = RealPrometheus(
-        prometheus,
-        folder,
-        reserve_port(),
-        scrape={"vllm": [watched.removeprefix("http://")]},
-        rules=[folder / "rules" / "rules.yaml"],
-    )
-    watcher.start()
+    scraped: Mapping[Source, str] = {
+        "sidecar": opsctl.start_sidecar(cwd=folder),
+        "vllm": server.url,
+    }
+    watchers = {
+        source: _watcher(opsctl, prometheus, source, scraped[source], folder) for source in sources
+    }
     healthy, overload = (replace(phase, duration_s=PHASE_S, **_MIXED) for phase in SCENARIO.phases)
     leaving = Phase("leaving", LEAVING_S, concurrency=2, output_tokens=3900, hang_up_after_tokens=5)
     phases = (healthy, leaving, overload)
@@ -130,17 +126,38 @@ def watched_overload(
         with start_load(server.url, server.model, phases, drain=False) as load:
             load.wait_phase(phases[-1].name)
             wait_for(
-                lambda: answer(watcher.url, recorded) != [],
+                lambda: all(answer(one.url, recorded) for one in watchers.values()),
                 timeout_s=60,
                 what="recordings of the load",
             )
             load.wait()
         # a fast machine has worked off its queue soon after
-        yield Watched(watcher.url, time.time() - BEFORE_ITS_END_S)
+        urls = {source: watcher.url for source, watcher in watchers.items()}
+        yield Watched(urls, time.time() - BEFORE_ITS_END_S)
     finally:
-        watcher.stop()
+        for watcher in watchers.values():
+            watcher.stop()
         opsctl.stop_all()
         server.stop()
+
+
+def _watcher(
+    opsctl: Opsctl, program: Path, source: Source, scraped: str, folder: Path
+) -> RealPrometheus:
+    """A started Prometheus with the rules of a source."""
+    rules = folder / f"rules-{source}"
+    build = ("alarms", "build", "--from", source, "--out", str(rules), "--scale", SCALE)
+    built = opsctl.run(*build, cwd=folder)
+    assert built.returncode == 0, built.stderr
+    watcher = RealPrometheus(
+        program,
+        folder / source,
+        reserve_port(),
+        scrape={"vllm": [scraped.removeprefix("http://")]},
+        rules=[rules / "rules.yaml"],
+    )
+    watcher.start()
+    return watcher
 
 
 def answer(url: str, query: str, at: float | None = None) -> list[Any]:

@@ -8,13 +8,14 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from ports import reserve_port
 
 READY_TIMEOUT_S = 180.0
 """A start takes 20-40 s on two cores; a busy machine gets several times that."""
@@ -84,7 +85,7 @@ class RealVllm:
             log_file: gets the output.
             open_files: limit of open files, soft and hard; None keeps the usual one.
         """
-        self.port = port or _free_port()
+        self.port = port or reserve_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log_file = log_file
         limit = [] if open_files is None else ["prlimit", f"--nofile={open_files}"]
@@ -209,14 +210,6 @@ class RealVllm:
                 return connection.getresponse().status
             except (OSError, http.client.HTTPException):
                 return None
-
-
-def _free_port() -> int:
-    """Return a port that nothing on the loopback listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _session_members(session: int) -> Iterator[int]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 from commands import Opsctl
-from loopback import reserve_port
+from ports import reserve_port
 
 from parts.alertmanager import RealAlertmanager
 from parts.emulated_aws import EmulatedAws, Subscriber

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from commands import Opsctl
 from example_alarms import EXAMPLE, GENERATED, STARTER
-from loopback import reserve_port
+from ports import reserve_port
 
 OBJECTIVES = "OPSCTL_OBJECTIVES"
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from commands import Opsctl
-from loopback import reserve_port
 from paths import RECORDINGS
+from ports import reserve_port
 
 from vllm_opsctl.errors import InputFileError
 from vllm_opsctl.exporter import bundle

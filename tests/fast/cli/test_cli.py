@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 from commands import Opsctl
-from loopback import reserve_port
 from paths import RECORDINGS, TESTS
+from ports import reserve_port
 
 from vllm_opsctl.cli.main import COMMANDS
 

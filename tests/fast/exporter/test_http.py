@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from loopback import reserve_port
 from paths import PAGES
+from ports import reserve_port
 
 from vllm_opsctl.exporter.config import Target
 from vllm_opsctl.exporter.observation import Observation

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from bad_answers import Answer, refuse, refuse_as_aws, reset, slow
 from fake_collector import FakeCollector, fake_collector
-from loopback import reserve_port
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsPartialSuccess,
     ExportMetricsServiceResponse,
 )
+from ports import reserve_port
 from prometheus_client.core import GaugeMetricFamily
 
 from vllm_opsctl.exporter.config import Config

@@ -8,6 +8,7 @@ import time
 from datetime import UTC, datetime
 
 from commands import Opsctl
+from load.verdicts import until_a_root
 from paths import RECORDINGS
 
 TEXT = """\
@@ -48,9 +49,10 @@ def pasted(opsctl: Opsctl, text: str, *more: str) -> subprocess.CompletedProcess
 
 
 def test_a_pasted_page_is_looked_into_at_its_time(opsctl: Opsctl) -> None:
-    target = opsctl.start_replay(RECORDINGS / "queue-overload.jsonl.gz")
+    # twice as fast an overload is one too
+    target = opsctl.start_replay(RECORDINGS / "queue-overload.jsonl.gz", "--speed", "2")
     sidecar = opsctl.start_sidecar(target)
-    time.sleep(45)
+    until_a_root(lambda: opsctl.run("diagnose", "--sidecar", sidecar, "--no-probe", "-o", "json"))
     since = time.time() - 1
     stamp = f"{datetime.fromtimestamp(since, UTC):%Y-%m-%d %H:%M:%S}"
     text = TEXT.replace("http://127.0.0.1:9836 chat-0", sidecar)

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 from commands import Opsctl
-from loopback import http_get, reserve_port
+from loopback import http_get
 from paths import RECORDINGS
+from ports import reserve_port
 
 from vllm_opsctl.exporter.bundle import MANIFEST, RECORDING
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 from commands import Opsctl
-from loopback import reserve_port, wait_for
+from loopback import wait_for
 from paths import RECORDINGS
+from ports import reserve_port
 
 THRASH = RECORDINGS / "kv-preemption-thrash.jsonl.gz"
 FAST = ("--watch", "--for", "2s", "--every", "1s")

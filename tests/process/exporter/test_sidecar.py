@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 from commands import Opsctl
-from loopback import http_get, reserve_port, wait_for
+from loopback import http_get, wait_for
 from paths import RECORDINGS
+from ports import reserve_port
 from prometheus_client.parser import text_string_to_metric_families
 
 from vllm_opsctl.exporter.recording import read_recording

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 from commands import Opsctl
-from loopback import answers, http_get, reserve_port, wait_for
+from loopback import answers, http_get, wait_for
 from paths import RECORDINGS
+from ports import reserve_port
 
 from vllm_opsctl.exporter.recording import read_recording
 from vllm_opsctl.exporter.supervise import with_tap

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import Opsctl
-from loopback import answers, http_get, reserve_port, wait_for
+from commands import Opsctl, said_url
+from loopback import http_get, wait_for
 from paths import RECORDINGS
 from prometheus_client.parser import text_string_to_metric_families
 from tap.fakes import FakeEngine
@@ -64,6 +64,15 @@ def wait_for_clearing(pages: Path) -> None:
     wait_for(lambda: not unfinished.exists(), timeout_s=20, what="a clearing")
 
 
+def wait_for_seconds(engine: FakeEngine, seconds: int) -> None:
+    """Until the ring of an engine's page holds so many seconds."""
+    wait_for(
+        lambda: len(read_tap_page(engine.page).slots) >= seconds,
+        timeout_s=20,
+        what=f"{seconds} seconds of the engine's past",
+    )
+
+
 def wait_for_target(url: str, name: str = "fake-llama:8000") -> None:
     wait_for(
         lambda: one(url, "opsctl_target_up", target=name) == 1, timeout_s=20, what="the engine"
@@ -108,8 +117,8 @@ def test_a_sidecar_that_comes_late_has_the_past(
     opsctl: Opsctl, tmp_path: Path, pages: Path
 ) -> None:
     configure(tmp_path, pages)
-    with FakeEngine(pages):
-        time.sleep(4)
+    with FakeEngine(pages) as engine:
+        wait_for_seconds(engine, 4)
         came = time.time()
         sidecar = opsctl.start_sidecar(cwd=tmp_path)
         wait_for_target(sidecar)
@@ -143,7 +152,7 @@ def test_a_killed_engine_leaves_a_black_box(opsctl: Opsctl, tmp_path: Path, page
     sidecar = opsctl.start_sidecar(cwd=tmp_path)
     with FakeEngine(pages, running=6, waiting=3) as engine:
         wait_for_target(sidecar)
-        time.sleep(2)
+        wait_for_seconds(engine, 2)
         engine.kill()
     wait_for(
         lambda: one(sidecar, "opsctl_target_up", target="fake-llama:8000") == 0,
@@ -168,17 +177,14 @@ def test_an_engine_that_ends_with_its_sidecar_is_in_the_recording_to_its_end(
     opsctl: Opsctl, tmp_path: Path, pages: Path
 ) -> None:
     """As under supervise: the sidecar is stopped the moment that the engine has ended."""
-    saved, url = tmp_path / "last.jsonl", f"http://127.0.0.1:{reserve_port()}"
+    saved = tmp_path / "last.jsonl"
     (tmp_path / "opsctl.yaml").write_text(
         f"exporter: {{poll_interval: 2s, tap: {{dir: '{pages}'}}, "
         f"flight_recorder: {{save_to: '{saved}'}}}}\n"
     )
     with FakeEngine(pages) as engine:
-        sidecar = opsctl.start(
-            "exporter", "run", "--listen", url.removeprefix("http://"), cwd=tmp_path
-        )
-        wait_for(lambda: answers(f"{url}/livez"), timeout_s=20, what="the sidecar")
-        wait_for_target(url)
+        sidecar = opsctl.start("exporter", "run", "--listen", "127.0.0.1:0", cwd=tmp_path)
+        wait_for_target(said_url(sidecar))
         engine.kill()
         sidecar.terminate()
         sidecar.wait(20)
@@ -194,7 +200,7 @@ def test_pages_of_the_dead_stay_until_they_are_read_and_old(
 ) -> None:
     with FakeEngine(pages) as engine:
         engine.kill()
-    time.sleep(2)
+    age(engine.page, seconds=2)
     assert engine.page.exists()
     configure(tmp_path, pages, keep_dead="1s")
     sidecar = opsctl.start_sidecar(cwd=tmp_path)

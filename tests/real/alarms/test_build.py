@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from commands import Opsctl
-from loopback import reserve_port
 from parts.prometheus import RealPrometheus
+from ports import reserve_port
 
 OBJECTIVES = "OPSCTL_OBJECTIVES"
 

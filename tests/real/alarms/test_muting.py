@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
-from loopback import http_get, reserve_port, wait_for
+from loopback import http_get, wait_for
 from parts.alertmanager import RealAlertmanager
+from ports import reserve_port
 
 from vllm_opsctl.alarms.alertmanager import INHIBITIONS
 from vllm_opsctl.alarms.build import build_files

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 from commands import Opsctl
-from loopback import reserve_port
 from parts.emulated_aws import REGION, EmulatedAws
 from parts.fake_sagemaker import ENDPOINT, LOG_GROUP, VARIANT
 from parts.slow_motion import slow_motion
+from ports import reserve_port
 from truth import cases
 
 from vllm_opsctl.exporter.sinks.cloudwatch.interval import Labels

@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 import yaml
 from commands import Opsctl
-from loopback import reserve_port
 from parts.prometheus import RealPrometheus
+from ports import reserve_port
 
 from vllm_opsctl.alarms.rules import build_rules
 from vllm_opsctl.alarms.status_query import Prometheus

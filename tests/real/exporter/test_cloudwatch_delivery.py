@@ -10,6 +10,7 @@ from __future__ import annotations
 import http.client
 import json
 import math
+import re
 import socket
 import struct
 import threading
@@ -26,9 +27,10 @@ import yaml
 from bad_answers import Answer, refuse_as_aws, reset, slow
 from commands import Opsctl
 from fake_collector import fake_collector
-from loopback import http_get, reserve_port, wait_for
+from loopback import http_get, wait_for
 from parts.emulated_aws import REGION, EmulatedAws
 from paths import RECORDINGS
+from ports import reserve_port
 from tap.fakes import FakeEngine
 
 from vllm_opsctl.errors import NeverTaken
@@ -483,6 +485,12 @@ def test_percentiles_are_as_exact_as_the_tap(opsctl: Opsctl, tmp_path: Path) -> 
     assert all(math.isclose(value, 0.15, rel_tol=0.011) for value in values()[1:]), values()
 
 
+def preempted(page: str) -> float:
+    """The preemptions that a sidecar's page counts."""
+    found = re.search(r"^vllm_engine_preemptions_total\{.*\} (\S+)$", page, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
 def test_the_interval_that_had_begun_is_sent_when_the_sidecar_stops(
     opsctl: Opsctl, tmp_path: Path
 ) -> None:
@@ -493,11 +501,10 @@ def test_the_interval_that_had_begun_is_sent_when_the_sidecar_stops(
     )
     sidecar = opsctl.start_sidecar(target, cwd=tmp_path)
     wait_for(
-        lambda: "opsctl_target_up{" in http_get(f"{sidecar}/metrics")[1],
-        timeout_s=20,
-        what="the target",
+        lambda: preempted(http_get(f"{sidecar}/metrics")[1]) > 0,
+        timeout_s=30,
+        what="preemptions",
     )
-    time.sleep(3)
     assert not out.exists()
     opsctl.stop_all()
 

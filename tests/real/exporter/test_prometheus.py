@@ -10,8 +10,9 @@ from urllib.parse import quote
 
 import pytest
 from commands import Opsctl
-from loopback import answers, http_get, reserve_port, wait_for
+from loopback import answers, http_get, wait_for
 from paths import RECORDINGS
+from ports import reserve_port
 
 
 @pytest.fixture

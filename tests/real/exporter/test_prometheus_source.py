@@ -13,10 +13,11 @@ from threading import Thread
 
 import pytest
 from commands import Opsctl
-from loopback import reserve_port
+from loopback import wait_for
 from parts.inventory import find_part
 from parts.prometheus import RealPrometheus, backfill
 from paths import RECORDINGS
+from ports import reserve_port
 from truth import Case, cases
 
 from vllm_opsctl.cli.observing import ENOUGH_PAGES, from_prometheus, wide_enough
@@ -32,9 +33,8 @@ WITHOUT_ENGINE = "third/metrics-disabled"
 """Nothing on its pages says that it is a vLLM."""
 
 SHOWN = [name for name in cases() if name != WITHOUT_ENGINE]
-
-LIVE_S = 36.0
-"""The overload begins 14 s into its replay and lasts; the engine of the other one is dead by then."""
+HEALTHY_S = 11.0
+"""Seconds of scrapes before anything is wrong: the overload begins 14 s into its replay, the death later."""
 
 
 def moment(case: Case) -> float:
@@ -277,8 +277,10 @@ def test_the_command_names_the_root_of_a_moment_in_the_past(
 
 
 @pytest.fixture
-def live(part: Callable[[str], Path], opsctl: Opsctl, tmp_path: Path) -> Iterator[str]:
-    """A Prometheus that scrapes an overload and a dying engine every second."""
+def live(
+    part: Callable[[str], Path], opsctl: Opsctl, tmp_path: Path
+) -> Iterator[tuple[str, float]]:
+    """A Prometheus that scrapes an overload and a dying engine every second, and since when."""
     binary = part("prometheus")
     replays = {
         job: opsctl.start_replay(RECORDINGS / f"{job}.jsonl.gz").removeprefix("http://")
@@ -294,26 +296,31 @@ def live(part: Callable[[str], Path], opsctl: Opsctl, tmp_path: Path) -> Iterato
         job_settings=relabel,
     )
     server.start()
-    yield server.url
+    yield server.url, time.time()
     server.stop()
 
 
 def test_what_prometheus_scrapes_is_diagnosed_like_what_opsctl_reads(
-    live: str, opsctl: Opsctl
+    live: tuple[str, float], opsctl: Opsctl
 ) -> None:
-    time.sleep(LIVE_S)
-    asked = ("diagnose", "--prometheus", live, "--match", '{job=~"queue-overload|engine-dead"}')
+    url, began = live
+    asked = ("diagnose", "--prometheus", url, "--match", '{job=~"queue-overload|engine-dead"}')
     now = opsctl.run(*asked, "--output", "json")
-    early = opsctl.run(*asked, "--at", f"-{LIVE_S - 11:.0f}s", "--window", "10s", "-o", "json")
-    data = json.loads(now.stdout)
-    causes = {
-        target["causes"][0]["id"]: target["verdict"]
-        for target in data["targets"]
-        if target["causes"]
-    }
 
-    assert (now.returncode, data["verdict"]) == (2, "critical")
-    assert causes == {"queue-overload": "critical", "engine-dead": "critical"}
+    def both_are_named() -> bool:
+        nonlocal now
+        now = opsctl.run(*asked, "--output", "json")
+        causes = {
+            target["causes"][0]["id"]: target["verdict"]
+            for target in json.loads(now.stdout)["targets"]
+            if target["causes"]
+        }
+        return causes == {"queue-overload": "critical", "engine-dead": "critical"}
+
+    wait_for(both_are_named, timeout_s=120, what="both roots", said=lambda: now.stdout)
+    early = opsctl.run(*asked, "--at", f"{began + HEALTHY_S}", "--window", "10s", "-o", "json")
+
+    assert (now.returncode, json.loads(now.stdout)["verdict"]) == (2, "critical")
     assert not any(target["causes"] for target in json.loads(early.stdout)["targets"])
 
 

@@ -10,8 +10,8 @@ import pytest
 import yaml
 from cloudwatch_fleet import config
 from commands import Opsctl
-from loopback import reserve_port
 from parts.emulated_aws import REGION, EmulatedAws
+from ports import reserve_port
 
 from vllm_opsctl.alarms.autoscale.account import ScalingAccount
 from vllm_opsctl.alarms.autoscale.changes import (

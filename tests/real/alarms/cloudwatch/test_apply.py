@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from cloudwatch_fleet import body_of, config
 from commands import Opsctl
-from loopback import reserve_port
 from parts.emulated_aws import REGION, EmulatedAws, Emulator
 from parts.emulated_cloudwatch import EmulatedCloudWatch
+from ports import reserve_port
 
 from vllm_opsctl.alarms.cloudwatch.account import SERVICE_TAG, Account, Pace
 from vllm_opsctl.alarms.cloudwatch.changes import plan

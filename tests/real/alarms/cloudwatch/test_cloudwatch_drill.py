@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from cloudwatch_fleet import body_of, config
 from commands import Opsctl
-from loopback import reserve_port
 from parts.emulated_aws import REGION
 from parts.emulated_cloudwatch import EmulatedCloudWatch
+from ports import reserve_port
 
 from vllm_opsctl.alarms.cloudwatch.account import Account, Pace
 from vllm_opsctl.alarms.cloudwatch.wanted import Item, wanted

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from parts.boards import LOAD_S, Watched, answer, may_be_empty, watched_overload
-from parts.engine import find_python
+from parts.shared import Servers
 
 from vllm_opsctl.alarms.vocabulary import Source
 from vllm_opsctl.dashboards.build import draw_boards
@@ -22,22 +22,17 @@ SLACK_S = 30.0
 """A busy machine is asked later, and the first requests alone are new to the prefix cache."""
 
 
-@pytest.fixture(scope="module", params=["sidecar", "vllm"])
-def source(request: pytest.FixtureRequest) -> Source:
-    found: Source = request.param
-    return found
+SOURCES: tuple[Source, ...] = ("sidecar", "vllm")
 
 
 @pytest.fixture(scope="module")
 def watched(
-    part: Callable[[str], Path], source: Source, tmp_path_factory: pytest.TempPathFactory
+    part: Callable[[str], Path], servers: Servers, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Watched]:
-    """A Prometheus that has watched an overload."""
-    part("vllm")
-    python = find_python()
-    assert python is not None
+    """One overload, watched by a Prometheus for each source."""
+    servers.stop()
     folder = tmp_path_factory.mktemp("boards")
-    with watched_overload(python, part("prometheus"), source, folder) as found:
+    with watched_overload(part("vllm"), part("prometheus"), SOURCES, folder) as found:
         yield found
 
 
@@ -49,26 +44,26 @@ def filled_in(query: str) -> str:
     return query.replace("$__rate_interval", whole).replace("$__range", whole)
 
 
+@pytest.mark.parametrize("source", SOURCES)
 def test_every_panel_has_data_and_every_variable_values(watched: Watched, source: Source) -> None:
+    url = watched.urls[source]
     boards = draw_boards(Config(), source)
     empty = {
         f"{drawn.uid}, {panel['title']}, {target['legendFormat']}": filled_in(target["expr"])
         for drawn in boards
         for panel in panels_of(drawn.body)
         for target in panel["targets"]
-        if not answer(watched.url, filled_in(target["expr"]), watched.at)
+        if not answer(url, filled_in(target["expr"]), watched.at)
         and not may_be_empty(panel["title"], target["legendFormat"])
     }
     assert empty == {}
     for annotation in (one for drawn in boards for one in drawn.body["annotations"]["list"]):
         if "expr" in annotation:
-            answer(watched.url, filled_in(annotation["expr"]), watched.at)
+            answer(url, filled_in(annotation["expr"]), watched.at)
     for variable in (one for drawn in boards for one in drawn.body["templating"]["list"][1:]):
         series, _, label = (
             variable["definition"].removeprefix("label_values(")[:-1].rpartition(", ")
         )
-        values = {
-            one["metric"].get(label) for one in answer(watched.url, filled_in(series), watched.at)
-        }
+        values = {one["metric"].get(label) for one in answer(url, filled_in(series), watched.at)}
         assert values, variable["name"]
         assert None not in values, variable["name"]

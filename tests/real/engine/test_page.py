@@ -18,15 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench.tap_servers import write_tiny_model
 from commands import Opsctl
 from load.generator import start_load
-from load.scenarios import MODEL_SIZE, SCENARIOS
+from load.scenarios import SCENARIOS
+from load.stalls import MachineWatch
 from load.verdicts import roots, until_a_root
-from loopback import reserve_port
 from parts.emulated_aws import Received
 from parts.engine import RealVllm
 from parts.paging import Paging, paging
+from parts.shared import Servers
+from ports import reserve_port
 
 SCALE = "1/12"
 
@@ -89,30 +90,30 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(part: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """One server with a sidecar and the whole way of a page."""
-    python, folder = part("vllm"), tmp_path_factory.mktemp("site")
-    write_tiny_model(python, folder / "model", **MODEL_SIZE)
+def site(
+    part: Callable[[str], Path], servers: Servers, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
+    """A sidecar of the server, and the whole way of a page."""
+    vllm, folder = servers.get(OVERLOAD.server), tmp_path_factory.mktemp("site")
     opsctl = Opsctl()
     listen = f"127.0.0.1:{reserve_port()}"
-    with RealVllm(python, folder / "model", OVERLOAD.flags, log_file=folder / "vllm.log") as vllm:
-        settings = {
-            "service": {"name": "shop"},
-            "targets": [{"name": "chat-0", "url": vllm.url}],
-            "objectives": OBJECTIVES,
-            "exporter": {"listen": listen},
-            "alarms": {
-                "sidecar_url": f"http://{listen}",
-                "runbook_url": "https://runbooks.example.com/vllm",
-            },
-        }
-        scrape = {"sidecar": [listen]}
-        with paging(folder, part, opsctl, settings, scale=SCALE, scrape=scrape) as chain:
-            opsctl.start("--config", str(chain.config), "exporter", "run")
-            try:
-                yield Site(vllm, chain, opsctl)
-            finally:
-                opsctl.stop_all()
+    settings = {
+        "service": {"name": "shop"},
+        "targets": [{"name": "chat-0", "url": vllm.url}],
+        "objectives": OBJECTIVES,
+        "exporter": {"listen": listen},
+        "alarms": {
+            "sidecar_url": f"http://{listen}",
+            "runbook_url": "https://runbooks.example.com/vllm",
+        },
+    }
+    scrape = {"sidecar": [listen]}
+    with paging(folder, part, opsctl, settings, scale=SCALE, scrape=scrape) as chain:
+        opsctl.start("--config", str(chain.config), "exporter", "run")
+        try:
+            yield Site(vllm, chain, opsctl)
+        finally:
+            opsctl.stop_all()
 
 
 def test_an_overload_pages_and_the_command_in_the_page_names_it(
@@ -120,13 +121,14 @@ def test_an_overload_pages_and_the_command_in_the_page_names_it(
 ) -> None:
     healthy, incident = OVERLOAD.phases
     phases = (replace(healthy, duration_s=30), replace(incident, duration_s=ENDLESS_S))
-    with start_load(site.vllm.url, site.vllm.model, phases, drain=False) as load:
-        began = load.wait_phase("incident")
-        page = site.page("LLMSLOErrorBudgetBurn")
-        target, told = site.obey(page)
-        load.stop()
+    with MachineWatch() as watch:
+        load = start_load(site.vllm.url, site.vllm.model, phases, drain=False)
+        with load, watch.during(load):
+            began = load.wait_phase("incident")
+            page = site.page("LLMSLOErrorBudgetBurn")
+            target, told = site.obey(page)
     pasted, alarm = site.paste(page, told)
-    measured(times("overload", began, page, told))
+    measured(f"{times('overload', began, page, told)}; {watch}")
 
     assert page.subject == "[FIRING:1] LLMSLOErrorBudgetBurn ttft tiny"
     assert page.at > began

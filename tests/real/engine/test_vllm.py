@@ -11,83 +11,28 @@ import json
 import statistics
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from commands import Opsctl
-from load.drive import play
+from load.drive import drive
 from load.generator import Summary
-from load.scenarios import MODEL_SIZE, SCENARIOS, SERVERS, Scenario, ServerKey
+from load.scenarios import SCENARIOS, Scenario
+from load.stalls import MachineWatch, play
 from loopback import http_get, wait_for
-from parts.engine import RealVllm
-from paths import TESTS
+from parts.shared import Servers
 from prometheus_client.parser import text_string_to_metric_families
 
 from vllm_opsctl.exporter.engine import Histogram
 from vllm_opsctl.exporter.exposition import read_page
-
-pytestmark = pytest.mark.flaky(reruns=4, reruns_delay=10)
-"""
-Load, engine and sidecar share whatever cores there are, and on some machines those stand still for
-seconds: an incident that this spoiled is played again, and the report says so.
-"""
 
 DIAGNOSE_AFTER_S = 24.0
 """Seconds into the incident at which on-call looks; the shortest lasts 25 s."""
 
 DIAGNOSE_FROZEN_AFTER_S = 19.0
 """The same where the engine is frozen: while it is; a stall has to last 10 s to be one."""
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random model, made by the environment that has vLLM."""
-    from parts.engine import find_python
-
-    python = find_python()
-    folder = tmp_path_factory.mktemp("model")
-    if python is not None:
-        script = TESTS / "parts" / "tiny_model.py"
-        size = [part for name, value in MODEL_SIZE.items() for part in (f"--{name}", str(value))]
-        subprocess.run([python, script, str(folder), *size], check=True, capture_output=True)
-    return folder
-
-
-class Servers:
-    """Real servers, one at a time: the next configuration stops the one before."""
-
-    def __init__(self, model_dir: Path, logs: Path) -> None:
-        self._model_dir = model_dir
-        self._logs = logs
-        self._key: ServerKey | None = None
-        self._vllm: RealVllm | None = None
-
-    def get(self, key: ServerKey, python: Path) -> RealVllm:
-        """The server of a configuration, started when it is not running."""
-        if self._vllm is None or self._key != key:
-            self.stop()
-            self._vllm = RealVllm(
-                python, self._model_dir, SERVERS[key], log_file=self._logs / f"{key}.log"
-            )
-            self._vllm.start()
-            self._key = key
-        return self._vllm
-
-    def stop(self) -> None:
-        """Stop what runs."""
-        if self._vllm is not None:
-            self._vllm.stop()
-        self._vllm = None
-
-
-@pytest.fixture(scope="module")
-def servers(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    """Real servers by configuration."""
-    running = Servers(model_dir, tmp_path_factory.mktemp("logs"))
-    yield running
-    running.stop()
 
 
 class Exported:
@@ -154,15 +99,19 @@ class Incident:
         return (self.after.total(name) or 0.0) - (self.before.total(name) or 0.0)
 
 
-@pytest.fixture
-def incident(
-    servers: Servers, opsctl: Opsctl, part: Callable[[str], Path]
-) -> Callable[[str], Incident]:
-    """Plays a scenario on its real server with a sidecar beside it."""
+Judge = Callable[[Incident], None]
 
-    def make(name: str) -> Incident:
+
+@pytest.fixture
+def shows(
+    servers: Servers, opsctl: Opsctl, measured: Callable[[str], None]
+) -> Callable[[str, Judge], None]:
+    """Plays a scenario on its real server with a sidecar beside it, and judges what came of it."""
+
+    def incident(name: str, watch: MachineWatch) -> Incident:
         scenario = SCENARIOS[name]
-        vllm = servers.get(scenario.server, part("vllm"))
+        opsctl.stop_all()
+        vllm = servers.get(scenario.server)
         sidecar = opsctl.start_sidecar(vllm.url)
         wait_for(
             lambda: Exported(sidecar).total("opsctl_target_up") == 1,
@@ -181,7 +130,8 @@ def incident(
         patience = DIAGNOSE_AFTER_S if scenario.fault is None else DIAGNOSE_FROZEN_AFTER_S
         timer = threading.Timer(_starts_after_s(scenario) + patience, ask)
         timer.start()
-        load = play(scenario, vllm)
+        load = drive(scenario, vllm)
+        watch.saw(load)
         timer.join()
         finished = finished_requests(vllm.url)
         wait_for(
@@ -192,7 +142,10 @@ def incident(
         assert asked[0].stdout, asked[0].stderr
         return Incident(before, Exported(sidecar), load, json.loads(asked[0].stdout))
 
-    return make
+    def play_and_judge(name: str, judge: Judge) -> None:
+        play(name, lambda watch: judge(incident(name, watch)), measured)
+
+    return play_and_judge
 
 
 def _starts_after_s(scenario: Scenario) -> float:
@@ -225,60 +178,65 @@ def assert_ttft_within_bucket(found: Incident) -> None:
     assert seen - overhead <= quantile.upper
 
 
-def test_healthy_load_is_healthy(incident: Callable[[str], Incident]) -> None:
-    found = incident("healthy")
+def test_healthy_load_is_healthy(shows: Callable[[str, Judge], None]) -> None:
+    def healthy(found: Incident) -> None:
+        (target,) = found.said["targets"]
+        assert (found.said["verdict"], target["causes"]) == ("healthy", []), str(found)
+        assert_counted_exactly(found)
+        assert_ttft_within_bucket(found)
 
-    assert (found.said["verdict"], found.said["targets"][0]["causes"]) == ("healthy", []), str(
-        found
-    )
-    assert_counted_exactly(found)
-    assert_ttft_within_bucket(found)
+    shows("healthy", healthy)
 
 
 @pytest.mark.parametrize(
     ("scenario", "verdict"),
     [
+        ("concurrency-cap", "degraded"),
+        ("kv-preemption-thrash", "critical"),
+        # the others share a server with all that follows
         ("queue-overload", "critical"),
         ("prefix-cache-nonce", "degraded"),
         ("context-length-rejections", "degraded"),
-        ("concurrency-cap", "degraded"),
-        ("kv-preemption-thrash", "critical"),
     ],
 )
 def test_trouble_made_by_load_is_named(
-    incident: Callable[[str], Incident], scenario: str, verdict: str
+    shows: Callable[[str, Judge], None], scenario: str, verdict: str
 ) -> None:
-    found = incident(scenario)
+    def named(found: Incident) -> None:
+        assert (found.roots, found.said["verdict"]) == ([scenario], verdict), str(found)
+        assert_counted_exactly(found)
+        assert_ttft_within_bucket(found)
 
-    assert (found.roots, found.said["verdict"]) == ([scenario], verdict), str(found)
-    assert_counted_exactly(found)
-    assert_ttft_within_bucket(found)
+    shows(scenario, named)
 
 
 @pytest.mark.parametrize("scenario", ["engine-hung-busy", "engine-hung-idle"])
-def test_a_frozen_engine_is_named(incident: Callable[[str], Incident], scenario: str) -> None:
-    found = incident(scenario)
+def test_a_frozen_engine_is_named(shows: Callable[[str, Judge], None], scenario: str) -> None:
+    def frozen(found: Incident) -> None:
+        assert (found.roots, found.said["verdict"]) == (["engine-hung"], "critical"), str(found)
+        assert_counted_exactly(found)
 
-    assert (found.roots, found.said["verdict"]) == (["engine-hung"], "critical"), str(found)
-    assert_counted_exactly(found)
+    shows(scenario, frozen)
 
 
-def test_clients_that_hang_up_are_named(incident: Callable[[str], Incident]) -> None:
-    found = incident("client-abort-storm")
-    total = found.load.total
+def test_clients_that_hang_up_are_named(shows: Callable[[str, Judge], None]) -> None:
+    def hung_up(found: Incident) -> None:
+        total = found.load.total
 
-    assert found.roots == ["client-abort-storm"], str(found)
-    assert found.grew("vllm_engine_prompt_tokens_total") == total.first_token_prompt_tokens
-    # the engine generates on until it hears of the hang-up, sometimes to the end
-    most = total.outcome("ok") + total.outcome("hung_up")
-    assert total.outcome("ok") <= found.grew(FINISHED) < most
-    assert found.grew("vllm_engine_generation_tokens_total") >= total.completion_tokens
+        assert found.roots == ["client-abort-storm"], str(found)
+        assert found.grew("vllm_engine_prompt_tokens_total") == total.first_token_prompt_tokens
+        # the engine generates on until it hears of the hang-up, sometimes to the end
+        most = total.outcome("ok") + total.outcome("hung_up")
+        assert total.outcome("ok") <= found.grew(FINISHED) < most
+        assert found.grew("vllm_engine_generation_tokens_total") >= total.completion_tokens
+
+    shows("client-abort-storm", hung_up)
 
 
 def test_a_frozen_engine_that_nobody_uses_is_found_by_the_canary(
-    servers: Servers, opsctl: Opsctl, part: Callable[[str], Path]
+    servers: Servers, opsctl: Opsctl
 ) -> None:
-    vllm = servers.get("general", part("vllm"))
+    vllm = servers.get("general")
     well = opsctl.run("diagnose", vllm.url, "--for", "3s", "--output", "json")
     vllm.freeze()
     try:
@@ -293,9 +251,9 @@ def test_a_frozen_engine_that_nobody_uses_is_found_by_the_canary(
 
 
 def test_what_was_recorded_live_diagnoses_as_it_did_live(
-    servers: Servers, opsctl: Opsctl, part: Callable[[str], Path], tmp_path: Path
+    servers: Servers, opsctl: Opsctl, tmp_path: Path
 ) -> None:
-    vllm = servers.get("general", part("vllm"))
+    vllm = servers.get("general")
     path = tmp_path / "idle.jsonl.gz"
     recorded = opsctl.run("record", vllm.url, "-o", str(path), "--for", "6s")
     live = opsctl.run("diagnose", vllm.url, "--for", "6s", "--output", "json")

@@ -11,25 +11,23 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from bench.tap_servers import write_tiny_model
 from commands import Opsctl
 from load.generator import start_load
-from load.scenarios import MODEL_SIZE, SCENARIOS
+from load.scenarios import SCENARIOS
+from load.stalls import MachineWatch, play
 from load.verdicts import roots, until_a_root
-from loopback import reserve_port
 from parts.emulated_aws import REGION
 from parts.emulated_cloudwatch import EmulatedCloudWatch, EvaluatedAlarms, HttpSubscriber
 from parts.engine import RealVllm
-
-pytestmark = pytest.mark.flaky(reruns=2, reruns_delay=60)
-"""On a machine that stands still for seconds healthy load is an overload too, and has no onset: once more."""
+from parts.shared import Servers
+from ports import reserve_port
 
 OVERLOAD = SCENARIOS["queue-overload"]
 
@@ -49,11 +47,9 @@ class Site:
     on_call: HttpSubscriber
 
 
-@pytest.fixture(scope="module")
-def site(part: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """One server, its sidecar, the built alarms, and a subscriber of the page's topic."""
-    python, folder = part("vllm"), tmp_path_factory.mktemp("site")
-    write_tiny_model(python, folder / "model", **MODEL_SIZE)
+@contextmanager
+def new_site(part: Callable[[str], Path], vllm: RealVllm, folder: Path) -> Iterator[Site]:
+    """A sidecar of the server, the built alarms, and a subscriber of the page's topic."""
     opsctl = Opsctl()
     listen = f"127.0.0.1:{reserve_port()}"
     with ExitStack() as running:
@@ -65,9 +61,6 @@ def site(part: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) 
         sns = aws.client("sns")
         page, ticket = (sns.create_topic(Name=name)["TopicArn"] for name in ("page", "ticket"))
         sns.subscribe(TopicArn=page, Protocol="http", Endpoint=on_call.url)
-        vllm = running.enter_context(
-            RealVllm(python, folder / "model", OVERLOAD.flags, log_file=folder / "vllm.log")
-        )
         config = folder / "opsctl.yaml"
         settings: dict[str, Any] = {
             "service": {"name": "shop"},
@@ -114,15 +107,31 @@ def site(part: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) 
 
 
 def test_an_overload_pages_through_cloudwatch_and_the_message_leads_to_its_root(
-    site: Site, measured: Callable[[str], None]
+    part: Callable[[str], Path],
+    servers: Servers,
+    tmp_path_factory: pytest.TempPathFactory,
+    measured: Callable[[str], None],
 ) -> None:
+    vllm = servers.get(OVERLOAD.server)
+
+    def attempt(watch: MachineWatch) -> None:
+        with new_site(part, vllm, tmp_path_factory.mktemp("site")) as site:
+            page_and_paste(site, watch, measured)
+
+    play("overload by way of CloudWatch", attempt, measured)
+
+
+def page_and_paste(site: Site, watch: MachineWatch, measured: Callable[[str], None]) -> None:
+    """The overload pages somebody, who pastes the message."""
+
     def is_burn(alarm: dict[str, Any]) -> bool:
         name = str(alarm["AlarmName"])
         return name.startswith("LLMSLOErrorBudgetBurn page/") and alarm["NewStateValue"] == "ALARM"
 
     healthy, incident = OVERLOAD.phases
     phases = (replace(healthy, duration_s=30), replace(incident, duration_s=ENDLESS_S))
-    with start_load(site.vllm.url, site.vllm.model, phases, drain=False) as load:
+    load = start_load(site.vllm.url, site.vllm.model, phases, drain=False)
+    with load, watch.during(load):
         began = load.wait_phase("incident")
         paged, body = site.on_call.wait(is_burn, PAGED_WITHIN_S, since=began)
         # somebody wakes up and pastes the message
@@ -131,7 +140,6 @@ def test_an_overload_pages_through_cloudwatch_and_the_message_leads_to_its_root(
         pasted = ("diagnose", "--alarm", str(message), "-o", "json")
         said = until_a_root(lambda: site.opsctl.run(*pasted, "--at", str(time.time())))
         told = time.time()
-        load.stop()
     measured(
         f"overload by way of CloudWatch: fault to page {paged - began:.1f} s, page to root "
         f"{told - paged:.1f} s (real vLLM on the CPU, each second told as a minute)"

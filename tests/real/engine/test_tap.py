@@ -28,9 +28,11 @@ from load.counts import Summary
 from load.generator import start_load
 from load.phase import Phase
 from load.scenarios import MODEL_SIZE
-from loopback import http_get, reserve_port, wait_for
+from loopback import http_get, wait_for
 from parts.engine import BASE_ENV, RealVllm
+from parts.shared import Servers
 from paths import TESTS
+from ports import reserve_port
 
 from vllm_opsctl.exporter.engine import EngineSample
 from vllm_opsctl.exporter.exposition import read_page
@@ -135,14 +137,12 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    from parts.engine import find_python
-
-    python = find_python()
-    folder = tmp_path_factory.mktemp("tap")
-    if python is None:
-        pytest.skip("no vLLM")
-    return Site(folder, python)
+def site(
+    part: Callable[[str], Path], servers: Servers, tmp_path_factory: pytest.TempPathFactory
+) -> Site:
+    """The tap's folders; none of the shared servers runs beside those that come of it."""
+    servers.stop()
+    return Site(tmp_path_factory.mktemp("tap"), part("vllm"))
 
 
 class Truth:
@@ -196,15 +196,6 @@ def read_metrics(url: str) -> EngineSample:
 def truth(site: Site) -> Iterator[Truth]:
     with site.server("truth", witness=True) as server:
         yield Truth(site, server, "truth")
-
-
-@pytest.fixture
-def vllm(part: Callable[[str], Path]) -> Path:
-    """Skips, or fails where parts are required, without a vLLM."""
-    return part("vllm")
-
-
-pytestmark = pytest.mark.usefixtures("vllm")
 
 
 def test_vllm_loads_it_and_says_where_the_page_is(site: Site, truth: Truth) -> None:
@@ -325,6 +316,12 @@ def kill(server: RealVllm, what: str) -> None:
         os.kill(server.pid, signal.SIGKILL)
 
 
+def busy_seconds(folder: Path) -> int:
+    """Of how many seconds a server's page says that its batch was full."""
+    (file,) = folder.glob("*.tap")
+    return sum(slot["running_max"] == 8 for slot in read_tap_page(file).slots)
+
+
 def dead_page(folder: Path) -> TapPage | None:
     (file,) = folder.glob("*.tap")
     page = read_tap_page(file)
@@ -339,7 +336,11 @@ def test_what_a_killed_engine_was_doing_is_told(site: Site, opsctl: Opsctl, what
     with site.server(name) as server:
         with start_load(server.url, server.model, [phase], drain=False) as load:
             load.wait_phase("busy")
-            time.sleep(12)
+            wait_for(
+                lambda: busy_seconds(site.pages(name)) >= 8,
+                timeout_s=60,
+                what="a full batch for some seconds",
+            )
             kill(server, what)
             wait_for(
                 lambda: dead_page(site.pages(name)) is not None,
