@@ -3,10 +3,13 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 ENGINE ?= replay
+PYTEST := $(BIN)/python -m pytest -q
+# one worker a core; tests of a file outside tests/fast stay together, they share servers
+PARALLEL := -n auto --dist loadgroup
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test search real-parts lint types check bench bench-alarms bench-boards bench-tap compare-peers docs alarms dashboards pictures golden dist clean
+.PHONY: help demo test test-fast search real-parts lint types check bench bench-alarms bench-boards bench-tap compare-peers docs alarms dashboards pictures golden dist clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,13 +37,21 @@ else
 	@PYTHONPATH=tests $(BIN)/python tests/demo.py --engine replay
 endif
 
+test-fast: $(VENV)/installed-dev ## The inner loop: lint, types, and every test that needs nothing
+	@$(MAKE) --no-print-directory lint types
+	$(PYTEST) tests/fast $(PARALLEL)
+
 test: $(VENV)/installed-dev ## Lint, types and all tests that this machine has the parts for
 	@$(MAKE) --no-print-directory lint types
-	$(BIN)/python -m pytest
+	@failed=0; \
+	$(PYTEST) $(PARALLEL) -m "not engine" --junitxml=build/tests/parallel.xml || failed=1; \
+	$(PYTEST) -m engine --junitxml=build/tests/engine.xml || failed=1; \
+	$(BIN)/python tests/slowest.py build/tests/parallel.xml build/tests/engine.xml; \
+	exit $$failed
 
 search: $(VENV)/installed-dev ## Property tests ten times with new examples (make test repeats the same ones)
 	for round in 1 2 3 4 5 6 7 8 9 10; do \
-	  $(BIN)/python -m pytest -q -m hypothesis --hypothesis-profile=new || exit 1; \
+	  $(PYTEST) tests/fast $(PARALLEL) -m hypothesis --hypothesis-profile=new || exit 1; \
 	done
 
 real-parts: ## Bring a real vLLM (CPU, about 3.4 GB), Prometheus, Alertmanager, MiniStack, Chromium
