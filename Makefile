@@ -62,9 +62,9 @@ lint: $(VENV)/installed-dev ## ruff and the direction of dependencies
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
-types: $(VENV)/installed-dev ## mypy, strict, sources and tests
+types: $(VENV)/installed-dev ## mypy, strict, sources, tests and what makes the documents
 	$(BIN)/mypy
-	$(BIN)/mypy tests
+	$(BIN)/mypy tests docs
 
 check: test dist ## Everything that CI runs after make real-parts
 
@@ -89,8 +89,9 @@ compare-peers: $(VENV)/installed-dev ## The recordings, diagnosed by opsctl and 
 accuracy: $(VENV)/installed-dev ## How often diagnosis is right, on every recording; prints tables
 	@PYTHONPATH=tests $(BIN)/python tests/accuracy.py $(ARGS)
 
-docs: $(VENV)/installed-dev ## Write the generated reference pages
+docs: $(VENV)/installed-dev ## Write the generated pages, make the transcripts (ARGS=ID: only that one)
 	$(BIN)/python docs/generate.py
+	PYTHONPATH=tests $(BIN)/python docs/transcripts.py $(ARGS)
 
 alarms: $(VENV)/installed-dev ## Rebuild the example alarms; review the difference
 	$(BIN)/python tests/example_alarms.py

@@ -40,29 +40,35 @@ def main() -> int:
     """Run the demo; 0 when the verdict names the incident."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--engine", choices=["replay", "vllm"], default="replay")
-    engine = parser.parse_args().engine
+    parser.add_argument("--speed", type=float, default=1.0, help="of the replay")
+    options = parser.parse_args()
+    speed = options.speed
     with contextlib.ExitStack() as stack:
-        if engine == "vllm":
+        if options.engine == "vllm":
+            speed = 1.0
             url = stack.enter_context(_real_incident())
         else:
             recording = TESTS / "recordings" / "second" / f"{INCIDENT}.jsonl.gz"
-            url = stack.enter_context(_replayed(recording))
-        return _watch_and_diagnose(url, stack)
+            url = stack.enter_context(_replayed(recording, speed))
+        return _watch_and_diagnose(url, stack, speed)
 
 
-def _watch_and_diagnose(url: str, stack: contextlib.ExitStack) -> int:
+def _watch_and_diagnose(url: str, stack: contextlib.ExitStack, speed: float) -> int:
     sidecar = f"http://127.0.0.1:{_free_port()}"
     settings = {
         "OPSCTL_TARGETS": f"[{{name: chat-0, url: '{url}'}}]",
         "OPSCTL_EXPORTER__LISTEN": sidecar.removeprefix("http://"),
     }
+    if speed != 1.0:
+        settings["OPSCTL_EXPORTER__POLL_INTERVAL"] = f"{1000 / speed:.0f}ms"
     for name, value in settings.items():
         _say(f'export {name}="{value}"')
     _say("opsctl exporter run &")
     stack.enter_context(_running("exporter", "run", env=settings))
     _wait(f"{sidecar}/livez")
-    _say(f"(watching for {WATCH_S:.0f} s)")
-    time.sleep(WATCH_S)
+    watch_s = WATCH_S / speed
+    _say(f"(watching for {watch_s:.0f} s)")
+    time.sleep(watch_s)
 
     print()
     _say(f"curl {sidecar}/metrics   # a few of its lines")
@@ -89,10 +95,12 @@ def _watch_and_diagnose(url: str, stack: contextlib.ExitStack) -> int:
 
 
 @contextlib.contextmanager
-def _replayed(recording: Path) -> Iterator[str]:
+def _replayed(recording: Path, speed: float) -> Iterator[str]:
     port = _free_port()
-    _say(f"opsctl replay {recording.relative_to(TESTS.parent)} --port {port}")
-    with _running("replay", str(recording), "--port", str(port)):
+    faster = () if speed == 1.0 else ("--speed", f"{speed:g}")
+    shown = ("replay", str(recording.relative_to(TESTS.parent)), "--port", str(port), *faster)
+    _say(" ".join(("opsctl", *shown)))
+    with _running("replay", str(recording), "--port", str(port), *faster):
         url = f"http://127.0.0.1:{port}"
         _wait(f"{url}/health")
         yield url
