@@ -53,7 +53,19 @@ def test_a_users_failure_mode_replaces_a_shipped_one_of_the_same_id(tmp_path: Pa
         ),
         (
             {"signature": {"require": [{"when": "queue.waiting_avg >=", "say": "x"}]}},
-            "is not CEL",
+            "is not CEL (at 1:",
+        ),
+        (
+            {"signature": {"require": [{"when": "queu.waiting_avg >= 1.0", "say": "x"}]}},
+            "unknown feature 'queu.waiting_avg'; did you mean queue.waiting_avg?",
+        ),
+        (
+            {"signature": {"require": [{"when": "waiting_avg >= 1.0", "say": "x"}]}},
+            "unknown feature 'waiting_avg'; did you mean queue.waiting_avg?",
+        ),
+        (
+            {"signature": {"require": [{"when": "abs(queue.waiting_avg) >= 1.0", "say": "x"}]}},
+            "cannot be evaluated (at 1:4: undeclared reference to 'abs')",
         ),
         (
             {"signature": {"require": [{"when": "endpoint.error > 3.0", "say": "x"}]}},
@@ -101,6 +113,17 @@ def test_a_missing_feature_makes_a_condition_unknown_unless_the_rest_decides() -
     assert both.holds(activation_of({"kv.usage_max": 0.5})) is False
     assert either.holds(activation_of({"kv.usage_max": 0.95})) is True
     assert either.holds(activation_of({"kv.usage_max": 0.5})) is None
+
+
+def test_only_a_missing_feature_is_unknown() -> None:
+    """What no sample leads to, and cannot be evaluated, is a mistake in the condition."""
+    condition = compile_condition(
+        'endpoint.error == "refused" && endpoint.error > 3.0', where="here"
+    )
+
+    assert condition.holds(activation_of({})) is None
+    with pytest.raises(RunbookError, match=r"cannot be evaluated: No matching overloads"):
+        condition.holds(activation_of({"endpoint.error": "refused"}))
 
 
 def test_sentences_carry_units() -> None:
