@@ -1,11 +1,11 @@
 """
-Conditions: CEL expressions over features, checked on load, three-valued when evaluated.
+Conditions: CEL expressions over features, three-valued when evaluated.
 
 CEL (cel-spec) already knows the third value: an operand that is missing is an error, and ``&&`` and
 ``||`` absorb errors where the other side decides. What is left is "unknown".
 
 A group of features is a map to CEL, not one typed variable per feature: only so can a condition ask
-``has(group.feature)``. What the compiler then cannot check of types, samples find out on load.
+``has(group.feature)``. What the compiler then cannot check of types, samples find out.
 """
 
 from __future__ import annotations
@@ -47,20 +47,38 @@ _NO_SUCH_KEY = "NOT_FOUND: "
 """How CEL's error begins where a map has no such key: a feature is missing."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Condition:
     """
-    A compiled condition.
+    A condition; it is compiled when it is first asked.
 
     Args:
-        source: The CEL expression.
-        features: Names of the features it reads.
-        program: The compiled expression.
+        source: CEL, e.g. ``kv.usage_max >= 0.95 && preempt.count > 0.0``.
+        where: File and key, for messages.
+
+    Raises:
+        RunbookError: It does not parse, names an unknown feature, or compares what cannot be compared.
     """
 
     source: str
-    features: tuple[str, ...]
-    program: cel.Expression
+    where: str
+
+    @functools.cached_property
+    def features(self) -> tuple[str, ...]:
+        """Names of the features it reads."""
+        found = _DOTTED.findall(_STRING.sub('""', self.source))
+        return tuple(dict.fromkeys(".".join(name) for name in found))
+
+    @functools.cached_property
+    def _program(self) -> cel.Expression:
+        try:
+            program = _environment().compile(self.source)
+        except RuntimeError as problem:
+            reason = _not_compiled(self.source, str(problem), self.where)
+            raise RunbookError(f"{self.where}: {reason}") from None
+        for name in self.features:
+            check_feature(name, where=self.where)
+        return program
 
     def holds(self, activation: cel.Activation) -> bool | None:
         """
@@ -68,42 +86,28 @@ class Condition:
 
         Returns:
             None when a feature that decides is missing.
-
-        Raises:
-            RunbookError: It cannot be evaluated over these values, and the samples did not tell.
         """
-        found = self.program.eval(activation)
+        found = self._program.eval(activation)
         if found.type() == cel.Type.BOOL:
             return bool(found.value())
-        if found.type() == cel.Type.ERROR and found.value().startswith(_NO_SUCH_KEY):
+        if found.type() != cel.Type.ERROR:
+            reason = "is not a yes-or-no question"
+        elif found.value().startswith(_NO_SUCH_KEY):
             return None
-        raise RunbookError(f"{self.source!r} {_mistake(found)}")
+        else:
+            reason = f"cannot be evaluated: {found.value().partition(': ')[2]}"
+        raise RunbookError(f"{self.where}: {self.source!r} {reason}")
 
+    def check(self) -> None:
+        """
+        Evaluate over samples of every feature.
 
-def compile_condition(source: str, *, where: str) -> Condition:
-    """
-    Compile and check a condition.
-
-    Args:
-        source: CEL, e.g. ``kv.usage_max >= 0.95 && preempt.count > 0.0``.
-        where: File and key, for messages.
-
-    Raises:
-        RunbookError: It does not parse, names an unknown feature, compares what cannot be
-            compared, or is no yes-or-no question.
-    """
-    try:
-        program = _environment().compile(source)
-    except RuntimeError as problem:
-        raise RunbookError(f"{where}: {_not_compiled(source, str(problem), where)}") from None
-    names = tuple(dict.fromkeys(_feature_names(source)))
-    for name in names:
-        check_feature(name, where=where)
-    for sample in _sample_activations():
-        found = program.eval(sample)
-        if found.type() != cel.Type.BOOL:
-            raise RunbookError(f"{where}: {source!r} {_mistake(found)}")
-    return Condition(source, names, program)
+        Raises:
+            RunbookError: Something is wrong with it; also that it is no yes-or-no question.
+        """
+        for sample in _sample_activations():
+            if self.holds(sample) is None:
+                raise RunbookError(f"{self.where}: {self.source!r} reads what is no feature")
 
 
 def _not_compiled(source: str, problem: str, where: str) -> str:
@@ -118,13 +122,6 @@ def _not_compiled(source: str, problem: str, where: str) -> str:
     return f"{source!r} cannot be evaluated (at {hint})"
 
 
-def _mistake(found: cel.Value) -> str:
-    """Why an outcome is neither yes nor no."""
-    if found.type() != cel.Type.ERROR:
-        return "is not a yes-or-no question"
-    return f"cannot be evaluated: {found.value().partition(': ')[2]}"
-
-
 def check_feature(name: str, *, where: str) -> Feature:
     """
     Look a feature up.
@@ -137,11 +134,6 @@ def check_feature(name: str, *, where: str) -> Feature:
         return known[name]
     hint = nearest(name, known) or "see opsctl diagnose --show-features"
     raise RunbookError(f"{where}: unknown feature {name!r}; {hint}")
-
-
-def _feature_names(source: str) -> list[str]:
-    """Dotted names that the expression reads, e.g. ``kv.usage_max``."""
-    return [".".join(found) for found in _DOTTED.findall(_STRING.sub('""', source))]
 
 
 @functools.cache
