@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from vllm_opsctl.cli.alarm_message import FOLLOWED, AlarmMessage, read_alarm
 from vllm_opsctl.cli.common import emit, load, resolve_targets
 from vllm_opsctl.cli.options import (
     duration_option,
@@ -23,6 +22,7 @@ from vllm_opsctl.errors import InputFileError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from vllm_opsctl.cli.alarm_message import AlarmMessage
     from vllm_opsctl.cli.observing import Sidecar
     from vllm_opsctl.exporter.observation import Observation
 
@@ -158,6 +158,8 @@ def diagnose(
     if alarm_file is not None:
         if chosen_sources or targets or match:
             raise UsageError("--alarm says where to look; leave the sources and targets to it")
+        from vllm_opsctl.cli.alarm_message import FOLLOWED
+
         alarm = _read(alarm_file)
         sidecar, prometheus, sagemaker = alarm.sidecar, alarm.prometheus, alarm.sagemaker
         match, targets = alarm.match, alarm.targets
@@ -263,6 +265,8 @@ def diagnose(
 
 
 def _read(alarm_file: TextIO) -> AlarmMessage:
+    from vllm_opsctl.cli.alarm_message import read_alarm
+
     name = getattr(alarm_file, "name", "--alarm")
     try:
         return read_alarm(alarm_file.read(), str(name))

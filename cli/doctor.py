@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from vllm_opsctl.cli.alarm_message import AlarmMessage
 from vllm_opsctl.cli.paragraphs import wrapped
 from vllm_opsctl.cli.text import render_markdown, render_text
 from vllm_opsctl.exporter.bundle import Asked
@@ -16,6 +16,9 @@ from vllm_opsctl.runbooks.diagnosis import diagnose_target
 from vllm_opsctl.runbooks.fleet import Question, diagnose_fleet
 from vllm_opsctl.runbooks.load import Library
 from vllm_opsctl.runbooks.verdict import TargetVerdict, Verdict
+
+if TYPE_CHECKING:
+    from vllm_opsctl.cli.alarm_message import AlarmMessage
 
 
 @dataclass(frozen=True, slots=True)
