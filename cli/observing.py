@@ -71,6 +71,7 @@ def observe_live(targets: list[Target], for_s: float, *, probe: bool) -> list[Ob
     from vllm_opsctl.runbooks.observe import observe
 
     allow_open_files(len(targets))
+    interval_s = live_interval_s(len(targets), for_s)
     observations: list[Observation] = []
     what = targets[0].name if len(targets) == 1 else f"{len(targets)} targets"
     progress = Progress(f"watching {what}", for_s)
@@ -85,11 +86,12 @@ def observe_live(targets: list[Target], for_s: float, *, probe: bool) -> list[Ob
     observe(
         targets,
         for_s=for_s,
-        interval_s=live_interval_s(len(targets), for_s),
+        interval_s=interval_s,
         probe=probe,
         environment=os.environ,
         on_observation=keep,
         stop=threading.Event(),
+        at_least=min(MIN_SAMPLES, int(for_s / interval_s)),
     )
     progress.done()
     return sorted(observations, key=lambda observation: observation.t)

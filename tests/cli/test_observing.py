@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import resource
 import threading
+import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from conftest import RECORDINGS, Opsctl
+from conftest import PAGES, RECORDINGS, Opsctl
 
 from vllm_opsctl.cli.observing import LIVE_INTERVAL_S, allow_open_files, live_interval_s
 from vllm_opsctl.exporter.config import Target
@@ -26,6 +28,48 @@ def test_few_targets_are_read_at_the_usual_pace_and_many_less_often() -> None:
 @pytest.mark.parametrize("targets", [200, 1000, 10_000])
 def test_however_many_there_are_enough_pages_are_read(targets: int) -> None:
     assert 5.0 / live_interval_s(targets, 5.0) >= MIN_SAMPLES
+
+
+class FakeBusyServer(BaseHTTPRequestHandler):
+    """Answers with a page, late."""
+
+    def do_GET(self) -> None:
+        """The page."""
+        time.sleep(0.2)
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write((PAGES / "vllm-0.33.0-v1.logger.prom").read_bytes())
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def busy_server() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), FakeBusyServer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(("at_least", "pages"), [(0, 3), (5, 5)])
+def test_pages_that_come_late_are_waited_for(busy_server: str, at_least: int, pages: int) -> None:
+    seen: list[Observation] = []
+    observe(
+        [Target(name="chat", url=busy_server)],
+        for_s=0.5,
+        interval_s=0.1,
+        probe=False,
+        environment=os.environ,
+        on_observation=seen.append,
+        stop=threading.Event(),
+        at_least=at_least,
+    )
+
+    # a slow machine reads fewer of those that nobody waits for
+    found = [o.kind for o in seen].count("metrics")
+    assert found == pages if at_least else found <= pages
 
 
 @pytest.fixture
