@@ -5,69 +5,38 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from vllm_opsctl.alarms import alertmanager as alertmanager_file
-from vllm_opsctl.alarms.build import build_files, differences, write
-from vllm_opsctl.alarms.burn import Clock, parse_scale
-from vllm_opsctl.alarms.drill import Drill, Step, Way
-from vllm_opsctl.alarms.lint import lint as find_mistakes
-from vllm_opsctl.alarms.pager_api import AlertmanagerApi, PrometheusApi
-from vllm_opsctl.alarms.rules import build_rules
-from vllm_opsctl.alarms.sns_topic import Topic
-from vllm_opsctl.alarms.vocabulary import Source
 from vllm_opsctl.cli.alarms_apply import apply, cloudwatch_drill, destroy, model_option, plan
-from vllm_opsctl.cli.alarms_cloudwatch import build_cloudwatch, on_recording
-from vllm_opsctl.cli.common import (
-    EXIT_FINDINGS,
-    checked,
+from vllm_opsctl.cli.common import EXIT_FINDINGS, checked, emit, load, mistakes_of, note
+from vllm_opsctl.cli.options import (
     duration_option,
-    emit,
     is_given,
-    load,
-    mistakes_of,
-    note,
+    scale_of,
     source_option,
     text_or_json_option,
+    version_option,
 )
-from vllm_opsctl.cli.text import wrapped
+from vllm_opsctl.cli.paragraphs import wrapped
 from vllm_opsctl.errors import UsageError
-from vllm_opsctl.exporter.catalogue import Version, parse_version
-from vllm_opsctl.exporter.config import Alarms
 from vllm_opsctl.exporter.units import format_duration
 
+if TYPE_CHECKING:
+    from fractions import Fraction
 
-def _version(ctx: click.Context, param: click.Parameter, value: str | None) -> Version | None:
-    if value is None:
-        return None
-    version = parse_version(value)
-    if len(version) < 2:
-        raise click.BadParameter(f"{value!r} is no release; write it like 0.32.0", ctx, param)
-    return version
-
-
-def _scale(ctx: click.Context, param: click.Parameter, value: str) -> Fraction:
-    try:
-        return parse_scale(value)
-    except ValueError as problem:
-        raise click.BadParameter(str(problem), ctx, param) from None
+    from vllm_opsctl.alarms.drill import Step, Way
+    from vllm_opsctl.alarms.sns_topic import Topic
+    from vllm_opsctl.alarms.vocabulary import Source
+    from vllm_opsctl.exporter.catalogue import Version
+    from vllm_opsctl.exporter.config import Alarms
 
 
 def _check_version(source: Source, version: Version | None) -> None:
     if version is not None and source == "sidecar":
         raise UsageError("--vllm-version belongs to --from vllm; the sidecar reads every release")
-
-
-version_option = click.option(
-    "--vllm-version",
-    "version",
-    metavar="VERSION",
-    callback=_version,
-    help="With --from vllm: the release whose metrics there are [default: the newest known].",
-)
 
 
 @click.group()
@@ -101,7 +70,7 @@ for command in (plan, apply, destroy):
     "--scale",
     metavar="FACTOR",
     default="1",
-    callback=_scale,
+    callback=scale_of,
     help="For tests: shorten every window, e.g. 1/60; the output says so.",
 )
 @click.option("--check", is_flag=True, help="Write nothing; exit with 1 when a file would change.")
@@ -120,10 +89,17 @@ def build(
 
     With --to cloudwatch: a CloudFormation template of alarms and their topics.
     """
+    from vllm_opsctl.alarms.alertmanager import notices
+    from vllm_opsctl.alarms.build import build_files, differences, write
+    from vllm_opsctl.alarms.burn import Clock
+    from vllm_opsctl.alarms.rules import build_rules
+
     _check_version(source, version)
     loaded = load(ctx)
     config = loaded.config
     if platform == "cloudwatch":
+        from vllm_opsctl.cli.alarms_cloudwatch import build_cloudwatch
+
         return build_cloudwatch(loaded, out, source, scale, check)
     with mistakes_of(loaded):
         rulebook = build_rules(config, source, version=version, clock=Clock(scale))
@@ -131,7 +107,7 @@ def build(
     for text in (
         *rulebook.left_out,
         *rulebook.links.notices(),
-        *alertmanager_file.notices(config.alarms),
+        *notices(config.alarms),
     ):
         note(text)
     counts = f"{len(rulebook.alerts)} alerts of {len(rulebook.indicators)} objectives"
@@ -167,6 +143,8 @@ def lint(
 
     What works, but not as one may think, is a note.
     """
+    from vllm_opsctl.alarms.lint import lint as find_mistakes
+
     _check_version(source, version)
     if prometheus is not None and requests_per_day is not None:
         raise UsageError("--prometheus knows the requests per day; give one of the two")
@@ -215,7 +193,7 @@ _OF_A_DRILL = {
     "--scale",
     metavar="FACTOR",
     default="1",
-    callback=_scale,
+    callback=scale_of,
     help="With --recording: tell so much of a minute as one; with 1/60, a second is a minute.",
 )
 @click.option(
@@ -277,9 +255,15 @@ def test_command(
     Everybody who hears of pages (or tickets) gets one that says DRILL, and its end. Exits with 1 when a
     link is broken, and says which. With --recording nobody hears of anything.
     """
+    from vllm_opsctl.alarms.drill import Drill
+    from vllm_opsctl.alarms.pager_api import AlertmanagerApi, PrometheusApi
+    from vllm_opsctl.alarms.rules import build_rules
+
     _check_version(source, version)
     loaded = load(ctx)
     if recording is not None:
+        from vllm_opsctl.cli.alarms_cloudwatch import on_recording
+
         sent = next((name for name in _OF_A_DRILL if is_given(ctx, name)), None)
         if sent is not None:
             raise UsageError(f"{_OF_A_DRILL[sent]} belongs to a drill; --recording sends nothing")
@@ -328,9 +312,12 @@ def _told(steps: Iterator[Step], way: Way, output: str) -> int:
 
 def _receiver(settings: Alarms, way: Way) -> tuple[str, Topic | None]:
     """Integration and topic behind a way."""
+    from vllm_opsctl.alarms.alertmanager import region_of
+    from vllm_opsctl.alarms.sns_topic import Topic
+
     arn = settings.page_topic if way == "page" else settings.ticket_topic
     if arn is not None:
-        region = settings.region or alertmanager_file.region_of(arn)
+        region = settings.region or region_of(arn)
         return "sns", Topic(arn, region, settings.api_url)
     if way == "ticket" and settings.webhook is not None:
         return "webhook", None

@@ -5,19 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
-import yaml
 
-from vllm_opsctl.alarms.burn import Notify
-from vllm_opsctl.alarms.cloudwatch.account import Account
-from vllm_opsctl.alarms.cloudwatch.build import template_text
-from vllm_opsctl.alarms.cloudwatch.changes import Plan
-from vllm_opsctl.alarms.cloudwatch.changes import plan as compare
-from vllm_opsctl.alarms.cloudwatch.drill import CloudWatchDrill
-from vllm_opsctl.alarms.cloudwatch.wanted import Item, wanted
-from vllm_opsctl.cli.common import EXIT_FINDINGS, emit, load, mistakes_of, note, text_or_json_option
+from vllm_opsctl.cli.common import EXIT_FINDINGS, emit, load, mistakes_of, note
+from vllm_opsctl.cli.options import text_or_json_option
 from vllm_opsctl.cli.plan_view import (
     DONE,
     Planned,
@@ -27,11 +20,16 @@ from vllm_opsctl.cli.plan_view import (
     refuse_foreign,
     yes_option,
 )
-from vllm_opsctl.dashboards.cloudwatch import service_template
 from vllm_opsctl.errors import AwsError, UsageError
-from vllm_opsctl.exporter.aws import required_region
-from vllm_opsctl.exporter.config import Config
-from vllm_opsctl.exporter.config_load import LoadedConfig
+
+if TYPE_CHECKING:
+    from vllm_opsctl.alarms.burn import Notify
+    from vllm_opsctl.alarms.cloudwatch.account import Account
+    from vllm_opsctl.alarms.cloudwatch.changes import Plan
+    from vllm_opsctl.alarms.cloudwatch.drill import CloudWatchDrill
+    from vllm_opsctl.alarms.cloudwatch.wanted import Item
+    from vllm_opsctl.exporter.config import Config
+    from vllm_opsctl.exporter.config_load import LoadedConfig
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -101,8 +99,9 @@ def destroy(ctx: click.Context, yes: bool) -> int:
 
     Subscriptions go with the topics. Nothing pages any more.
     """
-    loaded = load(ctx)
-    config = loaded.config
+    from vllm_opsctl.alarms.cloudwatch.changes import plan as compare
+
+    config = load(ctx).config
     account = _account(config)
     service = config.service.name
     found = compare([], account.of_service(service), account, service, everything=True)
@@ -115,6 +114,9 @@ def destroy(ctx: click.Context, yes: bool) -> int:
 
 
 def _account(config: Config) -> Account:
+    from vllm_opsctl.alarms.cloudwatch.account import Account
+    from vllm_opsctl.exporter.aws import required_region
+
     settings = config.exporter.cloudwatch
     return Account(required_region(settings, os.environ), settings.endpoint_url)
 
@@ -132,6 +134,12 @@ def wanted_in(loaded: LoadedConfig, models: Sequence[str]) -> tuple[Account, lis
         UsageError: No region, no boto3, or no model's name.
         AwsError: There are no credentials, or AWS does not answer.
     """
+    import yaml
+
+    from vllm_opsctl.alarms.cloudwatch.build import template_text
+    from vllm_opsctl.alarms.cloudwatch.wanted import wanted
+    from vllm_opsctl.dashboards.cloudwatch import service_template
+
     config = loaded.config
     with mistakes_of(loaded):
         template = service_template(config, models)
@@ -148,6 +156,8 @@ def wanted_in(loaded: LoadedConfig, models: Sequence[str]) -> tuple[Account, lis
 
 
 def _planned(loaded: LoadedConfig, models: Sequence[str]) -> tuple[Account, Plan]:
+    from vllm_opsctl.alarms.cloudwatch.changes import plan as compare
+
     account, items = wanted_in(loaded, models)
     service = loaded.config.service.name
     return account, compare(items, account.of_service(service), account, service)
@@ -166,6 +176,8 @@ def cloudwatch_drill(
         listen: Look whether it arrives.
         timeout_s: How long that may take.
     """
+    from vllm_opsctl.alarms.cloudwatch.drill import CloudWatchDrill
+
     account, items = wanted_in(loaded, models)
     return CloudWatchDrill(
         way=way,

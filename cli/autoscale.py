@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from vllm_opsctl.alarms.autoscale.template import (
-    FILE,
-    MARK,
-    Scaling,
-    scaling_of,
-    template_text,
-)
-from vllm_opsctl.alarms.cloudwatch.build import is_current, write_template
 from vllm_opsctl.cli.autoscale_apply import apply, destroy, plan
 from vllm_opsctl.cli.autoscale_simulate import simulate
 from vllm_opsctl.cli.common import checked, load, mistakes_of, note
+
+if TYPE_CHECKING:
+    from vllm_opsctl.alarms.autoscale.template import Scaling
 
 
 @click.group()
@@ -35,6 +31,8 @@ def scaling(ctx: click.Context) -> Scaling:
     Raises:
         ConfigError: Something does not go with scaling.
     """
+    from vllm_opsctl.alarms.autoscale.template import scaling_of
+
     loaded = load(ctx)
     with mistakes_of(loaded):
         found = scaling_of(loaded.config)
@@ -52,7 +50,7 @@ def scaling(ctx: click.Context) -> Scaling:
     metavar="DIR",
     required=True,
     type=click.Path(path_type=Path, file_okay=False),
-    help=f"Where {FILE} goes.",
+    help="Where the template goes.",
 )
 @click.option(
     "--check", is_flag=True, help="Write nothing; exit with 1 when the file would change."
@@ -60,6 +58,9 @@ def scaling(ctx: click.Context) -> Scaling:
 @click.pass_context
 def build(ctx: click.Context, out: Path, check: bool) -> int:
     """Write a CloudFormation template of scaling policies, and of alarms on them."""
+    from vllm_opsctl.alarms.autoscale.template import FILE, MARK, template_text
+    from vllm_opsctl.alarms.cloudwatch.build import is_current, write_template
+
     found = scaling(ctx)
     text = template_text(found)
     policies = sum("policy" in part.kind for part in found.parts)

@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from vllm_opsctl.alarms.autoscale.account import ScalingAccount
-from vllm_opsctl.alarms.autoscale.changes import ScalingPlan, carry_out, removal
-from vllm_opsctl.alarms.autoscale.changes import plan as compare
-from vllm_opsctl.alarms.autoscale.template import scaling_of
-from vllm_opsctl.cli.common import EXIT_FINDINGS, emit, load, mistakes_of, note, text_or_json_option
+from vllm_opsctl.cli.common import EXIT_FINDINGS, emit, load, mistakes_of, note
+from vllm_opsctl.cli.options import text_or_json_option
 from vllm_opsctl.cli.plan_view import (
     DONE,
     Planned,
@@ -24,8 +21,11 @@ from vllm_opsctl.cli.plan_view import (
     yes_option,
 )
 from vllm_opsctl.errors import UsageError
-from vllm_opsctl.exporter.aws import required_region
-from vllm_opsctl.exporter.config import Config
+
+if TYPE_CHECKING:
+    from vllm_opsctl.alarms.autoscale.account import ScalingAccount
+    from vllm_opsctl.alarms.autoscale.changes import ScalingPlan
+    from vllm_opsctl.exporter.config import Config
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -83,6 +83,8 @@ def destroy(ctx: click.Context, yes: bool) -> int:
 
     Replicas stay as many as they are, and nothing changes their number any more.
     """
+    from vllm_opsctl.alarms.autoscale.changes import removal
+
     config = load(ctx).config
     account = _account(config)
     service = config.service.name
@@ -92,6 +94,9 @@ def destroy(ctx: click.Context, yes: bool) -> int:
 
 
 def _planned(ctx: click.Context, model: str | None) -> tuple[ScalingAccount, ScalingPlan]:
+    from vllm_opsctl.alarms.autoscale.changes import plan as compare
+    from vllm_opsctl.alarms.autoscale.template import scaling_of
+
     loaded = load(ctx)
     with mistakes_of(loaded):
         scaling = scaling_of(loaded.config)
@@ -104,11 +109,16 @@ def _planned(ctx: click.Context, model: str | None) -> tuple[ScalingAccount, Sca
 
 
 def _account(config: Config) -> ScalingAccount:
+    from vllm_opsctl.alarms.autoscale.account import ScalingAccount
+    from vllm_opsctl.exporter.aws import required_region
+
     settings = config.exporter.cloudwatch
     return ScalingAccount(required_region(settings, os.environ), settings.endpoint_url)
 
 
 def _carried_out(account: ScalingAccount, found: ScalingPlan, yes: bool, question: str) -> int:
+    from vllm_opsctl.alarms.autoscale.changes import carry_out
+
     if not found.to_do:
         return 0
     confirm(yes, question)

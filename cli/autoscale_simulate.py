@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import json
-from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from vllm_opsctl.alarms.autoscale.trial import try_policy
-from vllm_opsctl.alarms.burn import parse_scale
-from vllm_opsctl.cli.autoscale_text import trial_json, trial_text
-from vllm_opsctl.cli.common import emit, load, mistakes_of, note, seconds_of, text_or_json_option
-from vllm_opsctl.cli.slo_text import columns
-from vllm_opsctl.exporter.bundle import read_observations
+from vllm_opsctl.cli.common import emit, load, mistakes_of, note
+from vllm_opsctl.cli.options import scale_of, seconds_of, text_or_json_option
 
-
-def _scale(ctx: click.Context, param: click.Parameter, value: str) -> Fraction:
-    try:
-        return parse_scale(value)
-    except ValueError as problem:
-        raise click.BadParameter(str(problem), ctx, param) from None
+if TYPE_CHECKING:
+    from fractions import Fraction
 
 
 def _cold_start(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
@@ -36,7 +28,7 @@ def _cold_start(ctx: click.Context, param: click.Parameter, value: str | None) -
     "--time-scale",
     metavar="FACTOR",
     default="1",
-    callback=_scale,
+    callback=scale_of,
     help="Tell so much of a minute as one, as alarms test does; with 1/60, the load of a second lasts a "
     "minute.",
 )
@@ -86,6 +78,11 @@ def simulate(
 
     Tells replicas and who was served in time, minute by minute, and what was assumed. AWS is not asked.
     """
+    from vllm_opsctl.alarms.autoscale.trial import try_policy
+    from vllm_opsctl.cli.autoscale_text import trial_json, trial_text
+    from vllm_opsctl.cli.slo_text import columns
+    from vllm_opsctl.exporter.bundle import read_observations
+
     if out is not None:
         from vllm_opsctl.alarms.report_plot import check_plot
 

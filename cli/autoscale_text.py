@@ -12,8 +12,8 @@ from rich.table import Table
 
 from vllm_opsctl.alarms.autoscale.simulation import Minute, Run
 from vllm_opsctl.alarms.autoscale.trial import Trial
+from vllm_opsctl.cli.paragraphs import wrapped
 from vllm_opsctl.cli.slo_text import as_text
-from vllm_opsctl.cli.text import wrapped
 from vllm_opsctl.exporter.units import format_duration, format_number, format_percent
 
 SCHEMA_VERSION = 1

@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import click
 
-from vllm_opsctl.alarms.cloudwatch.template import build_template
 from vllm_opsctl.cli.cloudwatch_policy import policy
-from vllm_opsctl.cli.cloudwatch_text import Column, Quote, markdown, text
-from vllm_opsctl.cli.common import emit, load, note, output_option
+from vllm_opsctl.cli.common import emit, load, note
+from vllm_opsctl.cli.options import output_option
 from vllm_opsctl.errors import ConfigError, UsageError
-from vllm_opsctl.exporter.cloudwatch_cost import (
-    Fleet,
-    Sink,
-    Usage,
-    bill,
-    exported,
-    naively_exported,
-    prices,
-)
-from vllm_opsctl.exporter.config import Config, Target
+
+if TYPE_CHECKING:
+    from vllm_opsctl.exporter.cloudwatch_cost import Fleet, Sink, Usage
+    from vllm_opsctl.exporter.config import Config
 
 MAX_REPLICAS = 10_000
 
@@ -57,7 +51,7 @@ cloudwatch.add_command(policy)
     "--series",
     type=_Positive,
     metavar="N",
-    help=f"Series of one replica's page [default: {prices().naive.series}, counted on a real one].",
+    help="Series of one replica's page [default: counted on a real one].",
 )
 @click.option(
     "--alarms",
@@ -95,6 +89,15 @@ def cost(
 
     Nobody is asked: usage is counted from the configuration, prices are of a dated file.
     """
+    from vllm_opsctl.cli.cloudwatch_text import Column, Quote, markdown, text
+    from vllm_opsctl.exporter.cloudwatch_cost import (
+        Fleet,
+        bill,
+        exported,
+        naively_exported,
+        prices,
+    )
+
     config = load(ctx).config
     fleet = _fleet(config, replicas, models, sidecars)
     configured = config.exporter.cloudwatch.sink
@@ -134,6 +137,8 @@ def _fleet(config: Config, replicas: int | None, models: int | None, sidecars: i
     Raises:
         UsageError: More models or sidecars than replicas.
     """
+    from vllm_opsctl.exporter.cloudwatch_cost import Fleet
+
     named = _named_models(config)
     wanted = models or max(1, len(named))
     found = replicas or max(len(config.targets), wanted)
@@ -163,6 +168,10 @@ def _only(config: Config, models: tuple[str, ...]) -> Config:
 
 def _alarms(config: Config, models: tuple[str, ...]) -> tuple[Usage, str | None]:
     """Alarms and keys as opsctl alarms build makes them for these models, or why it makes none."""
+    from vllm_opsctl.alarms.cloudwatch.template import build_template
+    from vllm_opsctl.exporter.cloudwatch_cost import Usage
+    from vllm_opsctl.exporter.config import Target
+
     # where metrics arrive by OTLP, one alarm is of all models
     stacks = 1 if config.exporter.cloudwatch.sink == "otlp" else len(models)
     if _named_models(config):

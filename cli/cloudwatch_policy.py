@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from vllm_opsctl.cli.alarms_policy import (
-    alarms_statements,
-    drill_alarm_statements,
-    topics_heard,
-)
-from vllm_opsctl.cli.autoscale_policy import autoscale_statements
 from vllm_opsctl.cli.common import emit, load, mistakes_of, note
-from vllm_opsctl.cli.sagemaker_policy import sagemaker_statements
 from vllm_opsctl.errors import ConfigError, UsageError
-from vllm_opsctl.exporter.aws import sends_heartbeat
-from vllm_opsctl.exporter.cloudwatch_cost import Sink
-from vllm_opsctl.exporter.config import Alarms, CloudWatch
-from vllm_opsctl.exporter.sinks.otlp_session import ACTION
+
+if TYPE_CHECKING:
+    from vllm_opsctl.exporter.cloudwatch_cost import Sink
+    from vllm_opsctl.exporter.config import Alarms, CloudWatch
 
 Role = Literal["ec2", "eks", "sagemaker"]
 
@@ -108,6 +101,14 @@ def policy(
 
     What it is for, and what it leaves out, is told on stderr.
     """
+    from vllm_opsctl.cli.alarms_policy import (
+        alarms_statements,
+        drill_alarm_statements,
+        topics_heard,
+    )
+    from vllm_opsctl.cli.autoscale_policy import autoscale_statements
+    from vllm_opsctl.cli.sagemaker_policy import sagemaker_statements
+
     if role is not None:
         emit(_as_json([trust_statement(role)]))
         return
@@ -184,6 +185,9 @@ def otlp_statement(settings: CloudWatch) -> dict[str, Any]:
     Raises:
         ConfigError: It is a collector's.
     """
+    from vllm_opsctl.exporter.aws import sends_heartbeat
+    from vllm_opsctl.exporter.sinks.otlp_session import ACTION
+
     if not sends_heartbeat(settings):
         raise ConfigError(
             [

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from vllm_opsctl.cli.text import wrapped
+from vllm_opsctl.cli.paragraphs import wrapped
 from vllm_opsctl.exporter.aws import sends_heartbeat
 from vllm_opsctl.exporter.cloudwatch_cost import (
     Bill,

@@ -1,4 +1,8 @@
-"""What several commands share: options, and how targets and the configuration are found."""
+"""
+What several commands share: how targets and the configuration are found, and how answers are told.
+
+Importing it imports nothing heavy, for it stands at the top of every command's module.
+"""
 
 from __future__ import annotations
 
@@ -6,54 +10,21 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
-from click.core import ParameterSource
 
 from vllm_opsctl.errors import ConfigError, UsageError
-from vllm_opsctl.exporter.config import Target, clean_url, name_of
-from vllm_opsctl.exporter.config_load import LoadedConfig, load_config
-from vllm_opsctl.exporter.units import parse_duration
+
+if TYPE_CHECKING:
+    from vllm_opsctl.exporter.config import Target
+    from vllm_opsctl.exporter.config_load import LoadedConfig
 
 EXIT_FINDINGS = 1
 """Something would change or differs, an objective does not do what it promises, a drill did not arrive."""
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-output_option = click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["text", "json", "markdown"]),
-    default="text",
-    show_default=True,
-    help="Format of the answer on stdout.",
-)
-
-
-source_option = click.option(
-    "--from",
-    "source",
-    type=click.Choice(["sidecar", "vllm"]),
-    default="sidecar",
-    show_default=True,
-    help="Whose metrics the rules read: the sidecar's, or vLLM's own.",
-)
-
-
-def text_or_json_option(help_text: str) -> Callable[[_Function], _Function]:
-    """An --output without Markdown."""
-    return click.option(
-        "-o",
-        "--output",
-        type=click.Choice(["text", "json"]),
-        default="text",
-        show_default=True,
-        help=help_text,
-    )
 
 
 def note(text: str) -> None:
@@ -76,46 +47,10 @@ def mistakes_of(loaded: LoadedConfig) -> Iterator[None]:
         raise ConfigError([f"{origin}: {line}" for line in problem.problems]) from None
 
 
-def seconds_of(ctx: click.Context, param: click.Parameter, value: str) -> float:
-    """
-    Callback of options that take a duration such as 500ms, 10s or 30m.
-
-    Raises:
-        click.BadParameter: Not a duration, or not above 0.
-    """
-    try:
-        seconds = parse_duration(value)
-    except ValueError as problem:
-        raise click.BadParameter(str(problem), ctx, param) from None
-    if seconds <= 0:
-        raise click.BadParameter(f"{value!r} is not above 0", ctx, param)
-    return seconds
-
-
-def duration_option(*names: str, default: str, help_text: str) -> Callable[[_Function], _Function]:
-    """An option that takes a duration and gives seconds."""
-    return click.option(
-        *names,
-        callback=seconds_of,
-        metavar="DURATION",
-        default=default,
-        show_default=True,
-        help=help_text,
-    )
-
-
-runbooks_option = click.option(
-    "--runbooks",
-    "runbook_dirs",
-    multiple=True,
-    metavar="DIR",
-    type=click.Path(path_type=Path),
-    help="More failure modes; an id of yours replaces ours.",
-)
-
-
 def load(ctx: click.Context) -> LoadedConfig:
     """The configuration that the group's --config names, or the usual one."""
+    from vllm_opsctl.exporter.config_load import load_config
+
     return load_config(Path(ctx.obj) if ctx.obj else None, os.environ)
 
 
@@ -165,6 +100,8 @@ def _resolved(names: tuple[str, ...], loaded: LoadedConfig) -> list[Target]:
 
 
 def _from_url(text: str, configured: dict[str, Target]) -> Target:
+    from vllm_opsctl.exporter.config import Target, clean_url, name_of
+
     if "//" not in text and ":" not in text and "." not in text and text != "localhost":
         known = f"; configured are {', '.join(configured)}" if configured else ""
         raise UsageError(f"target {text!r}: not a URL and not in the configuration{known}")
@@ -221,11 +158,6 @@ def emit(text: str) -> bool:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return False
     return True
-
-
-def is_given(ctx: click.Context, name: str) -> bool:
-    """Whether an option was given, rather than left at its default."""
-    return ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
 
 
 @contextmanager

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-import yaml
 
 from vllm_opsctl.cli.common import load
 from vllm_opsctl.errors import UsageError
-from vllm_opsctl.exporter.config import Config
-from vllm_opsctl.exporter.config_load import DEFAULT_FILE, LoadedConfig, threshold_warnings
+
+if TYPE_CHECKING:
+    from vllm_opsctl.exporter.config_load import LoadedConfig
 
 
 @click.group()
@@ -21,10 +22,13 @@ def config() -> None:
 
 
 @config.command()
-@click.argument("path", type=click.Path(path_type=Path), default=Path(DEFAULT_FILE))
+@click.argument("path", type=click.Path(path_type=Path), required=False)
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
-def init(path: Path, force: bool) -> None:
+def init(path: Path | None, force: bool) -> None:
     """Write a commented starter file [default: opsctl.yaml]."""
+    from vllm_opsctl.exporter.config_load import DEFAULT_FILE
+
+    path = path or Path(DEFAULT_FILE)
     if path.exists() and not force:
         raise UsageError(f"{path} exists; it is left alone (--force replaces it)")
     text = files("vllm_opsctl.cli").joinpath("templates/opsctl.yaml").read_text(encoding="utf-8")
@@ -39,6 +43,8 @@ def init(path: Path, force: bool) -> None:
 @click.pass_context
 def check(ctx: click.Context) -> None:
     """Say what is wrong with the configuration, one line a mistake."""
+    from vllm_opsctl.exporter.config_load import threshold_warnings
+
     loaded = load(ctx)
     origin = loaded.path or "(defaults)"
     for warning in threshold_warnings(loaded.config):
@@ -60,6 +66,8 @@ def show(ctx: click.Context) -> None:
 
 def in_force(loaded: LoadedConfig) -> str:
     """A configuration as YAML, and where its keys came from; secrets are only named in it."""
+    import yaml
+
     lines = [f"# file: {loaded.path or 'none, defaults'}"]
     lines += [f"# {key}: from {origin}" for key, origin in loaded.origins.items()]
     data = loaded.config.model_dump(mode="json", exclude_none=True)
@@ -69,4 +77,6 @@ def in_force(loaded: LoadedConfig) -> str:
 @config.command()
 def schema() -> None:
     """Print the JSON schema."""
+    from vllm_opsctl.exporter.config import Config
+
     click.echo(json.dumps(Config.model_json_schema(), indent=2))

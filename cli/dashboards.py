@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from vllm_opsctl.alarms.vocabulary import Source
-from vllm_opsctl.cli.alarms import version_option
-from vllm_opsctl.cli.common import checked, load, source_option
+from vllm_opsctl.cli.common import checked, load
 from vllm_opsctl.cli.dashboards_annotate import annotate
 from vllm_opsctl.cli.dashboards_push import diff, draw, push
-from vllm_opsctl.exporter.catalogue import Version
+from vllm_opsctl.cli.options import source_option, version_option
+
+if TYPE_CHECKING:
+    from vllm_opsctl.alarms.vocabulary import Source
+    from vllm_opsctl.exporter.catalogue import Version
 
 
 @click.group()

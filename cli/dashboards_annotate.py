@@ -9,9 +9,6 @@ import click
 
 from vllm_opsctl.cli.common import load
 from vllm_opsctl.cli.dashboards_push import token_of, token_option, url_option
-from vllm_opsctl.dashboards.annotations import annotate as write
-from vllm_opsctl.dashboards.annotations import annotations_of
-from vllm_opsctl.dashboards.grafana_api import GrafanaApi
 from vllm_opsctl.errors import InputFileError
 
 
@@ -27,6 +24,10 @@ def annotate(ctx: click.Context, verdict: IO[str], url: str, token_env: str) -> 
     Each root cause becomes an annotation from its onset to the end of what was seen. What is there already
     is not written again.
     """
+    from vllm_opsctl.dashboards.annotations import annotate as write
+    from vllm_opsctl.dashboards.annotations import annotations_of
+    from vllm_opsctl.dashboards.grafana_api import GrafanaApi
+
     service = load(ctx).config.service.name
     try:
         found = list(annotations_of(json.load(verdict), service))

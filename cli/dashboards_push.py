@@ -9,28 +9,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from vllm_opsctl.alarms.vocabulary import Source
-from vllm_opsctl.cli.alarms import version_option
-from vllm_opsctl.cli.common import (
-    EXIT_FINDINGS,
-    emit,
-    load,
-    note,
-    source_option,
-    text_or_json_option,
-)
+from vllm_opsctl.cli.common import EXIT_FINDINGS, emit, load, note
+from vllm_opsctl.cli.options import source_option, text_or_json_option, version_option
+from vllm_opsctl.cli.paragraphs import width, wrapped
 from vllm_opsctl.cli.plan_view import DONE, MARKS
-from vllm_opsctl.cli.text import width, wrapped
-from vllm_opsctl.dashboards.board_diff import Difference
-from vllm_opsctl.dashboards.grafana_api import GrafanaApi
-from vllm_opsctl.dashboards.push import Change, Plan, carry_out
-from vllm_opsctl.dashboards.push import plan as compare
 from vllm_opsctl.errors import SourceError, UsageError
-from vllm_opsctl.exporter.catalogue import Version
-from vllm_opsctl.exporter.config import Config
 
 if TYPE_CHECKING:
+    from vllm_opsctl.alarms.vocabulary import Source
+    from vllm_opsctl.dashboards.board_diff import Difference
     from vllm_opsctl.dashboards.grafana import Drawn
+    from vllm_opsctl.dashboards.grafana_api import GrafanaApi
+    from vllm_opsctl.dashboards.push import Change, Plan
+    from vllm_opsctl.exporter.catalogue import Version
+    from vllm_opsctl.exporter.config import Config
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -158,6 +150,9 @@ def _planned(
     source: Source,
     version: Version | None,
 ) -> tuple[GrafanaApi, Plan]:
+    from vllm_opsctl.dashboards.grafana_api import GrafanaApi
+    from vllm_opsctl.dashboards.push import plan as compare
+
     grafana = GrafanaApi(url, token_of(token_env))
     config = load(ctx).config
     grafana.check()
@@ -181,6 +176,8 @@ def token_of(name: str | None) -> str | None:
 
 
 def _carry_out(grafana: GrafanaApi, found: Plan, *, quiet: bool) -> None:
+    from vllm_opsctl.dashboards.push import carry_out
+
     done = 0
     total = len(found.to_do)
     try:

@@ -2,53 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from vllm_opsctl.cli.alarm_message import FOLLOWED, AlarmMessage, read_alarm
-from vllm_opsctl.cli.common import (
+from vllm_opsctl.cli.common import emit, load, resolve_targets
+from vllm_opsctl.cli.options import (
     duration_option,
-    emit,
     is_given,
-    load,
     output_option,
-    resolve_targets,
+    parse_time,
     runbooks_option,
 )
-from vllm_opsctl.cli.observing import (
-    Sidecar,
-    from_prometheus,
-    from_tap,
-    observe_live,
-    read_log,
-    wide_enough,
-)
-from vllm_opsctl.cli.text import render_markdown, render_text, wrapped
 from vllm_opsctl.errors import InputFileError, UsageError
-from vllm_opsctl.exporter.bundle import (
-    Asked,
-    Scrubber,
-    as_packed,
-    read_observations,
-    refuse_to_overwrite,
-)
-from vllm_opsctl.exporter.config_load import LoadedConfig, known_secrets
-from vllm_opsctl.exporter.observation import Observation
-from vllm_opsctl.exporter.recording import LATEST_T
-from vllm_opsctl.exporter.units import parse_duration
-from vllm_opsctl.runbooks.diagnosis import diagnose_target
-from vllm_opsctl.runbooks.fleet import Question, diagnose_fleet
-from vllm_opsctl.runbooks.load import Library, load_library, shipped_library
-from vllm_opsctl.runbooks.verdict import TargetVerdict, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vllm_opsctl.cli.alarm_message import AlarmMessage
+    from vllm_opsctl.cli.observing import Sidecar
+    from vllm_opsctl.exporter.observation import Observation
 
 SHORTEST_EVERY_S = 1.0
 """Each round sends a canary and may take a second of one core."""
@@ -151,6 +127,25 @@ def diagnose(
     TARGET is a URL (http://HOST:8000) or a name of the configuration; all configured ones when none
     is named. Live targets are watched for a few seconds and sent a few small probes.
     """
+    from vllm_opsctl.cli.doctor import Doctor, rendered
+    from vllm_opsctl.cli.observing import (
+        Sidecar,
+        from_prometheus,
+        from_tap,
+        observe_live,
+        read_log,
+        wide_enough,
+    )
+    from vllm_opsctl.exporter.bundle import (
+        Asked,
+        Scrubber,
+        as_packed,
+        read_observations,
+        refuse_to_overwrite,
+    )
+    from vllm_opsctl.exporter.config_load import known_secrets
+    from vllm_opsctl.runbooks.load import load_library, shipped_library
+
     given = {
         "--sidecar": sidecar,
         "--recording": recording,
@@ -163,6 +158,8 @@ def diagnose(
     if alarm_file is not None:
         if chosen_sources or targets or match:
             raise UsageError("--alarm says where to look; leave the sources and targets to it")
+        from vllm_opsctl.cli.alarm_message import FOLLOWED
+
         alarm = _read(alarm_file)
         sidecar, prometheus, sagemaker = alarm.sidecar, alarm.prometheus, alarm.sagemaker
         match, targets = alarm.match, alarm.targets
@@ -268,6 +265,8 @@ def diagnose(
 
 
 def _read(alarm_file: TextIO) -> AlarmMessage:
+    from vllm_opsctl.cli.alarm_message import read_alarm
+
     name = getattr(alarm_file, "name", "--alarm")
     try:
         return read_alarm(alarm_file.read(), str(name))
@@ -289,52 +288,6 @@ def _check_watch(
         raise UsageError(f"--every {every:g}s is too often; {SHORTEST_EVERY_S:g}s is the least")
 
 
-@dataclass(frozen=True, slots=True)
-class Doctor:
-    """What every verdict of one command shares."""
-
-    library: Library
-    loaded: LoadedConfig
-    window_s: float
-
-    def verdict(self, observations: Sequence[Observation], asked: Asked) -> Verdict:
-        """The verdict on all targets that were asked about, each compared with its peers."""
-        by_target: dict[str, list[Observation]] = {name: [] for name in asked.targets}
-        for observation in observations:
-            if observation.target in by_target:
-                by_target[observation.target].append(observation)
-        question = Question(source=asked.source, at=asked.at, window_s=asked.window_s)
-        url = self.loaded.config.alarms.runbook_url
-        return diagnose_fleet(by_target, self.library, question, runbook_url=url)
-
-    def target(self, name: str, observations: Sequence[Observation], asked: Asked) -> TargetVerdict:
-        """The verdict on one target."""
-        return diagnose_target(
-            name,
-            [o for o in observations if o.target == name],
-            self.library,
-            source=asked.source,
-            at=asked.at,
-            window_s=asked.window_s,
-            runbook_url=self.loaded.config.alarms.runbook_url,
-        )
-
-
-def rendered(
-    verdict: Verdict, output: str, *, show_features: bool, alarm: AlarmMessage | None = None
-) -> str:
-    """A verdict as text, json or markdown, below the alarm that asked for it."""
-    if output == "json":
-        above = {"alarm": alarm.to_json()} if alarm is not None else {}
-        return json.dumps({**verdict.to_json(), **above}, indent=2, ensure_ascii=False)
-    render = render_markdown if output == "markdown" else render_text
-    text = render(verdict, show_features=show_features)
-    if alarm is None:
-        return text
-    head = wrapped(alarm.headline(), indent="  ", first="Alarm: ")
-    return f"{head}\n\n{text}"
-
-
 def _names(observations: Sequence[Observation], asked: Sequence[str]) -> tuple[str, ...]:
     """The targets to judge: those that were asked for, or all that were observed."""
     seen = dict.fromkeys(observation.target for observation in observations)
@@ -352,37 +305,3 @@ def _from_sidecar(
         when = "at that time" if end is not None else "yet"
         raise UsageError(f"--sidecar {source.url}: nothing recorded {when}")
     return observations
-
-
-def parse_time(text: str, now: float) -> float:
-    """
-    Read ``--at``.
-
-    Args:
-        text: Unix seconds, an ISO time (UTC unless it says otherwise), or a duration back from now.
-        now: Unix seconds of the newest observation.
-
-    Raises:
-        UsageError: None of these.
-    """
-    wrong = UsageError(
-        f"--at {text!r}: not a time; write 2026-11-23T03:14:00 (UTC), 1795461240 or -5m"
-    )
-    if text.startswith("-"):
-        if re.fullmatch(r"-[\d.]+", text):
-            raise wrong
-        try:
-            return now - parse_duration(text[1:])
-        except ValueError:
-            raise wrong from None
-    try:
-        t = float(text)
-    except ValueError:
-        try:
-            parsed = datetime.fromisoformat(text)
-        except ValueError:
-            raise wrong from None
-        t = (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
-    if not 0 <= t < LATEST_T:
-        raise wrong
-    return t

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from vllm_opsctl.alarms.explain_alerts import alert_explanations
-from vllm_opsctl.cli.common import emit, load, output_option, runbooks_option
-from vllm_opsctl.cli.text import wrapped
-from vllm_opsctl.runbooks.explain import Explanation, explain
-from vllm_opsctl.runbooks.load import load_library
+from vllm_opsctl.cli.common import emit, load
+from vllm_opsctl.cli.options import output_option, runbooks_option
+from vllm_opsctl.cli.paragraphs import wrapped
+
+if TYPE_CHECKING:
+    from vllm_opsctl.runbooks.explain import Explanation
 
 
 @click.command("explain")
@@ -29,6 +31,10 @@ def explain_command(
     NAME is a feature (queue.waiting_avg), a metric of vLLM or of the sidecar, a failure mode, a
     symptom, a part of vLLM (paged-attention), an alert, or an objective of the configuration.
     """
+    from vllm_opsctl.alarms.explain_alerts import alert_explanations
+    from vllm_opsctl.runbooks.explain import explain
+    from vllm_opsctl.runbooks.load import load_library
+
     objectives = {objective.name: objective for objective in load(ctx).config.objectives}
     found = explain(name, load_library(runbook_dirs), objectives, alert_explanations())
     if output == "json":

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 from vllm_opsctl.cli.common import load, require_targets, resolve_targets
-from vllm_opsctl.exporter.config import Config
-from vllm_opsctl.exporter.config_load import LoadedConfig, threshold_warnings
 
 if TYPE_CHECKING:
+    from vllm_opsctl.exporter.config import Config
     from vllm_opsctl.exporter.server import Overview, SidecarView
 
 
@@ -32,6 +31,7 @@ def run(ctx: click.Context, targets: tuple[str, ...], listen: str | None) -> Non
 
     TARGET is a name of the configuration or a URL; all configured ones when none is named.
     """
+    from vllm_opsctl.exporter.config_load import LoadedConfig, threshold_warnings
     from vllm_opsctl.exporter.sidecar import Sidecar
 
     loaded = load(ctx)

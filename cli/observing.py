@@ -1,4 +1,8 @@
-"""How the commands get observations: from live targets, and from a sidecar's flight recorder."""
+"""
+How the commands get observations: from live targets, and from a sidecar's flight recorder.
+
+Each source is imported by who asks it: a verdict on a recording needs none of them.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +22,9 @@ from vllm_opsctl.errors import UsageError
 from vllm_opsctl.exporter.config import Target, clean_url
 from vllm_opsctl.exporter.config_load import LoadedConfig, api_key
 from vllm_opsctl.exporter.observation import Observation
-from vllm_opsctl.exporter.sources.sidecar import SidecarSource
 from vllm_opsctl.exporter.units import format_duration
 from vllm_opsctl.runbooks.evidence import FULL_HISTORY_S, HISTORY_STEP_S, history_of
 from vllm_opsctl.runbooks.host import is_local
-from vllm_opsctl.runbooks.observe import observe, probe_once
 from vllm_opsctl.runbooks.onset import MIN_SAMPLES
 
 LIVE_INTERVAL_S = 0.5
@@ -66,7 +68,10 @@ def allow_open_files(targets: int) -> None:
 
 def observe_live(targets: list[Target], for_s: float, *, probe: bool) -> list[Observation]:
     """Watch live targets for a while."""
+    from vllm_opsctl.runbooks.observe import observe
+
     allow_open_files(len(targets))
+    interval_s = live_interval_s(len(targets), for_s)
     observations: list[Observation] = []
     what = targets[0].name if len(targets) == 1 else f"{len(targets)} targets"
     progress = Progress(f"watching {what}", for_s)
@@ -81,11 +86,12 @@ def observe_live(targets: list[Target], for_s: float, *, probe: bool) -> list[Ob
     observe(
         targets,
         for_s=for_s,
-        interval_s=live_interval_s(len(targets), for_s),
+        interval_s=interval_s,
         probe=probe,
         environment=os.environ,
         on_observation=keep,
         stop=threading.Event(),
+        at_least=min(MIN_SAMPLES, int(for_s / interval_s)),
     )
     progress.done()
     return sorted(observations, key=lambda observation: observation.t)
@@ -106,6 +112,8 @@ class Sidecar:
     """
 
     def __init__(self, url: str, asked: Sequence[str], loaded: LoadedConfig) -> None:
+        from vllm_opsctl.exporter.sources.sidecar import SidecarSource
+
         try:
             self.url = clean_url(url)
         except ValueError as problem:
@@ -159,6 +167,8 @@ class Sidecar:
         return self._source.observations(target, end=end, start=start, full_from=start, step_s=1.0)
 
     def _start_probes(self, observations: list[Observation]) -> list[threading.Thread]:
+        from vllm_opsctl.runbooks.observe import probe_once
+
         probes = []
         for target in self.targets:
             if target.is_tap_only or (is_local(target.url) and not is_local(self.url)):

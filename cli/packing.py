@@ -13,7 +13,7 @@ import click
 
 from vllm_opsctl import __version__
 from vllm_opsctl.cli.config import in_force
-from vllm_opsctl.cli.diagnose import rendered
+from vllm_opsctl.cli.doctor import rendered
 from vllm_opsctl.exporter.bundle import Asked, Scrubber, write_bundle
 from vllm_opsctl.exporter.config_load import LoadedConfig
 from vllm_opsctl.exporter.observation import Observation

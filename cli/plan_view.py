@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from vllm_opsctl.alarms.differences import Action, Difference
-from vllm_opsctl.cli.text import width, wrapped
+from vllm_opsctl.cli.paragraphs import width, wrapped
 from vllm_opsctl.errors import UsageError
 
 MARKS: dict[Action, tuple[str, str]] = {

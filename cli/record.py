@@ -7,13 +7,15 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from vllm_opsctl.cli.common import Progress, duration_option, load, resolve_targets
-from vllm_opsctl.exporter.observation import Observation
-from vllm_opsctl.exporter.recording import RecordingWriter
-from vllm_opsctl.runbooks.observe import observe
+from vllm_opsctl.cli.common import Progress, load, resolve_targets
+from vllm_opsctl.cli.options import duration_option
+
+if TYPE_CHECKING:
+    from vllm_opsctl.exporter.observation import Observation
 
 
 @click.command()
@@ -43,6 +45,9 @@ def record(
 
     The file diagnoses and replays like the live target did.
     """
+    from vllm_opsctl.exporter.recording import RecordingWriter
+    from vllm_opsctl.runbooks.observe import observe
+
     chosen = resolve_targets(targets, load(ctx))
     started = time.monotonic()
     pages = 0

@@ -8,8 +8,6 @@ from pathlib import Path
 import click
 
 from vllm_opsctl.errors import UsageError
-from vllm_opsctl.exporter.bundle import read_observations
-from vllm_opsctl.runbooks.replay import Replay
 
 
 @click.command()
@@ -22,6 +20,9 @@ from vllm_opsctl.runbooks.replay import Replay
 @click.option("--target", help="Which target, when the recording holds several.")
 def replay(path: Path, port: int, speed: float, loop: bool, target: str | None) -> None:
     """Serve a recording or a bundle on 127.0.0.1 as if the vLLM of then were running now."""
+    from vllm_opsctl.exporter.bundle import read_observations
+    from vllm_opsctl.runbooks.replay import Replay
+
     observations, _ = read_observations(path)
     names = list(dict.fromkeys(observation.target for observation in observations))
     if target is None and len(names) > 1:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from vllm_opsctl.cli.common import runbooks_option
-from vllm_opsctl.cli.text import wrapped
-from vllm_opsctl.dashboards.boards import panels_by_mode
+from vllm_opsctl.cli.options import runbooks_option
+from vllm_opsctl.cli.paragraphs import wrapped
 from vllm_opsctl.errors import RunbookError, UsageError
-from vllm_opsctl.runbooks.load import load_library, shipped_library
-from vllm_opsctl.runbooks.model import Action, FailureMode
 from vllm_opsctl.runbooks.names import nearest
-from vllm_opsctl.runbooks.pages import AREAS, build_pages, plain
+
+if TYPE_CHECKING:
+    from vllm_opsctl.runbooks.model import Action, FailureMode
 
 
 @click.group()
@@ -26,6 +26,9 @@ def runbook() -> None:
 @runbooks_option
 def list_modes(runbook_dirs: tuple[Path, ...]) -> None:
     """List the failure modes by subject."""
+    from vllm_opsctl.runbooks.load import load_library
+    from vllm_opsctl.runbooks.pages import AREAS
+
     modes = load_library(runbook_dirs).modes.values()
     for area, title in AREAS.items():
         click.secho(title, bold=True)
@@ -40,6 +43,8 @@ def list_modes(runbook_dirs: tuple[Path, ...]) -> None:
 @runbooks_option
 def show(id_: str, runbook_dirs: tuple[Path, ...]) -> None:
     """Show one failure mode: how it shows, what it is mistaken for, what to do."""
+    from vllm_opsctl.runbooks.load import load_library
+
     library = load_library(runbook_dirs)
     if id_ not in library.modes:
         hint = nearest(id_, library.modes) or "opsctl runbook list names them"
@@ -75,6 +80,8 @@ def show_mode(mode: FailureMode) -> None:
 
 
 def _action(action: Action) -> str:
+    from vllm_opsctl.runbooks.pages import plain
+
     text = plain(action.text).replace("`", "")
     if action.helps_when and action.seen_by:
         text += f" Helps when {action.helps_when}; look for: {action.seen_by}."
@@ -85,6 +92,8 @@ def _action(action: Action) -> str:
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 def validate(folder: Path) -> None:
     """Check the failure modes of a directory, together with the shipped ones."""
+    from vllm_opsctl.runbooks.load import load_library, shipped_library
+
     own = load_library([folder]).modes
     shipped = shipped_library().modes
     changed = [id_ for id_, mode in own.items() if shipped.get(id_) != mode]
@@ -97,6 +106,8 @@ def validate(folder: Path) -> None:
 @runbook.command()
 def schema() -> None:
     """Print the JSON schema of a failure-mode file, for editors and checks."""
+    from vllm_opsctl.runbooks.model import FailureMode
+
     data = FailureMode.model_json_schema()
     data["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     click.echo(json.dumps(data, indent=2))
@@ -114,6 +125,10 @@ def schema() -> None:
 @runbooks_option
 def build(out: Path, check: bool, runbook_dirs: tuple[Path, ...]) -> None:
     """Write one Markdown page a failure mode, and an index."""
+    from vllm_opsctl.dashboards.boards import panels_by_mode
+    from vllm_opsctl.runbooks.load import load_library
+    from vllm_opsctl.runbooks.pages import build_pages
+
     pages = build_pages(load_library(runbook_dirs), panels_by_mode())
     there = {path.name: path for path in out.glob("*.md")} if out.is_dir() else {}
     stale = [path for name, path in there.items() if name not in pages]

@@ -6,28 +6,23 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from vllm_opsctl.alarms.explain import Explained, Window, explain_objective
-from vllm_opsctl.alarms.openslo import export_openslo
-from vllm_opsctl.alarms.openslo_read import objectives_section, read_openslo
-from vllm_opsctl.alarms.vocabulary import Source
-from vllm_opsctl.cli.common import (
-    emit,
-    load,
-    mistakes_of,
-    note,
-    source_option,
-    text_or_json_option,
-)
+from vllm_opsctl.cli.common import emit, load, mistakes_of, note
+from vllm_opsctl.cli.options import source_option, text_or_json_option
+from vllm_opsctl.cli.paragraphs import wrapped
 from vllm_opsctl.cli.slo_report import report
 from vllm_opsctl.cli.slo_status import status
-from vllm_opsctl.cli.text import wrapped
 from vllm_opsctl.errors import InputFileError, UsageError
-from vllm_opsctl.exporter.config import Config, Objective
 from vllm_opsctl.exporter.units import format_duration, format_number, format_percent
 from vllm_opsctl.runbooks.names import nearest
+
+if TYPE_CHECKING:
+    from vllm_opsctl.alarms.explain import Explained, Window
+    from vllm_opsctl.alarms.vocabulary import Source
+    from vllm_opsctl.exporter.config import Config, Objective
 
 
 @click.group()
@@ -49,6 +44,8 @@ slo.add_command(report)
 @click.pass_context
 def export(ctx: click.Context, out: Path | None) -> None:
     """Write the configured objectives as OpenSLO v1 documents."""
+    from vllm_opsctl.alarms.openslo import export_openslo
+
     loaded = load(ctx)
     with mistakes_of(loaded):
         text = export_openslo(loaded.config)
@@ -70,6 +67,8 @@ def import_command(file: Path) -> None:
 
     Those of others are understood where their queries name metrics of vLLM's.
     """
+    from vllm_opsctl.alarms.openslo_read import objectives_section, read_openslo
+
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -97,6 +96,8 @@ def explain(
     ctx: click.Context, name: str, requests_per_day: float | None, source: Source, output: str
 ) -> None:
     """Tell how soon an objective pages, what traffic that takes, and what cannot page."""
+    from vllm_opsctl.alarms.explain import explain_objective
+
     config = load(ctx).config
     found = explain_objective(
         config, _named(config, name), requests_per_day=requests_per_day, source=source

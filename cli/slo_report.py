@@ -6,26 +6,19 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from vllm_opsctl.alarms.report import Account, Period, Report, last_days, month, report_of
-from vllm_opsctl.alarms.vocabulary import Source
-from vllm_opsctl.cli.alarms import version_option
-from vllm_opsctl.cli.common import (
-    emit,
-    is_given,
-    load,
-    note,
-    output_option,
-    source_option,
-)
-from vllm_opsctl.cli.slo_report_view import report_markdown, report_text
+from vllm_opsctl.cli.common import emit, load, note
+from vllm_opsctl.cli.options import is_given, output_option, source_option, version_option
 from vllm_opsctl.cli.slo_status import progress, prometheus_option, time_of, token_of, token_option
-from vllm_opsctl.cli.slo_text import columns
 from vllm_opsctl.errors import UsageError
-from vllm_opsctl.exporter.config import Config
+
+if TYPE_CHECKING:
+    from vllm_opsctl.alarms.report import Account, Period, Report
+    from vllm_opsctl.alarms.vocabulary import Source
+    from vllm_opsctl.exporter.config import Config
 
 SCHEMA_VERSION = 1
 
@@ -82,8 +75,11 @@ def report(
 
     An episode is a stretch of time in which the budget burned faster than 1x.
     """
+    from vllm_opsctl.alarms.report import report_of
     from vllm_opsctl.alarms.status_prometheus import read_history
     from vllm_opsctl.alarms.status_query import Prometheus
+    from vllm_opsctl.cli.slo_report_view import report_markdown, report_text
+    from vllm_opsctl.cli.slo_text import columns
 
     if version is not None and source == "sidecar":
         raise UsageError("--vllm-version belongs to --from vllm; the sidecar reads every release")
@@ -124,6 +120,8 @@ def report(
 
 
 def _period(ctx: click.Context, days: int, month_text: str | None, at: str | None) -> Period:
+    from vllm_opsctl.alarms.report import last_days, month
+
     if month_text is None:
         return last_days(days, time_of(at))
     for name, given in (("--days", is_given(ctx, "days")), ("--at", at is not None)):

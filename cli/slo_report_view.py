@@ -9,6 +9,7 @@ import click
 from rich.table import Table
 
 from vllm_opsctl.alarms.report import MOST, Account, Report
+from vllm_opsctl.cli.paragraphs import wrapped
 from vllm_opsctl.cli.slo_text import (
     BAR,
     WIDE,
@@ -25,7 +26,6 @@ from vllm_opsctl.cli.slo_text import (
     share,
     span,
 )
-from vllm_opsctl.cli.text import wrapped
 from vllm_opsctl.exporter.units import format_duration, format_percent
 
 _WORTH_DRAWING = 0.01

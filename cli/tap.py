@@ -11,7 +11,8 @@ from typing import Any
 
 import click
 
-from vllm_opsctl.cli.common import emit, text_or_json_option
+from vllm_opsctl.cli.common import emit
+from vllm_opsctl.cli.options import text_or_json_option
 from vllm_opsctl.errors import InputFileError
 from vllm_opsctl.exporter.tap import layout
 from vllm_opsctl.exporter.tap.page import BadTapPage, TapHistogram, TapPage, read_tap_page

@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
-import textwrap
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 import click
 
+from vllm_opsctl.cli.paragraphs import wrapped
 from vllm_opsctl.exporter.units import format_duration
 from vllm_opsctl.runbooks.features import registry
 from vllm_opsctl.runbooks.verdict import WORST_FIRST, FoundCause, TargetVerdict, Verdict
 
 _COLOURS = {"healthy": "green", "degraded": "yellow", "critical": "red", "unknown": "magenta"}
 KINDS = {"check": "Check first", "mitigate": "Do now", "fix": "Fix later"}
-MAX_WIDTH = 100
-
-
-def width() -> int:
-    """Columns to fill: the terminal's, 80 when there is none, never more than reads well."""
-    return min(shutil.get_terminal_size((80, 24)).columns, MAX_WIDTH)
-
-
-def wrapped(text: str, *, indent: str, first: str | None = None) -> str:
-    """Wrap a paragraph to the terminal."""
-    return textwrap.fill(
-        text,
-        width(),
-        initial_indent=indent if first is None else first,
-        subsequent_indent=indent if first is None else " " * len(first),
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
 
 
 def render_text(verdict: Verdict, *, show_features: bool) -> str:

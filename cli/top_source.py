@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from vllm_opsctl.cli.diagnose import Doctor
+from vllm_opsctl.cli.doctor import Doctor
 from vllm_opsctl.cli.observing import Sidecar
 from vllm_opsctl.cli.top_model import KEPT_POINTS, Fleet
 from vllm_opsctl.errors import SourceError

@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from vllm_opsctl.cli.common import emit, stopped_by_signals
-from vllm_opsctl.cli.diagnose import Doctor
+from vllm_opsctl.cli.doctor import Doctor
 from vllm_opsctl.cli.observing import Sidecar, allow_open_files, live_interval_s
 from vllm_opsctl.cli.text import render_text
 from vllm_opsctl.errors import SourceError

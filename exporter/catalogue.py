@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Literal
 
-import yaml
+from vllm_opsctl.exporter.yaml_text import read_yaml
 
 Kind = Literal["gauge", "counter", "histogram", "summary", "info"]
 Scope = Literal["engine", "page"]
@@ -106,9 +106,7 @@ class Catalogue:
 def catalogue() -> Catalogue:
     """The shipped catalogue, read once."""
     text = files("vllm_opsctl.exporter").joinpath("data/catalogue.yaml").read_text(encoding="utf-8")
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    data = yaml.load(text, Loader=loader)  # noqa: S506 - a safe loader either way
-    concepts = tuple(_concept(entry) for entry in data["concepts"])
+    concepts = tuple(_concept(entry) for entry in read_yaml(text)["concepts"])
     return Catalogue(concepts)
 
 

@@ -149,12 +149,21 @@ class EngineSample:
     counters: Mapping[str, float]
     histograms: Mapping[str, Histogram]
     facts: Mapping[str, str] = field(default_factory=dict)
+    _totals: dict[str, float | None] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def total(self, concept: str) -> float | None:
         """A counter over all values of its split label; None when the page had none of them."""
+        if concept not in self._totals:
+            self._totals[concept] = self._total(concept)
+        return self._totals[concept]
+
+    def _total(self, concept: str) -> float | None:
         if concept in self.counters:
             return self.counters[concept]
-        parts = [v for k, v in self.counters.items() if k.startswith(concept + "{")]
+        split = concept + "{"
+        parts = [v for k, v in self.counters.items() if k.startswith(split)]
         return sum(parts) if parts else None
 
     @property

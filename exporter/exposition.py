@@ -66,8 +66,11 @@ def _catalogued_lines(text: str, known: Catalogue) -> tuple[list[str], bool]:
                 name = unmangled(line[7:].partition(" ")[0])
                 is_vllm = name.startswith("vllm:") and name in known.by_family
             continue
-        end = _NAME_END.search(line)
-        name = unmangled(line[: end.start()]) if end is not None else ""
+        name = line.partition("{")[0]
+        if name not in wanted:
+            # without labels, by a collector's name for it, or nobody's here
+            end = _NAME_END.search(line)
+            name = unmangled(line[: end.start()]) if end is not None else ""
         if name in wanted:
             is_vllm = is_vllm or name.startswith("vllm:")
             kept.append(line)
@@ -123,7 +126,8 @@ def _split_line(line: str) -> tuple[str, float]:
     """
     brace = line.rfind("}")
     head, rest = (line[: brace + 1], line[brace + 1 :]) if brace >= 0 else line.split(None, 1)
-    number = rest.split()[0] if rest.strip() else ""
+    words = rest.split(None, 1)
+    number = words[0] if words else ""
     if "_" in number:
         raise ValueError(f"{number!r} is not a number")
     return head, float(number)
@@ -168,8 +172,9 @@ def _assemble(
     best_rank: dict[str, int] = {}
     for series, _ in readings:
         concept = series.concept.concept
-        best_rank[concept] = min(series.rank, best_rank.get(concept, series.rank))
-    engines: dict[EngineKey, _Parts] = {}
+        if series.rank < best_rank.get(concept, math.inf):
+            best_rank[concept] = series.rank
+    engines: dict[EngineKey, _Parts] = defaultdict(_Parts)
     page = _Parts()
     unowned: list[Reading] = []
     for series, value in readings:
@@ -178,7 +183,7 @@ def _assemble(
         if series.concept.scope == "page":
             page.add(series, value)
         elif series.engine is not None:
-            engines.setdefault(series.engine, _Parts()).add(series, value)
+            engines[series.engine].add(series, value)
         else:
             unowned.append((series, value))
     if not engines:

@@ -2,7 +2,8 @@
 One series of a page: which concept of which engine it belongs to.
 
 A page's series hardly ever change from one read to the next, only their values do. So the part of a
-line before the value is parsed once, by prometheus-client's own parser, and remembered.
+line before the value is parsed once and remembered: by a regular expression where it is as plain as
+vLLM writes it, by prometheus-client's own parser where it is not.
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from prometheus_client.parser import text_string_to_metric_families
-
 from vllm_opsctl.exporter.catalogue import Concept, catalogue
 from vllm_opsctl.exporter.engine import EngineKey
 
@@ -26,6 +25,12 @@ Role = Literal["value", "bucket", "sum", "count"]
 
 _IDENTITY_LABELS = ("ReplicaId",)
 """Labels that tell engines apart besides ``engine``: Ray Serve adds ``ReplicaId`` (vLLM 0.33)."""
+
+_LABEL = re.compile(r'((?!__)[a-zA-Z_]\w*)="([^"\\\n]*)"', re.ASCII)
+_PLAIN = re.compile(
+    rf"([a-zA-Z_:][\w:]*)(?:\{{((?:{_LABEL.pattern},)*{_LABEL.pattern})\}})?", re.ASCII
+)
+"""Name and labels without an escape, a blank or anything else that needs a parser."""
 
 _MANGLED = re.compile(r"^(?:ray_)?vllm_")
 _ROLES: tuple[tuple[str, Role], ...] = (("_bucket", "bucket"), ("_sum", "sum"), ("_count", "count"))
@@ -103,12 +108,8 @@ def read_series(text: str) -> Series | None:
     Raises:
         ValueError: It breaks the Prometheus text format.
     """
-    try:
-        (family,) = text_string_to_metric_families(f"{text} 0\n")
-        (sample,) = family.samples
-    except (ValueError, KeyError, IndexError) as problem:
-        raise ValueError(f"{text[:80]!r}: {problem}") from problem
-    name, labels = unmangled(sample.name), sample.labels
+    name, labels = name_and_labels(text)
+    name = unmangled(name)
     found = _concept_of(name)
     if found is None:
         return None
@@ -131,6 +132,30 @@ def read_series(text: str) -> Series | None:
         engine_label=labels.get("engine"),
         facts=_facts(concept, labels) if concept.kind == "info" else {},
     )
+
+
+def name_and_labels(text: str) -> tuple[str, dict[str, str]]:
+    """
+    Split the part of a line before its value.
+
+    Raises:
+        ValueError: It breaks the Prometheus text format.
+    """
+    plain = _PLAIN.fullmatch(text)
+    if plain is not None:
+        pairs = _LABEL.findall(plain[2] or "")
+        labels = dict(pairs)
+        if len(labels) == len(pairs):
+            return plain[1], labels
+    # it brings a whole HTTP server along, and no page of vLLM's own needs it
+    from prometheus_client.parser import text_string_to_metric_families
+
+    try:
+        (family,) = text_string_to_metric_families(f"{text} 0\n")
+        (sample,) = family.samples
+    except (ValueError, KeyError, IndexError) as problem:
+        raise ValueError(f"{text[:80]!r}: {problem}") from problem
+    return sample.name, sample.labels
 
 
 def _concept_of(name: str) -> tuple[Concept, int, Role] | None:

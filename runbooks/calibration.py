@@ -12,7 +12,7 @@ import functools
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 
-import yaml
+from vllm_opsctl.exporter.yaml_text import read_yaml
 
 EDGES = (0.6, 0.7, 0.8, 0.9)
 """Lower bounds of the bins of scores."""
@@ -25,7 +25,7 @@ Table = Mapping[str, Sequence[float]]
 def shipped_table() -> Table:
     """The table that comes with the package."""
     text = files("vllm_opsctl.runbooks").joinpath("calibration.yaml").read_text(encoding="utf-8")
-    table: Table = yaml.safe_load(text)
+    table: Table = read_yaml(text)
     return table
 
 

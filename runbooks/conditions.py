@@ -1,21 +1,24 @@
 """
-Conditions: CEL expressions over features, checked on load, three-valued when evaluated.
+Conditions: CEL expressions over features, three-valued when evaluated.
 
 CEL (cel-spec) already knows the third value: an operand that is missing is an error, and ``&&`` and
 ``||`` absorb errors where the other side decides. What is left is "unknown".
+
+A group of features is a map to CEL, not one typed variable per feature: only so can a condition ask
+``has(group.feature)``. What the compiler then cannot check of types, samples find out.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import cel
+from cel_expr_python import cel
 
 from vllm_opsctl.errors import RunbookError
 from vllm_opsctl.runbooks.features import (
-    REGISTRY,
     Feature,
     Value,
     feature_groups,
@@ -31,6 +34,8 @@ _UNKNOWN_ASIDE = re.compile(r" ?\([^()]*\bunknown\b[^()]*\)")
 _STRING = re.compile(r"\"[^\"]*\"|'[^']*'")
 _DOTTED = re.compile(r"(?<![\w.])([a-z_]\w*)\.([a-z_]\w*)")
 
+_UNDECLARED = re.compile(r"undeclared reference to '([\w.]+)'")
+
 _SAMPLES: tuple[dict[str, Value], ...] = tuple(
     {"bool": is_true, "text": "text", "number": number}
     for is_true in (True, False)
@@ -38,65 +43,83 @@ _SAMPLES: tuple[dict[str, Value], ...] = tuple(
 )
 """Values that lead an expression through most of its branches, so that each is type-checked."""
 
+_NO_SUCH_KEY = "NOT_FOUND: "
+"""How CEL's error begins where a map has no such key: a feature is missing."""
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class Condition:
     """
-    A compiled condition.
-
-    Args:
-        source: The CEL expression.
-        features: Names of the features it reads.
-        program: The compiled expression.
-    """
-
-    source: str
-    features: tuple[str, ...]
-    program: cel.Program
-
-    def holds(self, activation: cel.Context) -> bool | None:
-        """
-        Evaluate over an :func:`activation_of` features.
-
-        Returns:
-            None when a feature that decides is missing.
-        """
-        try:
-            return bool(self.program.execute(activation))
-        except KeyError:
-            return None
-
-
-def compile_condition(source: str, *, where: str) -> Condition:
-    """
-    Compile and check a condition.
+    A condition; it is compiled when it is first asked.
 
     Args:
         source: CEL, e.g. ``kv.usage_max >= 0.95 && preempt.count > 0.0``.
         where: File and key, for messages.
 
     Raises:
-        RunbookError: It does not parse, names an unknown feature, compares what cannot be
-            compared, or is no yes-or-no question.
+        RunbookError: It does not parse, names an unknown feature, or compares what cannot be compared.
     """
-    try:
-        program = cel.compile(source)
-    except ValueError as problem:
-        hint = str(problem).splitlines()[0].partition("ERROR: <input>:")[2]
-        raise RunbookError(f"{where}: {source!r} is not CEL (at {hint or problem})") from None
-    names = tuple(dict.fromkeys(_feature_names(source, program)))
-    for name in names:
-        check_feature(name, where=where)
-    for samples in _SAMPLES:
-        sample = {name: samples.get(REGISTRY[name].unit, samples["number"]) for name in names}
+
+    source: str
+    where: str
+
+    @functools.cached_property
+    def features(self) -> tuple[str, ...]:
+        """Names of the features it reads."""
+        found = _DOTTED.findall(_STRING.sub('""', self.source))
+        return tuple(dict.fromkeys(".".join(name) for name in found))
+
+    @functools.cached_property
+    def _program(self) -> cel.Expression:
         try:
-            result = program.execute(_by_group(sample))
-        except (TypeError, RuntimeError, KeyError) as problem:
-            reason = str(problem).split(": the operation")[0].split(". ")[0]
-            raise RunbookError(f"{where}: {source!r} cannot be evaluated: {reason}") from None
-        if not isinstance(result, bool):
-            raise RunbookError(f"{where}: {source!r} is not a yes-or-no question")
-    return Condition(source, names, program)
+            program = _environment().compile(self.source)
+        except RuntimeError as problem:
+            reason = _not_compiled(self.source, str(problem), self.where)
+            raise RunbookError(f"{self.where}: {reason}") from None
+        for name in self.features:
+            check_feature(name, where=self.where)
+        return program
+
+    def holds(self, activation: cel.Activation) -> bool | None:
+        """
+        Evaluate over an :func:`activation_of` features.
+
+        Returns:
+            None when a feature that decides is missing.
+        """
+        found = self._program.eval(activation)
+        if found.type() == cel.Type.BOOL:
+            return bool(found.value())
+        if found.type() != cel.Type.ERROR:
+            reason = "is not a yes-or-no question"
+        elif found.value().startswith(_NO_SUCH_KEY):
+            return None
+        else:
+            reason = f"cannot be evaluated: {found.value().partition(': ')[2]}"
+        raise RunbookError(f"{self.where}: {self.source!r} {reason}")
+
+    def check(self) -> None:
+        """
+        Evaluate over samples of every feature.
+
+        Raises:
+            RunbookError: Something is wrong with it; also that it is no yes-or-no question.
+        """
+        for sample in _sample_activations():
+            if self.holds(sample) is None:
+                raise RunbookError(f"{self.where}: {self.source!r} reads what is no feature")
+
+
+def _not_compiled(source: str, problem: str, where: str) -> str:
+    """CEL's first complaint in our words; a name that is no feature is told with the nearest."""
+    hint = problem.splitlines()[0].partition("ERROR: <input>:")[2] or problem
+    hint = hint.removesuffix(" (in container '')")
+    if "Syntax error" in hint:
+        return f"{source!r} is not CEL (at {hint})"
+    undeclared = _UNDECLARED.search(hint)
+    if undeclared and f"{undeclared[1]}(" not in source:
+        check_feature(undeclared[1], where=where)
+    return f"{source!r} cannot be evaluated (at {hint})"
 
 
 def check_feature(name: str, *, where: str) -> Feature:
@@ -113,16 +136,26 @@ def check_feature(name: str, *, where: str) -> Feature:
     raise RunbookError(f"{where}: unknown feature {name!r}; {hint}")
 
 
-def _feature_names(source: str, program: cel.Program) -> list[str]:
-    """Dotted names that the expression reads, e.g. ``kv.usage_max``, and bare ones, which are wrong."""
-    found = _DOTTED.findall(_STRING.sub('""', source))
-    bare = set(program.variables()) - {group for group, _ in found}
-    return [f"{group}.{field}" for group, field in found] + sorted(bare)
+@functools.cache
+def _environment() -> cel.Env:
+    a_group = cel.Type.Map(cel.Type.STRING, cel.Type.DYN)
+    return cel.NewEnv(variables=dict.fromkeys(feature_groups(), a_group))
 
 
-def activation_of(features: Mapping[str, Value]) -> cel.Context:
+@functools.cache
+def _sample_activations() -> tuple[cel.Activation, ...]:
+    return tuple(
+        activation_of(
+            {name: sample.get(entry.unit, sample["number"]) for name, entry in registry().items()}
+        )
+        for sample in _SAMPLES
+    )
+
+
+def activation_of(features: Mapping[str, Value]) -> cel.Activation:
     """What conditions are evaluated over: one map per group of features, every number a double."""
-    return cel.Context({group: {} for group in feature_groups()} | _by_group(features))
+    groups: dict[str, dict[str, Value]] = {group: {} for group in feature_groups()}
+    return _environment().Activation(groups | _by_group(features))
 
 
 def _by_group(features: Mapping[str, Value]) -> dict[str, dict[str, Value]]:

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Literal, TypeVar
 
-import yaml
-
 from vllm_opsctl.exporter.units import format_duration, format_number, format_percent
+from vllm_opsctl.exporter.yaml_text import read_yaml
 from vllm_opsctl.runbooks.evidence import Evidence
 
 Unit = Literal["seconds", "ratio", "factor", "count", "per_second", "cores", "bool", "text"]
@@ -74,7 +73,7 @@ def feature_groups() -> Mapping[str, FeatureGroup]:
             missing=entry["missing"],
             mechanisms=tuple(entry.get("mechanisms", ())),
         )
-        for name, entry in yaml.safe_load(text).items()
+        for name, entry in read_yaml(text).items()
     }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from vllm_opsctl.exporter.sources.sagemaker import BROKEN
 from vllm_opsctl.runbooks.evidence import Evidence
 from vllm_opsctl.runbooks.features import Value, feature, quotient
 from vllm_opsctl.runbooks.features_endpoint import stalled_since
@@ -84,6 +83,8 @@ def _scaling_failure(e: Evidence) -> str | None:
 def _(e: Evidence) -> str | None:
     if said(e) is None:
         return None
+    from vllm_opsctl.exporter.sources.sagemaker import BROKEN
+
     broken = _said(e, "status") in BROKEN
     reasons = (_failure(e) if broken else None, _scaling_failure(e))
     # nothing that says so is an answer: it is not the capacity

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import bisect
 import itertools
-import multiprocessing
 import os
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 
 from vllm_opsctl.exporter.observation import Observation
@@ -117,9 +115,12 @@ def conclude_fleet(
 def _examine_all(
     observed: Mapping[str, Sequence[Observation]], question: Question
 ) -> list[Examined]:
-    workers = min(os.cpu_count() or 1, len(observed) // (MANY // 2))
-    if len(observed) < MANY or "fork" not in multiprocessing.get_all_start_methods():
+    if len(observed) < MANY or not hasattr(os, "fork"):
         return [question.examine(target, seen) for target, seen in observed.items()]
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    workers = min(os.cpu_count() or 1, len(observed) // (MANY // 2))
     # forked workers have the modules already; spawned ones would import them for longer than this takes
     with ProcessPoolExecutor(workers, multiprocessing.get_context("fork")) as pool:
         return list(pool.map(question.examine, observed.keys(), observed.values(), chunksize=4))

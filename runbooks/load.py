@@ -1,4 +1,9 @@
-"""Loads the failure modes: reads the files, checks every reference, compiles every condition."""
+"""
+Loads the failure modes: reads the files and checks every reference.
+
+A user's conditions are checked on load. The shipped ones are compiled when they are first asked: a test has
+checked them, and a verdict asks a third of them.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +20,8 @@ from pydantic import BaseModel, ValidationError
 
 from vllm_opsctl.errors import RunbookError
 from vllm_opsctl.exporter.catalogue import Version, parse_version
-from vllm_opsctl.runbooks.conditions import Condition, check_template, compile_condition
+from vllm_opsctl.exporter.yaml_text import read_yaml
+from vllm_opsctl.runbooks.conditions import Condition, check_template
 from vllm_opsctl.runbooks.model import Action, FailureMode, Flag, Mechanism, Symptom
 from vllm_opsctl.runbooks.names import nearest
 
@@ -32,7 +38,7 @@ class Library:
     Args:
         modes: Failure modes by id.
         symptoms: Symptoms by id.
-        conditions: Compiled conditions by their CEL source.
+        conditions: Conditions by their CEL source.
         flags: Releases (first, last) of every vLLM flag that advice names.
         mechanisms: How the parts of vLLM work that failure modes refer to.
     """
@@ -79,6 +85,7 @@ def load_library(directories: Iterable[Path]) -> Library:
     origin: dict[str, str] = {}
     for name, text in shipped.items():
         _add_mode(text, name, modes, origin)
+    ours = dict(modes)
     for directory in directories:
         if not directory.is_dir():
             raise RunbookError(f"{directory}: no such directory; --runbooks wants a folder of YAML")
@@ -94,13 +101,18 @@ def load_library(directories: Iterable[Path]) -> Library:
         flags[name] = (parse_version(flag.since), parse_version(flag.until) if flag.until else None)
     conditions: dict[str, Condition] = {}
     for mode in modes.values():
-        _check_mode(mode, origin[mode.id], modes, symptom_models, flags, conditions)
+        _check_mode(mode, origin[mode.id], modes, symptom_models, flags)
+        found = [Condition(source, origin[mode.id]) for source in _conditions_of(mode)]
+        conditions.update((condition.source, condition) for condition in found)
+        if mode is not ours.get(mode.id):
+            for condition in found:
+                condition.check()
         for id_ in mode.mechanisms:
             if id_ not in mechanisms:
                 raise RunbookError(f"{origin[mode.id]}: mechanisms: no {id_!r} in mechanisms.yaml")
     for symptom in symptom_models.values():
         where = f"symptoms.yaml: {symptom.id}"
-        conditions[symptom.when] = compile_condition(symptom.when, where=where)
+        conditions[symptom.when] = Condition(symptom.when, where)
         check_template(symptom.say, where=where)
     return Library(modes, symptom_models, conditions, flags, mechanisms)
 
@@ -112,9 +124,8 @@ def _add_mode(text: str, name: str, modes: dict[str, FailureMode], origin: dict[
 
 
 def _mapping(text: str, name: str) -> dict[str, dict[str, object]]:
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        data = yaml.load(text, Loader=loader)  # noqa: S506 - a safe loader either way
+        data = read_yaml(text)
     except yaml.YAMLError as problem:
         mark = getattr(problem, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
@@ -143,21 +154,14 @@ def _check_mode(
     modes: Mapping[str, FailureMode],
     symptoms: Mapping[str, Symptom],
     flags: Mapping[str, tuple[Version, Version | None]],
-    conditions: dict[str, Condition],
 ) -> None:
     signature = mode.signature
-    expressions = [clause.when for clause in (*signature.require, *signature.support)]
-    expressions += [exclusion.when for exclusion in signature.rule_out]
-    expressions += [action.only_if for action in mode.actions if action.only_if]
-    expressions += [twin.only_if for twin in mode.twins if twin.only_if]
     sentences = [clause.say for clause in (*signature.require, *signature.support)]
     sentences += [clause.otherwise for clause in signature.require if clause.otherwise]
     sentences += [exclusion.because for exclusion in signature.rule_out]
     sentences += [action.text for action in mode.actions]
     sentences += [action.helps_when for action in mode.actions if action.helps_when]
     sentences += [action.seen_by for action in mode.actions if action.seen_by]
-    for expression in expressions:
-        conditions[expression] = compile_condition(expression, where=where)
     for sentence in sentences:
         check_template(sentence, where=where)
     for effect in mode.causes:
@@ -173,6 +177,14 @@ def _check_mode(
         for flag in _vllm_flags(action):
             if flag not in flags:
                 raise RunbookError(f"{where}: --{flag}: not in flags.yaml; which vLLM has it?")
+
+
+def _conditions_of(mode: FailureMode) -> list[str]:
+    signature = mode.signature
+    sources = [clause.when for clause in (*signature.require, *signature.support)]
+    sources += [exclusion.when for exclusion in signature.rule_out]
+    sources += [action.only_if for action in mode.actions if action.only_if]
+    return sources + [twin.only_if for twin in mode.twins if twin.only_if]
 
 
 def _vllm_flags(action: Action) -> list[str]:

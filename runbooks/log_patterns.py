@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-import yaml
-
 from vllm_opsctl.errors import InputFileError
+from vllm_opsctl.exporter.yaml_text import read_yaml
 
 TAIL_BYTES = 4 * 2**20
 """How much of a log's end is read: hours of a server that logs its statistics every ten seconds."""
@@ -41,7 +40,7 @@ def log_patterns() -> Mapping[str, LogPattern]:
         id_: LogPattern(
             entry["meaning"], re.compile(entry["pattern"], re.IGNORECASE), entry["source"]
         )
-        for id_, entry in yaml.safe_load(text).items()
+        for id_, entry in read_yaml(text).items()
     }
 
 

@@ -45,6 +45,7 @@ def observe(
     environment: Mapping[str, str],
     on_observation: OnObservation,
     stop: threading.Event,
+    at_least: int = 0,
 ) -> None:
     """
     Observe several targets at once; returns when all are done.
@@ -53,12 +54,13 @@ def observe(
 
     Args:
         targets: What to look at; one thread each, none delays another.
-        for_s: How long to read pages.
+        for_s: How long to read pages; a little longer where a busy machine is late with ``at_least``.
         interval_s: Time between two reads.
         probe: Send the canary completion.
         environment: For API keys.
         on_observation: Called with each observation, one at a time.
         stop: Set to end early.
+        at_least: Pages that are waited for of each target that answers.
 
     Raises:
         ConfigError: An API key is not where the configuration says.
@@ -91,7 +93,7 @@ def observe(
             ask = partial(_ask, target, key, deliver)
             prober = thread(f"probe {target.name}", delay_s, ask)
             probers.append(prober)
-        read = partial(_read, target, key, for_s, interval_s, prober, deliver, stop)
+        read = partial(_read, target, key, for_s, interval_s, at_least, prober, deliver, stop)
         readers.append(thread(f"observe {target.name}", delay_s, read))
     local = [target.name for target in targets if is_local(target.url)]
     if probe and local:
@@ -111,24 +113,29 @@ def _read(
     key: str | None,
     for_s: float,
     interval_s: float,
+    at_least: int,
     prober: threading.Thread | None,
     deliver: OnObservation,
     stop: threading.Event,
 ) -> None:
     scraper = Scraper(target, timeout_s=READ_TIMEOUT_S, api_key=key)
     started = time.monotonic()
-    reads, refused, answered = 0, 0, False
+    reads, pages, refused = 0, 0, 0
     while not stop.is_set():
         observation = scraper.read()
         deliver(observation)
         reads += 1
-        answered = answered or observation.kind == "metrics"
+        pages += observation.kind == "metrics"
         refused = refused + 1 if observation.kind == "error" else 0
-        if not answered and refused >= GIVE_UP_AFTER:
+        if not pages and refused >= GIVE_UP_AFTER:
             break
         elapsed = time.monotonic() - started
-        waiting_for_canary = prober is not None and prober.is_alive()
-        if elapsed >= for_s and not (waiting_for_canary and elapsed < for_s + CANARY_TIMEOUT_S):
+        longest_s = for_s
+        if prober is not None and prober.is_alive():
+            longest_s = for_s + CANARY_TIMEOUT_S
+        elif 0 < pages < at_least:
+            longest_s = for_s + _GRACE_S
+        if elapsed >= longest_s:
             break
         stop.wait(max(0.0, reads * interval_s - elapsed))
     if prober is not None and not stop.is_set():

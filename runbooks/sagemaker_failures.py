@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from importlib.resources import files
 
-import yaml
+from vllm_opsctl.exporter.yaml_text import read_yaml
 
 CAPACITY = "capacity"
 
@@ -19,8 +19,7 @@ OTHER = "other"
 def _patterns() -> Mapping[str, re.Pattern[str]]:
     text = files("vllm_opsctl.runbooks").joinpath("sagemaker_failures.yaml").read_text("utf-8")
     return {
-        kind: re.compile(entry["pattern"], re.IGNORECASE)
-        for kind, entry in yaml.safe_load(text).items()
+        kind: re.compile(entry["pattern"], re.IGNORECASE) for kind, entry in read_yaml(text).items()
     }
 
 

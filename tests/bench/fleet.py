@@ -7,7 +7,8 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,6 +46,22 @@ def observed() -> dict[str, list[Observation]]:
     return {name: [replace(page, target=name) for page in pages] for name in names}
 
 
+@contextmanager
+def replicas(count: int) -> Iterator[list[str]]:
+    """URLs of fake replicas at the beginning of the recording: where it starts again they seem restarted."""
+    server = subprocess.Popen(
+        [sys.executable, Path(__file__).with_name("fake_replicas.py"), RECORDING, str(count)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert server.stdout is not None
+        yield [server.stdout.readline().strip() for _ in range(count)]
+    finally:
+        server.terminate()
+        server.wait(timeout=10)
+
+
 def diagnose_live(urls: Sequence[str]) -> None:
     """The whole command."""
     found = subprocess.run(
@@ -53,8 +70,10 @@ def diagnose_live(urls: Sequence[str]) -> None:
         text=True,
         check=False,
     )
-    verdicts = {target["verdict"] for target in json.loads(found.stdout)["targets"]}
-    assert verdicts == {"healthy"}, f"{verdicts}: {found.stderr[-1000:]}"
+    targets = json.loads(found.stdout)["targets"]
+    others = {target["summary"] for target in targets if target["verdict"] != "healthy"}
+    assert len(targets) == len(urls)
+    assert not others, f"{others}: {found.stderr[-1000:]}"
 
 
 def main() -> None:
@@ -66,19 +85,10 @@ def main() -> None:
     apart, apart_cpu = measured(
         lambda: [diagnose_target(t, o, library, source="recording") for t, o in fleet.items()]
     )
-    server = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("fake_replicas.py")), RECORDING, "200"],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert server.stdout is not None
-        urls = [server.stdout.readline().strip() for _ in range(REPLICAS)]
+    with replicas(REPLICAS) as urls:
         live, live_cpu = measured(lambda: diagnose_live(urls))
-        one, one_cpu = measured(lambda: diagnose_live(urls[:1]))
-    finally:
-        server.terminate()
-        server.wait(timeout=10)
+    with replicas(1) as urls:
+        one, one_cpu = measured(lambda: diagnose_live(urls))
     one_by_one = f"{REPLICAS} times the command on one"
     rows = [
         Row(f"diagnosis of {REPLICAS}, {PAGES} pages each", together, "s", "one by one", apart),

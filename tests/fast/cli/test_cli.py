@@ -17,6 +17,13 @@ THRASH = str(RECORDINGS / "kv-preemption-thrash.jsonl.gz")
 GOLDEN = TESTS / "golden"
 
 
+def test_help_lists_every_command(opsctl: Opsctl) -> None:
+    shown = opsctl.run("--help")
+
+    assert shown.returncode == 0
+    assert all(name in shown.stdout for name in COMMANDS)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_that_fits_80_columns(opsctl: Opsctl, command: str) -> None:
     shown = opsctl.run(command, "--help", env={"COLUMNS": "80"})

@@ -1,4 +1,4 @@
-"""Observing many live targets: the pace, the limits of the process, one look at the host."""
+"""Observing many live targets: the pace, and the limits of the process."""
 
 from __future__ import annotations
 

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from paths import PAGES
+from prometheus_client.parser import text_string_to_metric_families
 
 from vllm_opsctl.errors import BadPage
 from vllm_opsctl.exporter.exposition import read_page
+from vllm_opsctl.exporter.series import name_and_labels
 
 GOOD = (PAGES / "vllm-0.33.0-v1.logger.prom").read_text()
 
@@ -90,6 +92,33 @@ def test_names_that_a_collector_mangled_are_recognised() -> None:
     mangled = read_page(GOOD.replace("vllm:", "vllm_"), t=0.0, target="replica").engines[0]
 
     assert mangled == plain
+
+
+def parsed(series: str) -> tuple[str, dict[str, str]] | None:
+    """By prometheus-client; None for what breaks the format."""
+    try:
+        (family,) = text_string_to_metric_families(f"{series} 0\n")
+        (sample,) = family.samples
+    except (ValueError, KeyError, IndexError):
+        return None
+    return sample.name, sample.labels
+
+
+VALUES = st.text(alphabet=st.characters(exclude_characters='\n"\\', codec="utf-8"), max_size=8)
+LABELS = st.from_regex(r"[a-z_]\w{0,3}", fullmatch=True)
+
+
+@given(st.lists(st.tuples(LABELS, VALUES), max_size=4), st.sampled_from(["", ",", " ", "\\"]))
+def test_series_are_read_as_prometheus_client_reads_them(
+    pairs: list[tuple[str, str]], odd: str
+) -> None:
+    series = "vllm:x{" + ",".join(f'{name}="{value}"' for name, value in pairs) + odd + "}"
+    try:
+        found = name_and_labels(series)
+    except ValueError:
+        found = None
+
+    assert found == parsed(series)
 
 
 @given(st.text(max_size=400))

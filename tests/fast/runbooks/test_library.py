@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from vllm_opsctl.errors import RunbookError
-from vllm_opsctl.runbooks.conditions import activation_of, compile_condition, fill_template
+from vllm_opsctl.runbooks.conditions import Condition, activation_of, fill_template
 from vllm_opsctl.runbooks.features import feature_groups, registry
 from vllm_opsctl.runbooks.load import load_library, shipped_library
 
@@ -29,6 +29,11 @@ MINIMAL = {
 def write(folder: Path, **changes: object) -> Path:
     (folder / "mine.yaml").write_text(yaml.safe_dump({**MINIMAL, **changes}))
     return folder
+
+
+def test_every_shipped_condition_can_be_evaluated() -> None:
+    for condition in shipped_library().conditions.values():
+        condition.check()
 
 
 def test_a_users_failure_mode_joins_the_shipped_ones(tmp_path: Path) -> None:
@@ -53,11 +58,27 @@ def test_a_users_failure_mode_replaces_a_shipped_one_of_the_same_id(tmp_path: Pa
         ),
         (
             {"signature": {"require": [{"when": "queue.waiting_avg >=", "say": "x"}]}},
-            "is not CEL",
+            "is not CEL (at 1:",
+        ),
+        (
+            {"signature": {"require": [{"when": "queu.waiting_avg >= 1.0", "say": "x"}]}},
+            "unknown feature 'queu.waiting_avg'; did you mean queue.waiting_avg?",
+        ),
+        (
+            {"signature": {"require": [{"when": "waiting_avg >= 1.0", "say": "x"}]}},
+            "unknown feature 'waiting_avg'; did you mean queue.waiting_avg?",
+        ),
+        (
+            {"signature": {"require": [{"when": "abs(queue.waiting_avg) >= 1.0", "say": "x"}]}},
+            "cannot be evaluated (at 1:4: undeclared reference to 'abs')",
         ),
         (
             {"signature": {"require": [{"when": "endpoint.error > 3.0", "say": "x"}]}},
             "cannot be evaluated",
+        ),
+        (
+            {"signature": {"require": [{"when": "queue['waiting_av'] > 1.0", "say": "x"}]}},
+            "reads what is no feature",
         ),
         (
             {"signature": {"require": [{"when": "queue.waiting_avg", "say": "x"}]}},
@@ -94,13 +115,23 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_a_missing_feature_makes_a_condition_unknown_unless_the_rest_decides() -> None:
-    both = compile_condition("kv.usage_max >= 0.9 && preempt.count > 0.0", where="here")
-    either = compile_condition("kv.usage_max >= 0.9 || preempt.count > 0.0", where="here")
+    both = Condition("kv.usage_max >= 0.9 && preempt.count > 0.0", "here")
+    either = Condition("kv.usage_max >= 0.9 || preempt.count > 0.0", "here")
 
     assert both.holds(activation_of({"kv.usage_max": 0.95})) is None
     assert both.holds(activation_of({"kv.usage_max": 0.5})) is False
     assert either.holds(activation_of({"kv.usage_max": 0.95})) is True
     assert either.holds(activation_of({"kv.usage_max": 0.5})) is None
+
+
+def test_only_a_missing_feature_is_unknown() -> None:
+    """What no sample leads to, and cannot be evaluated, is a mistake in the condition."""
+    condition = Condition('endpoint.error == "refused" && endpoint.error > 3.0', "here")
+    condition.check()
+
+    assert condition.holds(activation_of({})) is None
+    with pytest.raises(RunbookError, match=r"cannot be evaluated: No matching overloads"):
+        condition.holds(activation_of({"endpoint.error": "refused"}))
 
 
 def test_sentences_carry_units() -> None:
