@@ -8,6 +8,7 @@ Missing is missing: a concept that the page did not have has no key.
 
 from __future__ import annotations
 
+import functools
 import math
 from bisect import bisect_left
 from collections.abc import Mapping
@@ -129,7 +130,7 @@ class EngineKey(NamedTuple):
     engine: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class EngineSample:
     """
     One engine at one time.
@@ -149,22 +150,22 @@ class EngineSample:
     counters: Mapping[str, float]
     histograms: Mapping[str, Histogram]
     facts: Mapping[str, str] = field(default_factory=dict)
-    _totals: dict[str, float | None] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
 
     def total(self, concept: str) -> float | None:
         """A counter over all values of its split label; None when the page had none of them."""
-        if concept not in self._totals:
-            self._totals[concept] = self._total(concept)
-        return self._totals[concept]
-
-    def _total(self, concept: str) -> float | None:
         if concept in self.counters:
             return self.counters[concept]
-        split = concept + "{"
-        parts = [v for k, v in self.counters.items() if k.startswith(split)]
-        return sum(parts) if parts else None
+        return self._split_totals.get(concept)
+
+    @functools.cached_property
+    def _split_totals(self) -> Mapping[str, float]:
+        """Sums over the split label; features ask for them again and again."""
+        totals: dict[str, float] = {}
+        for key, value in self.counters.items():
+            concept, brace, _ = key.partition("{")
+            if brace:
+                totals[concept] = totals.get(concept, 0.0) + value
+        return totals
 
     @property
     def kv_capacity_tokens(self) -> float | None:

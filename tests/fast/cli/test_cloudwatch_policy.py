@@ -17,6 +17,7 @@ from commands import Opsctl
 from example_alarms import AUTOSCALING_EXAMPLE
 from moto import mock_aws
 from paths import ROOT
+from transcripts import TRANSCRIPTS, written
 
 from vllm_opsctl.alarms.cloudwatch import account
 from vllm_opsctl.alarms.sns_topic import Topic
@@ -173,7 +174,7 @@ def test_a_diagnosis_of_an_endpoint_may_call_what_it_calls_and_nothing_else(
 
 
 def test_the_policy_in_the_docs_is_the_commands_answer(opsctl: Opsctl) -> None:
-    (block,) = re.findall(r"```json\n(.*?)```", (DOCS / "sagemaker.md").read_text(), re.DOTALL)
+    _, _, block = written(TRANSCRIPTS["on-call-policy"]).partition("\n")
 
     assert json.loads(block)["Statement"] == policy(opsctl, "--for", "sagemaker", env={})
 

@@ -23,6 +23,7 @@ from parts.fake_sagemaker import (
 )
 from parts.sagemaker_look import TARGET, look, observed, publish, verdict_of
 from paths import TESTS
+from transcripts import TRANSCRIPTS, written
 from truth import cases
 
 from vllm_opsctl.cli.alarm_message import read_alarm
@@ -411,8 +412,8 @@ def test_it_only_reads_and_the_policy_in_the_documentation_is_what_it_calls(
     healthy.component("llama")
     observed(healthy)
     called = {f"{service}:{operation}" for service, operation in healthy.calls}
-    text = (TESTS.parent / "docs" / "sagemaker.md").read_text("utf-8")
-    policy = json.loads(re.findall(r"```json\n(.*?)```", text, re.DOTALL)[0])
+    _, _, text = written(TRANSCRIPTS["on-call-policy"]).partition("\n")
+    policy = json.loads(text)
     granted = {action for one in policy["Statement"] for action in one["Action"]}
 
     assert called == granted == {f"{s}:{o}" for s, found in OPERATIONS.items() for o in found}

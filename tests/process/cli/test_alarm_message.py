@@ -52,8 +52,11 @@ def test_a_pasted_page_is_looked_into_at_its_time(opsctl: Opsctl) -> None:
     # twice as fast an overload is one too
     target = opsctl.start_replay(RECORDINGS / "queue-overload.jsonl.gz", "--speed", "2")
     sidecar = opsctl.start_sidecar(target)
-    until_a_root(lambda: opsctl.run("diagnose", "--sidecar", sidecar, "--no-probe", "-o", "json"))
-    since = time.time() - 1
+    asked = ("diagnose", "--sidecar", sidecar, "-o", "json")
+    until_a_root(lambda: opsctl.run(*asked, "--no-probe"))
+    # a page says whole seconds
+    until_a_root(lambda: opsctl.run(*asked, "--at", str(int(time.time()))))
+    since = int(time.time())
     stamp = f"{datetime.fromtimestamp(since, UTC):%Y-%m-%d %H:%M:%S}"
     text = TEXT.replace("http://127.0.0.1:9836 chat-0", sidecar)
     text = text.replace("2026-11-25 03:14:00", stamp)
