@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from vllm_opsctl.alarms.vocabulary import Source, concepts_in
 from vllm_opsctl.exporter.units import parse_duration
+from vllm_opsctl.exporter.yaml_text import read_yaml
 from vllm_opsctl.runbooks.load import shipped_library
 
 Role = Literal["symptom", "cause", "companion", "forecast", "pager", "watchdog"]
@@ -96,6 +96,6 @@ def shipped_alerts() -> Mapping[str, tuple[AlertSpec, ...]]:
     root = files("vllm_opsctl.alarms")
     found: dict[str, tuple[AlertSpec, ...]] = {}
     for name in ("companions", "causes"):
-        data = yaml.safe_load(root.joinpath(f"{name}.yaml").read_text(encoding="utf-8"))
+        data = read_yaml(root.joinpath(f"{name}.yaml").read_text(encoding="utf-8"))
         found[name] = tuple(AlertSpec.model_validate(entry) for entry in data)
     return found

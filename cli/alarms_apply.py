@@ -21,6 +21,7 @@ from vllm_opsctl.cli.plan_view import (
     yes_option,
 )
 from vllm_opsctl.errors import AwsError, UsageError
+from vllm_opsctl.exporter.yaml_text import read_yaml
 
 if TYPE_CHECKING:
     from vllm_opsctl.alarms.burn import Notify
@@ -134,7 +135,6 @@ def wanted_in(loaded: LoadedConfig, models: Sequence[str]) -> tuple[Account, lis
         UsageError: No region, no boto3, or no model's name.
         AwsError: There are no credentials, or AWS does not answer.
     """
-    import yaml
 
     from vllm_opsctl.alarms.cloudwatch.build import template_text
     from vllm_opsctl.alarms.cloudwatch.wanted import wanted
@@ -148,7 +148,7 @@ def wanted_in(loaded: LoadedConfig, models: Sequence[str]) -> tuple[Account, lis
                 "no target names its models: name those that alarms are for with --model, or set targets' "
                 "models"
             )
-        body = yaml.safe_load(template_text(template))
+        body = read_yaml(template_text(template))
     for line in (*template.left_out, *template.notes):
         note(line)
     account = _account(config)

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from typing import Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict
 
 from vllm_opsctl.alarms.vocabulary import Source
 from vllm_opsctl.dashboards.model import Board, Kind, Limit, Line, Panel, Query, Section, Unit
 from vllm_opsctl.dashboards.slo_board import promised_limits, slo_board
 from vllm_opsctl.exporter.config import SLI_CONCEPTS, Config, Objective
+from vllm_opsctl.exporter.yaml_text import read_yaml
 
 NAMES = ("fleet", "service", "engine", "prefix", "lora", "incident")
 """In the order in which one looks at them."""
@@ -83,7 +83,7 @@ def load_boards(objectives: Sequence[Objective], source: Source) -> Iterator[Boa
     before: list[Board] = []
     for name in NAMES:
         text = folder.joinpath(f"{name}.yaml").read_text(encoding="utf-8")
-        read = _Board.model_validate(yaml.safe_load(text))
+        read = _Board.model_validate(read_yaml(text))
         sections = tuple(
             Section(
                 section.title,

@@ -15,7 +15,6 @@ from importlib.resources import files
 from itertools import pairwise
 from typing import Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from vllm_opsctl.exporter.aws import sends_heartbeat
@@ -29,6 +28,7 @@ from vllm_opsctl.exporter.sinks.cloudwatch.emf import lines_of
 from vllm_opsctl.exporter.sinks.cloudwatch.interval import HEARTBEAT, Labels, data_of
 from vllm_opsctl.exporter.sinks.cloudwatch.put import MAX_METRICS, requests_of
 from vllm_opsctl.exporter.tap import layout
+from vllm_opsctl.exporter.yaml_text import read_yaml
 
 MONTH_S = 30 * 86400.0
 
@@ -125,7 +125,7 @@ def prices() -> Prices:
     text = (
         files("vllm_opsctl.exporter").joinpath("data/aws_prices.yaml").read_text(encoding="utf-8")
     )
-    return Prices.model_validate(yaml.safe_load(text))
+    return Prices.model_validate(read_yaml(text))
 
 
 @dataclass(frozen=True, slots=True)

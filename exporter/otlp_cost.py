@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from importlib.resources import files
 from itertools import product
 
-import yaml
 from prometheus_client import CollectorRegistry
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
@@ -31,6 +30,7 @@ from vllm_opsctl.exporter.sources.tap_text import Bounds, EngineText, page_text
 from vllm_opsctl.exporter.tap import layout
 from vllm_opsctl.exporter.tap.page import TapHistogram
 from vllm_opsctl.exporter.target_state import PEAK_CONCEPTS, PEAK_SPANS_S, Snapshot
+from vllm_opsctl.exporter.yaml_text import read_yaml
 
 _T = 1_700_000_000.0
 _NAME = "replica-{:05d}"
@@ -57,7 +57,7 @@ def page_shape() -> PageShape:
         pydantic.ValidationError: The file is wrong; only in development, a test loads it.
     """
     text = files("vllm_opsctl.exporter").joinpath("data/page.yaml").read_text(encoding="utf-8")
-    return PageShape.model_validate(yaml.safe_load(text))
+    return PageShape.model_validate(read_yaml(text))
 
 
 def export_bytes(config: Config, models: Sequence[str]) -> int:

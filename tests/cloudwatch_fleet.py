@@ -6,8 +6,6 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import yaml
-
 from vllm_opsctl.alarms.cloudwatch.build import template_text
 from vllm_opsctl.alarms.cloudwatch.definitions import read_definitions
 from vllm_opsctl.alarms.cloudwatch.metrics import Metrics
@@ -15,6 +13,7 @@ from vllm_opsctl.alarms.cloudwatch.timeline import Timeline
 from vllm_opsctl.dashboards.cloudwatch import service_template
 from vllm_opsctl.exporter.config import Config
 from vllm_opsctl.exporter.sinks.cloudwatch.datum import Dimensions
+from vllm_opsctl.exporter.yaml_text import read_yaml
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 
@@ -41,7 +40,7 @@ def text_of(one: Config) -> str:
 
 def body_of(one: Config) -> dict[str, Any]:
     """The template as CloudFormation reads its file."""
-    found: dict[str, Any] = yaml.safe_load(text_of(one))
+    found: dict[str, Any] = read_yaml(text_of(one))
     return found
 
 

@@ -19,6 +19,7 @@ from vllm_opsctl.alarms.cloudwatch.evaluator import MetricAlarm, Stat
 from vllm_opsctl.alarms.cloudwatch.metric_math import MathError, parse
 from vllm_opsctl.alarms.cloudwatch.metrics import MetricKey
 from vllm_opsctl.alarms.cloudwatch.timeline import Timeline
+from vllm_opsctl.exporter.yaml_text import read_yaml
 
 METRIC_ALARM = "AWS::CloudWatch::Alarm"
 COMPOSITE_ALARM = "AWS::CloudWatch::CompositeAlarm"
@@ -167,7 +168,7 @@ def read_definitions(text: str, parameters: Mapping[str, str] | None = None) -> 
         TemplateError: It is no template, or an alarm of it is broken.
     """
     try:
-        template = yaml.safe_load(text)
+        template = read_yaml(text)
     except yaml.YAMLError as problem:
         raise TemplateError(f"no YAML: {problem}") from None
     if not isinstance(template, dict) or not isinstance(template.get("Resources"), dict):

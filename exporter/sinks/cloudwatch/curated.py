@@ -6,10 +6,10 @@ import functools
 from importlib.resources import files
 from typing import Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from vllm_opsctl.exporter.catalogue import catalogue
+from vllm_opsctl.exporter.yaml_text import read_yaml
 
 Kind = Literal["gauge", "increase", "distribution", "ratio", "events", "heartbeat"]
 Unit = Literal["Count", "Percent", "Seconds"]
@@ -57,4 +57,4 @@ def curated() -> tuple[CuratedMetric, ...]:
     text = (
         files("vllm_opsctl.exporter").joinpath("data/cloudwatch.yaml").read_text(encoding="utf-8")
     )
-    return tuple(CuratedMetric.model_validate(entry) for entry in yaml.safe_load(text))
+    return tuple(CuratedMetric.model_validate(entry) for entry in read_yaml(text))

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from vllm_opsctl.alarms.alertmanager import INHIBITIONS, pager
 from vllm_opsctl.alarms.build import build_files
@@ -14,6 +13,7 @@ from vllm_opsctl.alarms.burn import Clock
 from vllm_opsctl.alarms.rules import Rulebook, build_rules
 from vllm_opsctl.errors import ConfigError
 from vllm_opsctl.exporter.config import Alarms, Config
+from vllm_opsctl.exporter.yaml_text import read_yaml
 
 PAGE = "arn:aws:sns:eu-central-1:123456789012:llm-page"
 TICKET = "arn:aws:sns:eu-central-1:123456789012:llm-ticket.fifo"
@@ -67,10 +67,10 @@ def test_without_a_topic_there_is_no_configuration(tmp_path: Path) -> None:
 
 def test_the_resources_say_what_the_files_say(tmp_path: Path) -> None:
     _, files = built(tmp_path, FULL)
-    rules = yaml.safe_load(files["rules.yaml"])
-    resource = yaml.safe_load(files["prometheusrule.yaml"])
-    config = yaml.safe_load(files["alertmanager.yaml"])
-    other = yaml.safe_load(files["alertmanagerconfig.yaml"])["spec"]
+    rules = read_yaml(files["rules.yaml"])
+    resource = read_yaml(files["prometheusrule.yaml"])
+    config = read_yaml(files["alertmanager.yaml"])
+    other = read_yaml(files["alertmanagerconfig.yaml"])["spec"]
 
     assert resource["spec"]["groups"] == rules["groups"]
     assert other["route"]["groupBy"] == config["route"]["group_by"]

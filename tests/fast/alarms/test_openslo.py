@@ -16,6 +16,7 @@ from vllm_opsctl.alarms.openslo import Header, ServiceSpec, SliSpec, SloSpec, ex
 from vllm_opsctl.alarms.openslo_read import objectives_section, read_openslo
 from vllm_opsctl.errors import ConfigError, InputFileError
 from vllm_opsctl.exporter.config import SLI_CONCEPTS, Config, Objective
+from vllm_opsctl.exporter.yaml_text import read_yaml
 
 SPECS: dict[str, type[BaseModel]] = {"Service": ServiceSpec, "SLI": SliSpec, "SLO": SloSpec}
 
@@ -63,7 +64,7 @@ def test_what_is_exported_comes_back_the_same(config: Config) -> None:
     text = export_openslo(config)
 
     back = read_openslo(text, "slo.yaml")
-    section = yaml.safe_load(objectives_section(back.objectives))
+    section = read_yaml(objectives_section(back.objectives))
 
     assert back.objectives == config.objectives
     assert back.notes == ()

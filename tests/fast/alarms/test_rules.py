@@ -9,7 +9,6 @@ from typing import Any
 
 import promql_parser
 import pytest
-import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -24,6 +23,7 @@ from vllm_opsctl.errors import ConfigError
 from vllm_opsctl.exporter import series
 from vllm_opsctl.exporter.catalogue import catalogue, parse_version
 from vllm_opsctl.exporter.config import Config, Objective
+from vllm_opsctl.exporter.yaml_text import read_yaml
 from vllm_opsctl.runbooks.load import shipped_library
 
 TAP: dict[str, Any] = {"exporter": {"tap": {"dir": "/dev/shm/vllm-opsctl"}}}  # noqa: S108
@@ -50,7 +50,7 @@ def test_every_alert_has_labels_texts_and_a_unit_test() -> None:
     sources: tuple[Source, ...] = ("sidecar", "vllm")
     for source in sources:
         config, rulebook = book(source, links)
-        tests = yaml.safe_load(build_files(config, rulebook)["rules_test.yaml"])
+        tests = read_yaml(build_files(config, rulebook)["rules_test.yaml"])
         tested = str(tests)
         for rule in rulebook.alerts:
             assert {"severity", "notify", "role", "service"} <= set(rule.labels)

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from vllm_opsctl.alarms.build import build_files
 from vllm_opsctl.alarms.rules import Rulebook, build_rules
 from vllm_opsctl.cli.alarm_message import read_alarm
 from vllm_opsctl.exporter.config import Config
+from vllm_opsctl.exporter.yaml_text import read_yaml
 
 PAGE = "arn:aws:sns:eu-central-1:123456789012:llm-page"
 TICKET = "arn:aws:sns:eu-central-1:123456789012:llm-ticket.fifo"
@@ -116,8 +116,8 @@ def rendered(binary: Path, folder: Path, data: dict[str, Any]) -> Page:
     """By the template file; the operator's resource, which has it inlined, says the same."""
     _, files = built(folder, FULL)
     (folder / "data.json").write_text(json.dumps(data))
-    sns = yaml.safe_load(files["alertmanager.yaml"])["receivers"][0]["sns_configs"][0]
-    resource = yaml.safe_load(files["alertmanagerconfig.yaml"])
+    sns = read_yaml(files["alertmanager.yaml"])["receivers"][0]["sns_configs"][0]
+    resource = read_yaml(files["alertmanagerconfig.yaml"])
     inlined = resource["spec"]["receivers"][0]["snsConfigs"][0]
 
     def render(text: str) -> str:

@@ -15,6 +15,7 @@ from loopback import wait_for
 from parts.paging import Paging, paging
 
 from vllm_opsctl.alarms.pager_api import AlertmanagerApi
+from vllm_opsctl.exporter.yaml_text import read_yaml
 
 SETTINGS: dict[str, Any] = {
     "service": {"name": "shop"},
@@ -44,7 +45,7 @@ class Drills:
         self, *arguments: str, env: dict[str, str] | None = None, **alarms: Any
     ) -> subprocess.CompletedProcess[str]:
         """One drill; keys of ``alarms`` replace those of the chain."""
-        settings = yaml.safe_load(self.chain.config.read_text())
+        settings = read_yaml(self.chain.config.read_text())
         settings["alarms"] |= alarms
         config = self._folder / "opsctl.yaml"
         config.write_text(yaml.safe_dump(settings))
@@ -92,7 +93,7 @@ def test_a_drill_arrives_and_says_that_it_is_one(drills: Drills) -> None:
 def test_it_leaves_nothing_behind(drills: Drills) -> None:
     drills.run()
     chain = drills.chain
-    topic = yaml.safe_load(chain.config.read_text())["alarms"]["page_topic"]
+    topic = read_yaml(chain.config.read_text())["alarms"]["page_topic"]
     sns = chain.aws.client("sns")
 
     assert queues(chain) == []
@@ -155,7 +156,7 @@ def test_a_silence_that_mutes_pages_is_found(drills: Drills, part: Callable[[str
 
 
 def test_rules_that_are_not_loaded_are_named(drills: Drills, opsctl: Opsctl) -> None:
-    settings = yaml.safe_load(drills.chain.config.read_text())
+    settings = read_yaml(drills.chain.config.read_text())
     settings["objectives"].append(
         {"name": "ttft", "sli": "time_to_first_token", "threshold": "1s", "target": "95%"}
     )

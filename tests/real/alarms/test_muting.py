@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from loopback import http_get, wait_for
 from parts.alertmanager import RealAlertmanager
 from ports import reserve_port
@@ -21,6 +20,7 @@ from vllm_opsctl.alarms.rule_tests import unit_tests
 from vllm_opsctl.alarms.rules import Rulebook, build_rules
 from vllm_opsctl.alarms.vocabulary import Source
 from vllm_opsctl.exporter.config import Config
+from vllm_opsctl.exporter.yaml_text import read_yaml
 
 TOPIC = "arn:aws:sns:eu-central-1:123456789012:llm-page"
 CONFIG = Config.model_validate(
@@ -83,7 +83,7 @@ def alertmanager(
     for name, text in build_files(CONFIG, build_rules(CONFIG, "sidecar")).items():
         (folder / name).write_text(text)
     config = folder / "alertmanager.yaml"
-    assert yaml.safe_load(config.read_text())["inhibit_rules"]
+    assert read_yaml(config.read_text())["inhibit_rules"]
     running = RealAlertmanager(part("alertmanager"), config, folder, reserve_port(), NO_ACCOUNT)
     running.start()
     yield AlertmanagerApi(running.url)

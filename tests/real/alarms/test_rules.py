@@ -18,6 +18,7 @@ from vllm_opsctl.alarms.rules import Rulebook, build_rules
 from vllm_opsctl.alarms.vocabulary import Source
 from vllm_opsctl.exporter.catalogue import parse_version
 from vllm_opsctl.exporter.config import Config
+from vllm_opsctl.exporter.yaml_text import read_yaml
 
 TAP: dict[str, Any] = {"exporter": {"tap": {"dir": "/dev/shm/vllm-opsctl"}}}  # noqa: S108
 SPECIAL: dict[str, Any] = {
@@ -168,10 +169,10 @@ def test_the_unit_tests_notice_a_spoiled_rule(
     one = {"name": "ttft", "sli": "time_to_first_token", "threshold": "1s", "target": "99%"}
     config, rulebook = book("vllm", {"objectives": [one]})
     written(tmp_path, config, rulebook)
-    rules = yaml.safe_load((tmp_path / "rules.yaml").read_text())
+    rules = read_yaml((tmp_path / "rules.yaml").read_text())
     spoiled(rules["groups"], alert, change)
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rules))
-    tests = yaml.safe_load((tmp_path / "rules_test.yaml").read_text())
+    tests = read_yaml((tmp_path / "rules_test.yaml").read_text())
     tests["tests"] = [test for test in tests["tests"] if seen_in in test["name"]]
     assert tests["tests"]
     (tmp_path / "rules_test.yaml").write_text(yaml.safe_dump(tests))
@@ -197,7 +198,7 @@ def test_without_the_guard_a_deploy_of_a_new_bucket_pages_falsely(
     )
     assert unguarded != text
     (tmp_path / "rules.yaml").write_text(unguarded)
-    tests = yaml.safe_load((tmp_path / "rules_test.yaml").read_text())
+    tests = read_yaml((tmp_path / "rules_test.yaml").read_text())
     tests["tests"] = [test for test in tests["tests"] if "adds a bucket" in test["name"]]
     (tmp_path / "rules_test.yaml").write_text(yaml.safe_dump(tests))
 

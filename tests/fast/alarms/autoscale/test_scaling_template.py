@@ -27,6 +27,7 @@ from vllm_opsctl.exporter.exposition import read_page
 from vllm_opsctl.exporter.recording import read_recording
 from vllm_opsctl.exporter.sinks.cloudwatch.curated import curated
 from vllm_opsctl.exporter.sinks.cloudwatch.interval import Labels, data_of
+from vllm_opsctl.exporter.yaml_text import read_yaml
 
 TOPIC = "arn:aws:sns:eu-central-1:123456789012:llm-ticket"
 ECS = {"kind": "ecs-service", "name": "llm/chat", "max_num_seqs": 64, "min": 1, "max": 4}
@@ -50,7 +51,7 @@ def scaled(resource: dict[str, Any] | None = None, **more: Any) -> Config:
 
 
 def body_of(one: Config) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load(template_text(scaling_of(one)))
+    found: dict[str, Any] = read_yaml(template_text(scaling_of(one)))
     return found
 
 

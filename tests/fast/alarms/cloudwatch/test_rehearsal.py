@@ -7,7 +7,6 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-import yaml
 from cloudwatch_fleet import config, text_of
 from commands import Opsctl
 from paths import RECORDINGS
@@ -16,10 +15,11 @@ from vllm_opsctl.alarms.cloudwatch.rehearsal import Rehearsal, rehearse
 from vllm_opsctl.errors import InputFileError
 from vllm_opsctl.exporter.config import Config
 from vllm_opsctl.exporter.recording import read_recording
+from vllm_opsctl.exporter.yaml_text import read_yaml
 
 MINUTE_A_SECOND = Fraction(1, 60)
 DEFAULT = Config()
-TRUTH = yaml.safe_load((RECORDINGS / "manifest.yaml").read_text())
+TRUTH = read_yaml((RECORDINGS / "manifest.yaml").read_text())
 
 
 def rehearsed(name: str, one: Config = DEFAULT, scale: Fraction = MINUTE_A_SECOND) -> Rehearsal:

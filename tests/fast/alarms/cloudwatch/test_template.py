@@ -8,7 +8,6 @@ from typing import Any
 
 import botocore.session
 import pytest
-import yaml
 from botocore.validate import ParamValidator
 from cloudwatch_fleet import body_of, config, text_of
 from commands import Opsctl
@@ -22,6 +21,7 @@ from vllm_opsctl.errors import ConfigError
 from vllm_opsctl.exporter.config import Config
 from vllm_opsctl.exporter.sinks.cloudwatch.curated import curated
 from vllm_opsctl.exporter.sinks.cloudwatch.interval import Labels
+from vllm_opsctl.exporter.yaml_text import read_yaml
 
 LINKS = {
     "runbook_url": "https://runbooks.example.com/vllm",
@@ -396,4 +396,4 @@ def test_options_of_prometheus_are_refused(
 def test_the_file_is_what_was_built() -> None:
     template = build_template(config())
 
-    assert yaml.safe_load(template_text(template)) == template.body
+    assert read_yaml(template_text(template)) == template.body
