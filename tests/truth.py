@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,13 +93,14 @@ class Case:
             shipped_library(),
             source="recording",
             at=at,
-            read=self._read,
+            read=parsed,
         )
 
-    @functools.cached_property
-    def _read(self) -> Callable[..., PageSample]:
-        """Reads a page once, however many moments are judged by it."""
-        return functools.cache(read_page)
+
+@functools.lru_cache(maxsize=4096)
+def parsed(text: str, *, t: float, target: str) -> PageSample:
+    """A page, read once for all tests of a process that look at it; the last recordings' are kept."""
+    return read_page(text, t=t, target=target)
 
 
 @functools.cache

@@ -275,16 +275,19 @@ class FakeSageMaker:
         group = asked["logGroupName"]
         if group not in self.logs:
             raise Refusal("ResourceNotFoundException", "The specified log group does not exist.")
-        found = sorted(
-            (
-                e
-                for e in self.logs[group]
-                if asked["startTime"] <= e.t * 1000 <= asked["endTime"]
-                and e.stream.startswith(asked.get("logStreamNamePrefix", ""))
-            ),
-            key=lambda e: e.t,
-        )
         first = int(asked.get("nextToken", 0))
+        if not first:
+            # what a later page continues
+            self._filtered = sorted(
+                (
+                    e
+                    for e in self.logs[group]
+                    if asked["startTime"] <= e.t * 1000 <= asked["endTime"]
+                    and e.stream.startswith(asked.get("logStreamNamePrefix", ""))
+                ),
+                key=lambda e: e.t,
+            )
+        found = self._filtered
         page = found[first : first + self.page_size]
         said: dict[str, Any] = {
             "events": [

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from truth import parsed
+
 from parts.fake_sagemaker import FakeSageMaker
 from vllm_opsctl.errors import BadPage
 from vllm_opsctl.exporter.config import DEFAULT_OBJECTIVES
 from vllm_opsctl.exporter.engine import PageSample
-from vllm_opsctl.exporter.exposition import read_page
 from vllm_opsctl.exporter.observation import Observation
 from vllm_opsctl.exporter.sinks.cloudwatch.datum import Datum
 from vllm_opsctl.exporter.sinks.cloudwatch.interval import HEARTBEAT, Labels, data_of
@@ -41,7 +42,7 @@ def slow_motion(
     last = int(observations[-1].t)
     for observation in observations:
         try:
-            page = read_page(observation.text, t=observation.t, target=observation.target)
+            page = parsed(observation.text, t=observation.t, target=observation.target)
         except (BadPage, KeyError):
             continue
         pages.setdefault(int(observation.t), []).append(page)
@@ -64,7 +65,7 @@ def invocations(fake: FakeSageMaker, observations: Sequence[Observation]) -> Non
     counted: dict[int, dict[str, float]] = {}
     for observation in observations:
         try:
-            page = read_page(observation.text, t=observation.t, target=observation.target)
+            page = parsed(observation.text, t=observation.t, target=observation.target)
         except (BadPage, KeyError):
             continue
         counters = page.engines[0].counters

@@ -18,6 +18,9 @@ from truth import Case, cases
 
 from vllm_opsctl.runbooks.verdict import TargetVerdict
 
+pytestmark = pytest.mark.xdist_group("sagemaker incidents")
+"""The last test looks at what came of all others, and they are made once."""
+
 HEALTHY = [name for name, case in cases().items() if not case.truth]
 INCIDENTS = [name for name, case in cases().items() if case.truth]
 
