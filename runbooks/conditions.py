@@ -55,9 +55,6 @@ class Condition:
     Args:
         source: CEL, e.g. ``kv.usage_max >= 0.95 && preempt.count > 0.0``.
         where: File and key, for messages.
-
-    Raises:
-        RunbookError: It does not parse, names an unknown feature, or compares what cannot be compared.
     """
 
     source: str
@@ -86,6 +83,9 @@ class Condition:
 
         Returns:
             None when a feature that decides is missing.
+
+        Raises:
+            RunbookError: It does not parse, names an unknown feature, or cannot be evaluated.
         """
         found = self._program.eval(activation)
         if found.type() == cel.Type.BOOL:
@@ -100,10 +100,10 @@ class Condition:
 
     def check(self) -> None:
         """
-        Evaluate over samples of every feature.
+        Evaluate over samples of every feature, which lead it through most of its branches.
 
         Raises:
-            RunbookError: Something is wrong with it; also that it is no yes-or-no question.
+            RunbookError: As :meth:`holds`, or it reads what is no feature.
         """
         for sample in _sample_activations():
             if self.holds(sample) is None:
