@@ -8,6 +8,9 @@ PYTEST := $(BIN)/python -m pytest -q
 PARALLEL := -n auto --dist loadgroup
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
+# tests start the command a thousand times; without its bytecode each start compiles it
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-fast search real-parts lint types check bench bench-alarms bench-boards bench-tap compare-peers docs alarms dashboards pictures golden dist clean
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from bad_answers import Answer
+from loopback import serving
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
 )
@@ -66,12 +66,6 @@ def fake_collector() -> Iterator[FakeCollector]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    fake.url = f"http://127.0.0.1:{server.server_port}/v1/metrics"
-    try:
+    with serving(server) as url:
+        fake.url = f"{url}/v1/metrics"
         yield fake
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import json
 import ssl
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +18,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from loopback import serving
 
 TOKEN = "glsa_hunter2_0123abcd"  # noqa: S105 - of the fake
 EVERYTHING = frozenset(
@@ -307,12 +308,6 @@ def running(grafana: FakeGrafana, certificate: Path | None = None) -> Iterator[F
             server.socket, server_side=True, do_handshake_on_connect=False
         )
         scheme = "https"
-    grafana.url = f"{scheme}://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with serving(server) as url:
+        grafana.url = url.replace("http", scheme)
         yield grafana
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import HTTPServer
 
 import pytest
+
+_STOP_WITHIN_S = 0.02
+"""By default a server of the standard library looks every half a second whether it is to stop."""
+
+
+@contextmanager
+def serving(server: HTTPServer) -> Iterator[str]:
+    """Serve in a thread of this process: the base URL; nothing serves afterwards."""
+    thread = threading.Thread(target=server.serve_forever, args=(_STOP_WITHIN_S,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 def wait_for(

@@ -6,7 +6,6 @@ import http.server
 import json
 import re
 import subprocess
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import Opsctl
-from loopback import http_get, wait_for
+from loopback import http_get, serving, wait_for
 from matplotlib.image import imread
 from paths import RECORDINGS
 
@@ -151,10 +150,8 @@ def test_what_a_page_fetches_would_be_seen(browser: Browser) -> None:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        seen = browser.visit(f"http://127.0.0.1:{server.server_port}/")
-        server.shutdown()
+    with serving(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page)) as url:
+        seen = browser.visit(f"{url}/")
 
     assert "http://elsewhere.example/x.png" in seen.fetched
     assert any("oh" in line for line in seen.console)

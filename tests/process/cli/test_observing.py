@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from commands import Opsctl
+from loopback import serving
 from paths import PAGES, RECORDINGS
 
 from vllm_opsctl.exporter.config import Target
@@ -60,11 +61,8 @@ class FakeBusyServer(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def busy_server() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), FakeBusyServer)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), FakeBusyServer)) as url:
+        yield url
 
 
 @pytest.mark.parametrize(("at_least", "pages"), [(0, 3), (5, 5)])

@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
+from loopback import serving
 
 from vllm_opsctl.exporter.config import Target
 from vllm_opsctl.exporter.observation import Observation
@@ -77,11 +77,8 @@ class FakeApi(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def api() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), FakeApi)
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), FakeApi)) as url:
+        yield url
 
 
 def test_active_checks_are_few_named_and_keep_no_secret(api: str) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import doctest
 import json
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +19,7 @@ from typing import Any
 import pytest
 import yaml
 from commands import Opsctl
+from loopback import serving
 from parts.prometheus import RealPrometheus
 from ports import reserve_port
 
@@ -463,12 +463,11 @@ def test_another_api_is_no_prometheus() -> None:
         def log_message(self, format: str, *args: object) -> None:
             """Say nothing."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Other) as other:
-        threading.Thread(target=other.serve_forever, daemon=True).start()
-        prometheus = Prometheus(f"http://127.0.0.1:{other.server_port}")
-        with pytest.raises(BadPage, match="not Prometheus's API"):
-            prometheus.over_slots("x", START, END)
-        other.shutdown()
+    with (
+        serving(ThreadingHTTPServer(("127.0.0.1", 0), Other)) as url,
+        pytest.raises(BadPage, match="not Prometheus's API"),
+    ):
+        Prometheus(url).over_slots("x", START, END)
 
 
 def test_names_are_shown_as_they_are() -> None:

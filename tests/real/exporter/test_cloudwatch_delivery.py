@@ -27,7 +27,7 @@ import yaml
 from bad_answers import Answer, refuse_as_aws, reset, slow
 from commands import Opsctl
 from fake_collector import fake_collector
-from loopback import http_get, wait_for
+from loopback import http_get, serving, wait_for
 from parts.emulated_aws import REGION, EmulatedAws
 from paths import RECORDINGS
 from ports import reserve_port
@@ -142,12 +142,8 @@ def proxy(aws: EmulatedAws) -> Iterator[tuple[str, Faults]]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", faults
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(server) as url:
+        yield url, faults
 
 
 class Clock:

@@ -7,13 +7,13 @@ import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
 from commands import Opsctl
-from loopback import wait_for
+from loopback import serving, wait_for
 from parts.inventory import find_part
 from parts.prometheus import RealPrometheus, backfill
 from paths import RECORDINGS
@@ -393,7 +393,7 @@ def test_a_url_that_is_no_prometheus_is_one_line(opsctl: Opsctl) -> None:
 @pytest.fixture
 def fake_thanos() -> Iterator[Callable[[int, object], str]]:
     """Says what a Thanos says that cannot answer: a real one takes a fleet of stores to get there."""
-    servers: list[ThreadingHTTPServer] = []
+    servers = ExitStack()
 
     def start(status: int, answer: object) -> str:
         class FakeThanos(BaseHTTPRequestHandler):
@@ -407,15 +407,10 @@ def fake_thanos() -> Iterator[Callable[[int, object], str]]:
             def log_message(self, format: str, *args: object) -> None:
                 """Stay silent."""
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), FakeThanos)
-        servers.append(server)
-        Thread(target=server.serve_forever, daemon=True).start()
-        return f"http://127.0.0.1:{server.server_address[1]}"
+        return servers.enter_context(serving(ThreadingHTTPServer(("127.0.0.1", 0), FakeThanos)))
 
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    with servers:
+        yield start
 
 
 @pytest.mark.parametrize(
