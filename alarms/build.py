@@ -13,12 +13,13 @@ from vllm_opsctl.alarms.rule_tests import unit_tests
 from vllm_opsctl.alarms.rules import Rulebook
 from vllm_opsctl.errors import UsageError
 from vllm_opsctl.exporter.config import Config
+from vllm_opsctl.exporter.yaml_text import Dumper
 
 MARK = "written by opsctl alarms build"
 """In the first line of every file; a file without it is not ours to replace."""
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(Dumper):
     """YAML with PromQL and templates as blocks, and without anchors."""
 
     def ignore_aliases(self, data: Any) -> bool:
@@ -26,7 +27,7 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
     style = "|" if "\n" in text else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 

@@ -11,6 +11,7 @@ from vllm_opsctl.alarms.build import MARK
 from vllm_opsctl.alarms.cloudwatch.template import Template
 from vllm_opsctl.alarms.cloudwatch.validate import MAX_BYTES, mistakes
 from vllm_opsctl.errors import ConfigError, UsageError
+from vllm_opsctl.exporter.yaml_text import Dumper
 
 FILE = "cloudwatch.yaml"
 
@@ -25,7 +26,7 @@ class InvalidTemplate(Exception):
     """A template of ours that CloudWatch would refuse: a fault of opsctl."""
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(Dumper):
     """YAML with texts of several lines as blocks, and without anchors."""
 
     def ignore_aliases(self, data: Any) -> bool:
@@ -40,7 +41,7 @@ class _Dumper(yaml.SafeDumper):
         return node
 
 
-def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
     style = "|" if "\n" in text else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
