@@ -61,6 +61,7 @@ class Summary:
     """Round trip of ``GET /version`` during the load: HTTP and the client, without the engine."""
     overhead_p99_s: float
     overhead_max_s: float
+    """The longest, from when it was due: while the whole machine stands still, nothing is sent either."""
 
     @classmethod
     def from_json(cls, text: str) -> "Summary":

@@ -374,7 +374,7 @@ def test_api_processes_of_one_server_are_added_up(site: Site) -> None:
     log = site.folder / "two.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            command, env=environment, stdout=out, stderr=out, start_new_session=True
+            command, env=environment, stdout=out, stderr=out, process_group=0
         )
     try:
         url = f"http://127.0.0.1:{port}"
@@ -461,7 +461,7 @@ def test_engine_and_sidecar_come_from_one_entry_point(site: Site, opsctl: Opsctl
     command = opsctl.command("exporter", "supervise", "--listen", listen, "--", *engine)
     with log.open("wb") as out:
         process = subprocess.Popen(
-            command, env=environment, stdout=out, stderr=out, start_new_session=True
+            command, env=environment, stdout=out, stderr=out, process_group=0
         )
     try:
         wait_for(lambda: is_healthy(f"http://127.0.0.1:{port}"), timeout_s=180, what="vLLM")
