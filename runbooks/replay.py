@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import sys
 import threading
 import time
@@ -82,15 +83,15 @@ class Replay:
                 self._facts.update(observation.data)
         self._speed = speed
         self._loop = loop
-        self._address = (host, port)
+        # bound and not listening: nobody else gets the port while the recording says that nothing listens
+        self._place = _bound(host, port)
+        self._address: tuple[str, int] = (host, self._place.getsockname()[1])
         self._server: ThreadingHTTPServer | None = None
         self._stop = threading.Event()
         self._started = 0.0
         self._wall_started = time.time()
         self._first_t = observations[0].t
         self._open()
-        assert self._server is not None
-        self._address = (host, self._server.server_address[1])
 
     @property
     def url(self) -> str:
@@ -118,6 +119,7 @@ class Replay:
             self._stop.wait(_TICK_S)
         if self._server is not None:
             self._close()
+        self._place.close()
 
     def stop(self) -> None:
         """End :meth:`run`."""
@@ -168,10 +170,7 @@ class Replay:
         try:
             self._server = _Server(self._address, _handler(self))
         except OSError as problem:
-            host, port = self._address
-            raise ServeError(
-                f"--port: cannot listen on {host}:{port} ({problem.strerror}); choose another"
-            ) from problem
+            raise _not_to_be_had(*self._address, problem) from problem
         self._server.daemon_threads = True
         threading.Thread(
             target=self._server.serve_forever, args=(_TICK_S,), name="replay", daemon=True
@@ -182,6 +181,24 @@ class Replay:
         self._server.shutdown()
         self._server.server_close()
         self._server = None
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket at an address that the server can share, since both allow the address's reuse (socket(7))."""
+    place = socket.socket()
+    place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        place.bind((host, port))
+    except OSError as problem:
+        place.close()
+        raise _not_to_be_had(host, port, problem) from problem
+    return place
+
+
+def _not_to_be_had(host: str, port: int, problem: OSError) -> ServeError:
+    return ServeError(
+        f"--port: cannot listen on {host}:{port} ({problem.strerror}); choose another"
+    )
 
 
 def _moments(observations: Sequence[Observation]) -> list[_Moment]:

@@ -21,7 +21,7 @@ from load.counts import Summary
 from load.generator import LoadProcess
 
 STALL_ROUND_TRIP_S = 1.0
-"""Of one ``GET /version``; in the scenarios here it takes 0.03 s, on a machine that stood still it took 5 s."""
+"""Of one ``GET /version``: 0.03 s in the scenarios here, 5 s on a machine that stood still."""
 
 STALL_STEAL_RATIO = 0.2
 """Of the time of all cores, over `STEAL_OVER_S`."""
