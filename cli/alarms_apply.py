@@ -21,7 +21,6 @@ from vllm_opsctl.cli.plan_view import (
     yes_option,
 )
 from vllm_opsctl.errors import AwsError, UsageError
-from vllm_opsctl.exporter.yaml_text import read_yaml
 
 if TYPE_CHECKING:
     from vllm_opsctl.alarms.burn import Notify
@@ -135,10 +134,10 @@ def wanted_in(loaded: LoadedConfig, models: Sequence[str]) -> tuple[Account, lis
         UsageError: No region, no boto3, or no model's name.
         AwsError: There are no credentials, or AWS does not answer.
     """
-
     from vllm_opsctl.alarms.cloudwatch.build import template_text
     from vllm_opsctl.alarms.cloudwatch.wanted import wanted
     from vllm_opsctl.dashboards.cloudwatch import service_template
+    from vllm_opsctl.exporter.yaml_text import read_yaml
 
     config = loaded.config
     with mistakes_of(loaded):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import time
 from datetime import UTC, datetime
 
 from commands import Opsctl
 from load.verdicts import until_a_root
+from loopback import http_get, wait_for
 from paths import RECORDINGS
 
 TEXT = """\
@@ -52,6 +54,14 @@ def test_a_pasted_page_is_looked_into_at_its_time(opsctl: Opsctl) -> None:
     # twice as fast an overload is one too
     target = opsctl.start_replay(RECORDINGS / "queue-overload.jsonl.gz", "--speed", "2")
     sidecar = opsctl.start_sidecar(target)
+    wait_for(
+        lambda: (
+            re.search(r"^opsctl_target_up{.*} 1", http_get(f"{sidecar}/metrics")[1], re.M)
+            is not None
+        ),
+        timeout_s=20,
+        what="the target",
+    )
     asked = ("diagnose", "--sidecar", sidecar, "-o", "json")
     until_a_root(lambda: opsctl.run(*asked, "--no-probe"))
     # a page says whole seconds

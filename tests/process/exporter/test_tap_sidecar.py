@@ -200,8 +200,11 @@ def test_pages_of_the_dead_stay_until_they_are_read_and_old(
 ) -> None:
     with FakeEngine(pages) as engine:
         engine.kill()
-    age(engine.page, seconds=2)
-    assert engine.page.exists()
+    wait_for(
+        lambda: time.time() - read_tap_page(engine.page).touched > 2,
+        timeout_s=20,
+        what="two seconds after the death",
+    )
     configure(tmp_path, pages, keep_dead="1s")
     sidecar = opsctl.start_sidecar(cwd=tmp_path)
     wait_for(lambda: not engine.page.exists(), timeout_s=20, what="the old page to go")

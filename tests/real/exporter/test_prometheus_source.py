@@ -310,6 +310,9 @@ def test_what_prometheus_scrapes_is_diagnosed_like_what_opsctl_reads(
     def both_are_named() -> bool:
         nonlocal now
         now = opsctl.run(*asked, "--output", "json")
+        if not now.stdout:
+            # nothing was scraped yet
+            return False
         causes = {
             target["causes"][0]["id"]: target["verdict"]
             for target in json.loads(now.stdout)["targets"]
