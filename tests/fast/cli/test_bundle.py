@@ -9,6 +9,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from bundle_members import members
 from commands import Opsctl
 from paths import RECORDINGS
 from ports import reserve_port
@@ -19,17 +20,6 @@ from vllm_opsctl.exporter.bundle import MANIFEST, RECORDING, Scrubber
 from vllm_opsctl.exporter.observation import Observation
 
 THRASH = RECORDINGS / "kv-preemption-thrash.jsonl.gz"
-
-
-def members(path: Path) -> dict[str, bytes]:
-    """What a bundle holds."""
-    with tarfile.open(path) as archive:
-        found = {}
-        for member in archive:
-            content = archive.extractfile(member)
-            assert content is not None
-            found[member.name] = content.read()
-        return found
 
 
 def packed(path: Path, contents: dict[str, bytes]) -> Path:

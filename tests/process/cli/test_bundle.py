@@ -5,11 +5,11 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import tarfile
 from pathlib import Path
 
 import pytest
 import yaml
+from bundle_members import members
 from commands import Opsctl
 from loopback import http_get
 from paths import RECORDINGS
@@ -18,17 +18,6 @@ from ports import reserve_port
 from vllm_opsctl.exporter.bundle import MANIFEST, RECORDING
 
 THRASH = RECORDINGS / "kv-preemption-thrash.jsonl.gz"
-
-
-def members(path: Path) -> dict[str, bytes]:
-    """What a bundle holds."""
-    with tarfile.open(path) as archive:
-        found = {}
-        for member in archive:
-            content = archive.extractfile(member)
-            assert content is not None
-            found[member.name] = content.read()
-        return found
 
 
 @pytest.fixture

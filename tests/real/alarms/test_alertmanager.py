@@ -12,31 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from built_alarms import FULL, built
 
-from vllm_opsctl.alarms.build import build_files
-from vllm_opsctl.alarms.rules import Rulebook, build_rules
 from vllm_opsctl.cli.alarm_message import read_alarm
-from vllm_opsctl.exporter.config import Config
 from vllm_opsctl.exporter.yaml_text import read_yaml
-
-PAGE = "arn:aws:sns:eu-central-1:123456789012:llm-page"
-TICKET = "arn:aws:sns:eu-central-1:123456789012:llm-ticket.fifo"
-FULL: dict[str, Any] = {
-    "page_topic": PAGE,
-    "ticket_topic": TICKET,
-    "webhook": "http://127.0.0.1:8080/hook",
-    "deadman_url": "http://127.0.0.1:8080/ping",
-    "api_url": "http://127.0.0.1:5055",
-}
-
-
-def built(folder: Path, alarms: dict[str, Any]) -> tuple[Rulebook, dict[str, str]]:
-    config = Config.model_validate({"alarms": alarms})
-    rulebook = build_rules(config, "sidecar")
-    files = build_files(config, rulebook)
-    for name, text in files.items():
-        (folder / name).write_text(text)
-    return rulebook, files
 
 
 def amtool(binary: Path, folder: Path, *arguments: str) -> str:

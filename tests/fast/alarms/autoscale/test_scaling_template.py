@@ -14,6 +14,7 @@ from cloudwatch_fleet import MINUTE, config
 from commands import Opsctl
 from example_alarms import AUTOSCALING_EXAMPLE, GENERATED, STARTER
 from paths import RECORDINGS
+from scaled_resource import ECS, KINDS, TOPIC, scaled
 
 from vllm_opsctl.alarms.autoscale.metrics import REPLICAS_METRIC
 from vllm_opsctl.alarms.autoscale.template import scaling_of, template_text
@@ -28,26 +29,6 @@ from vllm_opsctl.exporter.recording import read_recording
 from vllm_opsctl.exporter.sinks.cloudwatch.curated import curated
 from vllm_opsctl.exporter.sinks.cloudwatch.interval import Labels, data_of
 from vllm_opsctl.exporter.yaml_text import read_yaml
-
-TOPIC = "arn:aws:sns:eu-central-1:123456789012:llm-ticket"
-ECS = {"kind": "ecs-service", "name": "llm/chat", "max_num_seqs": 64, "min": 1, "max": 4}
-KINDS: dict[str, dict[str, Any]] = {
-    "ecs-service": ECS,
-    "sagemaker-variant": {**ECS, "kind": "sagemaker-variant", "name": "chat/AllTraffic"},
-    "sagemaker-inference-component": {
-        **ECS,
-        "kind": "sagemaker-inference-component",
-        "name": "chat",
-        "min": 0,
-    },
-    "auto-scaling-group": {**ECS, "kind": "auto-scaling-group", "name": "chat"},
-}
-
-
-def scaled(resource: dict[str, Any] | None = None, **more: Any) -> Config:
-    """One scaled resource; keys of ``more`` go to the section."""
-    section = {"cold_start": "6m", "resources": [ECS if resource is None else resource], **more}
-    return config(autoscaling=section, alarms={"ticket_topic": TOPIC})
 
 
 def body_of(one: Config) -> dict[str, Any]:

@@ -10,38 +10,14 @@ import pytest
 from cloudwatch_fleet import body_of, config, text_of
 from commands import Opsctl
 from paths import RECORDINGS
+from promql_alarms import OTLP, QUERIES, alarms, query_of
 
 from vllm_opsctl.alarms.cloudwatch.definitions import read_definitions
 from vllm_opsctl.alarms.cloudwatch.validate import mistakes
 from vllm_opsctl.alarms.rules import build_rules
 from vllm_opsctl.exporter.catalogue import catalogue
-from vllm_opsctl.exporter.config import Config
 
-AWS = {"cloudwatch": {"sink": "otlp", "region": "eu-central-1"}}
 COLLECTOR = {"cloudwatch": {"sink": "otlp", "endpoint_url": "http://collector:4318/v1/metrics"}}
-OTLP = config(exporter=AWS)
-
-
-def alarms(one: Config = OTLP) -> dict[str, dict[str, Any]]:
-    """Properties of every PromQL alarm by name."""
-    return {
-        properties["AlarmName"]: properties
-        for resource in body_of(one)["Resources"].values()
-        if "EvaluationCriteria" in (properties := resource["Properties"])
-    }
-
-
-def query_of(name: str, one: Config = OTLP) -> str:
-    found: str = alarms(one)[name]["EvaluationCriteria"]["PromQLCriteria"]["Query"]
-    return found
-
-
-def as_prometheus(query: str) -> str:
-    """Without the matcher that older Prometheus cannot read; it is in every selector."""
-    return re.sub(r'"@resource\.service\.name"="chat"(, )?', "", query)
-
-
-QUERIES = {name: as_prometheus(query_of(name)) for name in alarms()}
 
 
 def test_every_alert_that_notifies_has_an_alarm_and_rows_that_notify_alike_share_one() -> None:

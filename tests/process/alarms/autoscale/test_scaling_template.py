@@ -5,33 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-from cloudwatch_fleet import config
+from scaled_resource import KINDS, scaled
 
 from vllm_opsctl.alarms.autoscale.template import scaling_of, template_text
-from vllm_opsctl.exporter.config import Config
-
-TOPIC = "arn:aws:sns:eu-central-1:123456789012:llm-ticket"
-ECS = {"kind": "ecs-service", "name": "llm/chat", "max_num_seqs": 64, "min": 1, "max": 4}
-KINDS: dict[str, dict[str, Any]] = {
-    "ecs-service": ECS,
-    "sagemaker-variant": {**ECS, "kind": "sagemaker-variant", "name": "chat/AllTraffic"},
-    "sagemaker-inference-component": {
-        **ECS,
-        "kind": "sagemaker-inference-component",
-        "name": "chat",
-        "min": 0,
-    },
-    "auto-scaling-group": {**ECS, "kind": "auto-scaling-group", "name": "chat"},
-}
-
-
-def scaled(resource: dict[str, Any] | None = None, **more: Any) -> Config:
-    """One scaled resource; keys of ``more`` go to the section."""
-    section = {"cold_start": "6m", "resources": [ECS if resource is None else resource], **more}
-    return config(autoscaling=section, alarms={"ticket_topic": TOPIC})
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,42 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from cloudwatch_fleet import body_of, config
-
-from vllm_opsctl.exporter.config import Config
-
-AWS = {"cloudwatch": {"sink": "otlp", "region": "eu-central-1"}}
-OTLP = config(exporter=AWS)
-
-
-def alarms(one: Config = OTLP) -> dict[str, dict[str, Any]]:
-    """Properties of every PromQL alarm by name."""
-    return {
-        properties["AlarmName"]: properties
-        for resource in body_of(one)["Resources"].values()
-        if "EvaluationCriteria" in (properties := resource["Properties"])
-    }
-
-
-def query_of(name: str, one: Config = OTLP) -> str:
-    found: str = alarms(one)[name]["EvaluationCriteria"]["PromQLCriteria"]["Query"]
-    return found
-
-
-def as_prometheus(query: str) -> str:
-    """Without the matcher that older Prometheus cannot read; it is in every selector."""
-    return re.sub(r'"@resource\.service\.name"="chat"(, )?', "", query)
-
-
-QUERIES = {name: as_prometheus(query_of(name)) for name in alarms()}
+from promql_alarms import QUERIES
 
 
 def test_prometheus_can_read_them(part: Callable[[str], Path], tmp_path: Path) -> None:
