@@ -1,0 +1,1 @@
+"""Incidents that are played on a real vLLM and recorded."""

@@ -1,1 +1,1 @@
-"""A real vLLM on the CPU, a load whose own counts are the truth, and incidents made on purpose."""
+"""Real parts and emulated ones: how they are started, asked and stopped."""
