@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,8 @@ import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+from ports import reserve_port
 
 TESTS = Path(__file__).resolve().parent
 OPSCTL = Path(sys.executable).with_name("opsctl")
@@ -54,7 +55,7 @@ def main() -> int:
 
 
 def _watch_and_diagnose(url: str, stack: contextlib.ExitStack, speed: float) -> int:
-    sidecar = f"http://127.0.0.1:{_free_port()}"
+    sidecar = f"http://127.0.0.1:{reserve_port()}"
     settings = {
         "OPSCTL_TARGETS": f"[{{name: chat-0, url: '{url}'}}]",
         "OPSCTL_EXPORTER__LISTEN": sidecar.removeprefix("http://"),
@@ -96,7 +97,7 @@ def _watch_and_diagnose(url: str, stack: contextlib.ExitStack, speed: float) -> 
 
 @contextlib.contextmanager
 def _replayed(recording: Path, speed: float) -> Iterator[str]:
-    port = _free_port()
+    port = reserve_port()
     faster = () if speed == 1.0 else ("--speed", f"{speed:g}")
     shown = ("replay", str(recording.relative_to(TESTS.parent)), "--port", str(port), *faster)
     _say(" ".join(("opsctl", *shown)))
@@ -143,13 +144,6 @@ def _running(*arguments: str, env: Mapping[str, str] | None = None) -> Iterator[
 
 def _say(text: str) -> None:
     print(text if text.startswith("(") else f"$ {text}", flush=True)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _get(url: str) -> str:

@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from pathlib import Path
 
+from ports import reserve_port
+
 from bench.table import Row, report
 
 WATCH_S = 40.0
 RECORDING = Path(__file__).resolve().parents[1] / "recordings" / "queue-overload.jsonl.gz"
 OPSCTL = str(Path(sys.executable).with_name("opsctl"))
-
-
-def free_port() -> int:
-    """A free loopback port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def usage(pid: int) -> tuple[float, float]:
@@ -56,7 +49,7 @@ def metric(text: str, name: str) -> float:
 
 def main() -> None:
     """Measure and report."""
-    source, sidecar = free_port(), free_port()
+    source, sidecar = reserve_port(), reserve_port()
     replay = subprocess.Popen(
         [OPSCTL, "replay", str(RECORDING), "--port", str(source)], stderr=subprocess.DEVNULL
     )
