@@ -12,12 +12,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from rule_books import book
 
 from vllm_opsctl.alarms import fleet, sli, vocabulary
 from vllm_opsctl.alarms.alerts import AlertSpec, shipped_alerts
 from vllm_opsctl.alarms.build import build_files
-from vllm_opsctl.alarms.burn import Clock, parse_scale
-from vllm_opsctl.alarms.rules import Rulebook, build_rules
 from vllm_opsctl.alarms.vocabulary import Source, Vocabulary, concepts_in
 from vllm_opsctl.errors import ConfigError
 from vllm_opsctl.exporter import series
@@ -27,17 +26,6 @@ from vllm_opsctl.exporter.yaml_text import read_yaml
 from vllm_opsctl.runbooks.load import shipped_library
 
 TAP: dict[str, Any] = {"exporter": {"tap": {"dir": "/dev/shm/vllm-opsctl"}}}  # noqa: S108
-
-
-def book(
-    source: Source,
-    settings: dict[str, Any] | None = None,
-    version: str | None = None,
-    scale: str = "1",
-) -> tuple[Config, Rulebook]:
-    config = Config.model_validate(settings or {})
-    release = parse_version(version) if version else None
-    return config, build_rules(config, source, version=release, clock=Clock(parse_scale(scale)))
 
 
 def test_every_alert_has_labels_texts_and_a_unit_test() -> None:

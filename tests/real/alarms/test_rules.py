@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 import yaml
+from rule_books import book
 
 from vllm_opsctl.alarms.build import build_files
-from vllm_opsctl.alarms.burn import Clock, parse_scale
-from vllm_opsctl.alarms.rules import Rulebook, build_rules
+from vllm_opsctl.alarms.rules import Rulebook
 from vllm_opsctl.alarms.vocabulary import Source
-from vllm_opsctl.exporter.catalogue import parse_version
 from vllm_opsctl.exporter.config import Config
 from vllm_opsctl.exporter.yaml_text import read_yaml
 
@@ -41,17 +40,6 @@ SPECIAL: dict[str, Any] = {
         {"name": "all", "sli": "availability", "target": "99%", "model": "org/other"},
     ]
 }
-
-
-def book(
-    source: Source,
-    settings: dict[str, Any] | None = None,
-    version: str | None = None,
-    scale: str = "1",
-) -> tuple[Config, Rulebook]:
-    config = Config.model_validate(settings or {})
-    release = parse_version(version) if version else None
-    return config, build_rules(config, source, version=release, clock=Clock(parse_scale(scale)))
 
 
 def written(folder: Path, config: Config, rulebook: Rulebook) -> Path:
