@@ -17,13 +17,11 @@ from vllm_opsctl.alarms.burn import (
     unreachable,
 )
 from vllm_opsctl.alarms.links import Links
+from vllm_opsctl.alarms.prometheus.conventions import BUCKET_ALERT, BURN_ALERT, FLOOR_ALERT
 from vllm_opsctl.alarms.sli import Indicator
 from vllm_opsctl.alarms.vocabulary import NotMeasured, Vocabulary, as_model_and_target, indented
+from vllm_opsctl.exporter.identity import Identity
 from vllm_opsctl.exporter.units import format_duration, format_percent, parse_duration
-
-BURN_ALERT = "LLMSLOErrorBudgetBurn"
-FLOOR_ALERT = "LLMSLOHardFloor"
-BUCKET_ALERT = "LLMSLOBucketMissing"
 
 _BUCKET_FOR_S = 600.0
 """A rolling deploy of a new bound takes minutes."""
@@ -71,12 +69,12 @@ class AlertWriter:
     Writes the alerting rules of one configuration.
 
     Args:
-        service: Name of the fleet, a label.
+        identity: Labels of every rule.
         names: The vocabulary of the source.
         links: Where a page leads.
     """
 
-    service: str
+    identity: Identity
     names: Vocabulary
     links: Links
 
@@ -104,9 +102,9 @@ class AlertWriter:
         threshold = f"{threshold_of(row, objective.target):.12g}"
         long_s = f"{self.names.clock.seconds(row.long_s):g}"
         expr = (
-            f"{recorded('error', short, one)} > {threshold}\n"
-            f"and {recorded('error', long, one)} > {threshold}\n"
-            f"and {recorded('bad', long, one)} * {long_s} {_at_least(row.min_bad)}"
+            f"{one.recorded('error', short)} > {threshold}\n"
+            f"and {one.recorded('error', long)} > {threshold}\n"
+            f"and {one.recorded('bad', long)} * {long_s} {_at_least(row.min_bad)}"
         )
         spent = format_percent(row.budget_spent)
         return self._objective_rule(
@@ -128,8 +126,8 @@ class AlertWriter:
         window = duration_text(FLOOR.window_s)
         seconds = f"{self.names.clock.seconds(FLOOR.window_s):g}"
         expr = (
-            f"{recorded('error', window, one)} > {FLOOR.ratio:g}\n"
-            f"and {recorded('total', window, one)} * {seconds} {_at_least(FLOOR.min_events)}"
+            f"{one.recorded('error', window)} > {FLOOR.ratio:g}\n"
+            f"and {one.recorded('total', window)} * {seconds} {_at_least(FLOOR.min_events)}"
         )
         return self._objective_rule(
             one,
@@ -153,9 +151,11 @@ class AlertWriter:
                 # asked for: the sidecar counts at the bound below
                 return None
             by = f"{self.names.labels('replica')}, model"
-            asked = f'vllm_sli_threshold_seconds{{objective="{name}", kind="asked"}}'
-            used = f'vllm_sli_threshold_seconds{{objective="{name}", kind="used"}}'
-            missing = f"{asked}\nunless on ({by}) (\n  {asked} == on ({by}) {used}\n)"
+            asked, used = one.threshold("asked"), one.threshold("used")
+            missing = (
+                f"{asked}\nunless on ({by}) (\n"
+                f"  max by ({by}) ({asked}) == max by ({by}) ({used})\n)"
+            )
             effect = "The sidecar counts its events at the bound below, so more of them as bad."
         else:
             on = self.names.labels("engine")
@@ -199,7 +199,7 @@ class AlertWriter:
             alert=alert,
             expr=expr,
             for_s=for_s,
-            labels={**labels_of(one, self.service), **self._routing(notify, role), **labels},
+            labels={**labels_of(one, self.identity), **self._routing(notify, role), **labels},
             annotations={
                 "summary": summary,
                 "description": description,
@@ -237,7 +237,7 @@ class AlertWriter:
                     expr=expr,
                     for_s=parse_duration(spec.hold),
                     labels={
-                        "service": self.service,
+                        **self.identity.labels(),
                         **self._routing(spec.notify, spec.role),
                     },
                     annotations={
@@ -251,15 +251,9 @@ class AlertWriter:
         return rules
 
 
-def labels_of(one: Indicator, service: str) -> dict[str, str]:
+def labels_of(one: Indicator, identity: Identity) -> dict[str, str]:
     """The labels of everything that is about an objective."""
-    return {"objective": one.objective.name, "service": service}
-
-
-def recorded(what: str, window: str, one: Indicator) -> str:
-    """A recorded series of an objective: ``bad``, ``total`` or ``error`` over a nominal window."""
-    operation = "ratio_rate" if what == "error" else "rate"
-    return f'llm_slo:{what}:{operation}{window}{{objective="{one.objective.name}"}}'
+    return {"objective": one.objective.name, **identity.labels()}
 
 
 def _at_least(events: int) -> str:

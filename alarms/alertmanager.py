@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from vllm_opsctl.alarms.alert_rules import FLOOR_ALERT
 from vllm_opsctl.alarms.burn import ROWS, Clock, duration_text
+from vllm_opsctl.alarms.prometheus.conventions import FLOOR_ALERT
 from vllm_opsctl.errors import ConfigError
 from vllm_opsctl.exporter.config import Alarms
 

@@ -9,7 +9,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from vllm_opsctl.alarms.vocabulary import Source, concepts_in
+from vllm_opsctl.alarms.prometheus.conventions import Source
+from vllm_opsctl.alarms.vocabulary import concepts_in
 from vllm_opsctl.exporter.units import parse_duration
 from vllm_opsctl.exporter.yaml_text import read_yaml
 from vllm_opsctl.runbooks.load import shipped_library

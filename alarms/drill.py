@@ -18,15 +18,13 @@ from typing import Literal
 
 from vllm_opsctl.alarms.alerts import SEVERITIES
 from vllm_opsctl.alarms.pager_api import AlertmanagerApi, LoadedRule, Notified, PrometheusApi
+from vllm_opsctl.alarms.prometheus.conventions import DRILL_ALERT, WATCHDOG_ALERT
 from vllm_opsctl.alarms.rules import Rulebook
 from vllm_opsctl.alarms.sns_topic import Listener, Notification, Topic
 from vllm_opsctl.exporter.units import format_duration
 
 Way = Literal["page", "ticket"]
 State = Literal["ok", "failed", "note"]
-
-DRILL_ALERT = "LLMDrill"
-WATCHDOG_ALERT = "LLMWatchdog"
 
 _NOTHING_IS_WRONG = "drill-nothing-is-wrong"
 """The drill's objective: subjects show it."""

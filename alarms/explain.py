@@ -23,8 +23,9 @@ from vllm_opsctl.alarms.burn import (
     unreachable,
 )
 from vllm_opsctl.alarms.links import Links
+from vllm_opsctl.alarms.prometheus.conventions import Source
 from vllm_opsctl.alarms.sli import NoBound, indicator
-from vllm_opsctl.alarms.vocabulary import NotMeasured, Source, Vocabulary
+from vllm_opsctl.alarms.vocabulary import NotMeasured, vocabulary_of
 from vllm_opsctl.exporter.config import Config, Objective
 
 DAY_S = 86400.0
@@ -166,7 +167,7 @@ def _measured(
 ) -> tuple[str | None, str | None]:
     """Why it is not measured, and what is measured instead of what was asked for."""
     try:
-        return None, indicator(objective, Vocabulary(source), config).moved
+        return None, indicator(objective, vocabulary_of(config, source), config).moved
     except (NotMeasured, NoBound) as problem:
         return str(problem), None
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from vllm_opsctl.alarms.alert_rules import BUCKET_ALERT, BURN_ALERT, FLOOR_ALERT
 from vllm_opsctl.alarms.alerts import AlertSpec, shipped_alerts
 from vllm_opsctl.alarms.burn import FLOOR, ROWS, duration_text
-from vllm_opsctl.alarms.drill import DRILL_ALERT
+from vllm_opsctl.alarms.prometheus.conventions import (
+    BUCKET_ALERT,
+    BURN_ALERT,
+    DRILL_ALERT,
+    FLOOR_ALERT,
+)
 from vllm_opsctl.exporter.units import format_percent
 from vllm_opsctl.runbooks.explain import Explanation
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vllm_opsctl.alarms.alerts import Command, Per
-from vllm_opsctl.alarms.vocabulary import Source
+from vllm_opsctl.alarms.prometheus.conventions import Source
 from vllm_opsctl.exporter.config import Config, split_listen
 
 _TARGET = "{{ $labels.target }}"

@@ -19,9 +19,10 @@ from vllm_opsctl.alarms.burn import (
     unreachable,
 )
 from vllm_opsctl.alarms.instant import instant
+from vllm_opsctl.alarms.prometheus.conventions import Source
 from vllm_opsctl.alarms.rules import how_to_get_bounds
 from vllm_opsctl.alarms.sli import Indicator, NoBound, indicator
-from vllm_opsctl.alarms.vocabulary import NeedsTap, NotMeasured, Source, Vocabulary
+from vllm_opsctl.alarms.vocabulary import NeedsTap, NotMeasured, vocabulary_of
 from vllm_opsctl.exporter.catalogue import Version
 from vllm_opsctl.exporter.config import Config, Objective
 from vllm_opsctl.exporter.units import format_number, format_percent
@@ -70,7 +71,7 @@ def lint(
     Raises:
         SourceError: The Prometheus does not answer.
     """
-    names = Vocabulary(source, version)
+    names = vocabulary_of(config, source, version)
     found: list[Finding] = []
     is_bound_missing = False
     for index, objective in enumerate(config.objectives):

@@ -14,10 +14,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vllm_opsctl.alarms.alert_rules import BUCKET_ALERT, BURN_ALERT, FLOOR_ALERT, AlertRule
+from vllm_opsctl.alarms.alert_rules import AlertRule
 from vllm_opsctl.alarms.alerts import AlertSpec
 from vllm_opsctl.alarms.burn import time_to_fire, time_to_floor
 from vllm_opsctl.alarms.fleet import HEALTHY, IDLE, MODEL, REPLICAS, Phase, State, series_of
+from vllm_opsctl.alarms.prometheus.conventions import BUCKET_ALERT, BURN_ALERT, FLOOR_ALERT
 from vllm_opsctl.alarms.rules import Rulebook
 from vllm_opsctl.exporter.series import labels_text
 from vllm_opsctl.exporter.units import parse_duration

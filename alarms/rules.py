@@ -12,15 +12,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from vllm_opsctl.alarms.alert_rules import AlertRule, AlertWriter, labels_of, recorded
+from vllm_opsctl.alarms.alert_rules import AlertRule, AlertWriter, labels_of
 from vllm_opsctl.alarms.alerts import shipped_alerts
 from vllm_opsctl.alarms.burn import PERIOD_S, WINDOWS_S, Clock, budget_of, duration_text
 from vllm_opsctl.alarms.links import Links
+from vllm_opsctl.alarms.prometheus.conventions import (
+    BUDGET_LEFT,
+    INFO,
+    PERIOD,
+    TARGET_RATIO,
+    Source,
+    recorded_name,
+)
+from vllm_opsctl.alarms.resource_names import board_prefix
 from vllm_opsctl.alarms.sli import Indicator, NoBound, buckets_flag, indicator
-from vllm_opsctl.alarms.vocabulary import NotMeasured, Source, Vocabulary
+from vllm_opsctl.alarms.vocabulary import NotMeasured, Vocabulary, vocabulary_of
 from vllm_opsctl.errors import ConfigError
 from vllm_opsctl.exporter.catalogue import Version
 from vllm_opsctl.exporter.config import Config
+from vllm_opsctl.exporter.identity import Identity, identity_of
 
 _SHORT_S = 60.0
 _LONG_S = 120.0
@@ -68,7 +78,7 @@ def build_rules(
         ConfigError: A threshold is no bucket bound and may not be moved; one line an objective, the
             last with the flag that gives vLLM all the bounds.
     """
-    names = Vocabulary(source, version, clock or Clock())
+    names = vocabulary_of(config, source, version, clock)
     links = Links(config, source)
     left_out: list[str] = []
     indicators: list[Indicator] = []
@@ -82,15 +92,16 @@ def build_rules(
             problems.append(f"objectives[{index}] ({objective.name}).threshold: {problem}")
     if problems:
         raise ConfigError([*problems, *how_to_get_bounds(config, names)])
-    writer = AlertWriter(config.service.name, names, links)
+    identity = identity_of(config)
+    writer = AlertWriter(identity, names, links)
     alerts = {"slo-alerts": [a for one in indicators for a in writer.of_objective(one, left_out)]}
     for name, specs in shipped_alerts().items():
         alerts[name] = writer.shipped(specs, left_out)
-    recorder = _Recorder(config.service.name, names)
+    recorder = _Recorder(identity, names, board_prefix(config.service.name))
     groups = [
         *recorder.groups(indicators),
         *(
-            recorder.group(f"llm-{name}", _SHORT_S, [rule.as_file(names.clock) for rule in rules])
+            recorder.group(name, _SHORT_S, [rule.as_file(names.clock) for rule in rules])
             for name, rules in alerts.items()
         ),
     ]
@@ -127,11 +138,16 @@ def how_to_get_bounds(config: Config, names: Vocabulary) -> list[str]:
 class _Recorder:
     """Writes the recording rules."""
 
-    service: str
+    identity: Identity
     names: Vocabulary
+    board_prefix: str
 
     def group(self, name: str, interval_s: float, rules: list[dict[str, Any]]) -> dict[str, Any]:
-        return {"name": name, "interval": self.names.clock.text(interval_s), "rules": rules}
+        return {
+            "name": self.names.scope.group(name),
+            "interval": self.names.clock.text(interval_s),
+            "rules": rules,
+        }
 
     def groups(self, indicators: list[Indicator]) -> list[dict[str, Any]]:
         short: list[dict[str, Any]] = []
@@ -143,44 +159,39 @@ class _Recorder:
                 rules += self._window(one, window_s)
             period += self._period(one)
         return [
-            self.group("llm-slo-short", _SHORT_S, short),
-            self.group("llm-slo-long", _LONG_S, long),
-            self.group("llm-slo-period", _LONG_S, period),
+            self.group("slo-short", _SHORT_S, short),
+            self.group("slo-long", _LONG_S, long),
+            self.group("slo-period", _LONG_S, period),
         ]
 
     def _record(self, one: Indicator, name: str, expr: str, **more: str) -> dict[str, Any]:
-        return {"record": name, "expr": expr, "labels": {**labels_of(one, self.service), **more}}
+        return {"record": name, "expr": expr, "labels": {**labels_of(one, self.identity), **more}}
 
     def _window(self, one: Indicator, window_s: float) -> Iterator[dict[str, Any]]:
         # named by the nominal window, so that a scaled test reads like the real thing
         window = duration_text(window_s)
-        yield self._record(one, f"llm_slo:total:rate{window}", one.total(window_s))
-        yield self._record(one, f"llm_slo:bad:rate{window}", one.bad(window_s))
+        yield self._record(one, recorded_name("total", window), one.total(window_s))
+        yield self._record(one, recorded_name("bad", window), one.bad(window_s))
         yield self._record(
             one,
-            f"llm_slo:error:ratio_rate{window}",
-            f"{recorded('bad', window, one)}\n/ ({recorded('total', window, one)} > 0)",
+            recorded_name("error", window),
+            f"{one.recorded('bad', window)}\n/ ({one.recorded('total', window)} > 0)",
         )
 
     def _period(self, one: Indicator) -> Iterator[dict[str, Any]]:
         objective = one.objective
         period = self.names.clock.text(PERIOD_S)
         budget = budget_of(objective.target)
-        selector = f'{{objective="{objective.name}"}}'
-        yield self._record(one, "llm_slo:objective:ratio", f"vector({objective.target:.12g})")
-        yield self._record(
-            one,
-            "llm_slo:error:ratio_rate30d",
-            f"sum_over_time(llm_slo:bad:rate5m{selector}[{period}])\n"
-            f"/ (sum_over_time(llm_slo:total:rate5m{selector}[{period}]) > 0)",
+        bad, total = (
+            self.names.scope.recorded_over(recorded_name(what, "5m"), objective.name, period)
+            for what in ("bad", "total")
         )
-        yield self._record(
-            one,
-            "llm_slo:error_budget_remaining:ratio",
-            f"1 - llm_slo:error:ratio_rate30d{selector} / {budget:.12g}",
-        )
+        yield self._record(one, TARGET_RATIO, f"vector({objective.target:.12g})")
+        yield self._record(one, recorded_name("error", PERIOD), f"{bad}\n/ ({total} > 0)")
+        yield self._record(one, BUDGET_LEFT, f"1 - {one.recorded('error', PERIOD)} / {budget:.12g}")
         facts: dict[str, str] = {"sli": objective.sli, "bucket_policy": objective.bucket_policy}
         if objective.threshold is not None:
             facts["threshold_asked"] = f"{objective.threshold:g}"
             facts["threshold_used"] = f"{one.bound:g}"
-        yield self._record(one, "llm_slo_info", "vector(1)", **facts)
+        # where a row of the fleet board leads: a uid cannot be made of a service by Grafana
+        yield self._record(one, INFO, "vector(1)", board=self.board_prefix, **facts)

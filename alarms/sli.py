@@ -14,16 +14,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from vllm_opsctl.alarms.burn import duration_text
+from vllm_opsctl.alarms.prometheus.conventions import Recorded, recorded_name
 from vllm_opsctl.alarms.vocabulary import NeedsTap, NotMeasured, Vocabulary
 from vllm_opsctl.exporter.catalogue import catalogue
 from vllm_opsctl.exporter.config import BUCKET_FAMILIES, SLI_CONCEPTS, Config, Objective
 from vllm_opsctl.exporter.config_load import surrounding_bounds
+from vllm_opsctl.exporter.own_series import SLI_EVENTS, SLI_THRESHOLD
 from vllm_opsctl.exporter.series import labels_text
 from vllm_opsctl.exporter.units import format_duration
 
-_SLI_EVENTS = "vllm_sli_events_total"
 _GOOD_OR_ERROR = 'finished_reason=~"stop|length|repetition|error"'
 
 
@@ -63,7 +65,7 @@ class Indicator:
         """All events per second by model over a window (nominal seconds)."""
         window = self.names.clock.text(nominal_s)
         if self.names.source == "sidecar":
-            return f"sum by (model) (rate({self._events()}[{window}]))"
+            return f"sum by (model) (rate({self._own(SLI_EVENTS)}[{window}]))"
         if self.objective.sli == "availability":
             return self._availability("2xx|5xx", _GOOD_OR_ERROR, window)
         return self._latency("_count", window)
@@ -76,7 +78,7 @@ class Indicator:
         """
         window = self.names.clock.text(nominal_s)
         if self.names.source == "sidecar":
-            events = self._events(', outcome="bad"')
+            events = self._own(SLI_EVENTS, outcome="bad")
             return f"sum by (model) (rate({events}[{window}]))"
         if self.objective.sli == "availability":
             # the 5xx series is born with the first 5xx; until then it must not delete the sum
@@ -101,20 +103,35 @@ class Indicator:
 
     def _recorded_total(self, nominal_s: float) -> str:
         # the rule before it in its group: computing it again would cost as much once more
-        name = f"llm_slo:total:rate{duration_text(nominal_s)}"
-        return f'sum by (model) ({name}{{objective="{self.objective.name}"}})'
+        return self.recorded("total", duration_text(nominal_s))
 
-    def _events(self, more: str = "") -> str:
-        return f'{_SLI_EVENTS}{{objective="{self.objective.name}"{more}}}'
+    def recorded(self, what: Recorded, window: str) -> str:
+        """
+        What is recorded of the objective over a window, by model.
+
+        Args:
+            what: All events, the bad ones, or their share.
+            window: Nominal, such as ``5m``.
+        """
+        return self.names.scope.recorded(recorded_name(what, window), self.objective.name)
+
+    def threshold(self, kind: Literal["asked", "used"]) -> str:
+        """The threshold that a sidecar was given for the objective, or the bound it counts at."""
+        return self._own(SLI_THRESHOLD, kind=kind)
+
+    def _own(self, series: str, **matchers: str) -> str:
+        scope = self.names.scope.raw("sidecar")
+        of_objective = labels_text({"objective": self.objective.name, **matchers})
+        return f"{series}{{{scope},{of_objective}}}"
 
     def _latency(self, suffix: str, window: str) -> str:
-        on = self.names.labels("engine")
+        # series by series, with all their labels: a pod that was replaced behind the same instance is in
+        # the window too, and each half of an HA pair
         always = (
             f"sum without (le) (count_over_time({self.series()}[{window}])) "
-            f">= on ({on}) count_over_time({self.series('_count')}[{window}])"
+            f">= count_over_time({self.series('_count')}[{window}])"
         )
-        events = f"rate({self.series(suffix)}[{window}]) and on ({on}) ({always})"
-        return _by_model(events)
+        return _by_model(f"rate({self.series(suffix)}[{window}]) and ignoring (le) ({always})")
 
     def _availability(self, status: str, finishes: str, window: str) -> str:
         model = self.objective.model

@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from vllm_opsctl.alarms.burn import PERIOD_S
+from vllm_opsctl.alarms.prometheus.conventions import Source
 from vllm_opsctl.alarms.rules import how_to_get_bounds
 from vllm_opsctl.alarms.sli import Indicator, NoBound, indicator
 from vllm_opsctl.alarms.status import Standing, Status, standing_of_timeline, worst_first
 from vllm_opsctl.alarms.status_query import Prometheus
 from vllm_opsctl.alarms.status_timeline import SLOT_S, Count, Slot, Timeline
-from vllm_opsctl.alarms.vocabulary import NotMeasured, Source, Vocabulary
+from vllm_opsctl.alarms.vocabulary import NotMeasured, Vocabulary, vocabulary_of
 from vllm_opsctl.errors import ConfigError, UsageError
 from vllm_opsctl.exporter.catalogue import Version
 from vllm_opsctl.exporter.config import Config, Objective
@@ -86,7 +87,7 @@ def read_history(
         ConfigError: No objective can be measured.
         UsageError: It knows nothing of any.
     """
-    names = Vocabulary(source, version)
+    names = vocabulary_of(config, source, version)
     history = History(start, end)
     indicators = list(_indicators(config, names, history))
     if not indicators:

@@ -20,6 +20,7 @@ from vllm_opsctl.errors import BadPage, UsageError
 from vllm_opsctl.exporter.config import Config, Objective, clean_url
 from vllm_opsctl.exporter.exposition import read_page
 from vllm_opsctl.exporter.observation import Observation
+from vllm_opsctl.exporter.own_series import SLI_EVENTS, SLI_TARGET, SLI_THRESHOLD
 from vllm_opsctl.exporter.sli import SliCounter
 from vllm_opsctl.exporter.sources.http import get, new_session
 from vllm_opsctl.exporter.sources.sidecar import SidecarSource
@@ -205,13 +206,13 @@ def _read(base: str) -> _Page:
         for family in text_string_to_metric_families(answer.body.decode()):
             for sample in family.samples:
                 labels, value = sample.labels, float(sample.value)
-                if sample.name == "vllm_sli_events_total":
+                if sample.name == SLI_EVENTS:
                     key = (labels["objective"], labels["model"])
                     bad = value if labels["outcome"] == "bad" else 0.0
                     counts[key] = counts.get(key, Count()) + Count(value, bad)
-                elif sample.name == "vllm_sli_target_ratio":
+                elif sample.name == SLI_TARGET:
                     targets[labels["objective"]] = value
-                elif sample.name == "vllm_sli_threshold_seconds" and labels["kind"] == "used":
+                elif sample.name == SLI_THRESHOLD and labels["kind"] == "used":
                     thresholds[labels["objective"]] = value
                 elif sample.name == "opsctl_process_start_time_seconds":
                     since = value

@@ -5,7 +5,8 @@ Expressions are written once, with placeholders: ``${requests_running}`` is the 
 the catalogue, ``${step_tokens_count}`` the count of a histogram, ``${http_requests:status="5xx"}`` a
 metric with matchers, ``${5m}`` a duration (scaled in tests), ``${10m:s}`` its seconds, and
 ``${engine}``, ``${replica}`` and ``${model}`` the labels that tell engines, replicas and models apart;
-``${served}`` those of a replica and of a model that it serves.
+``${served}`` those of a replica and of a model that it serves. What is no metric of an engine is named in
+:mod:`.prometheus.conventions`, such as ``${target_up}``. Every selector is of the service's series alone.
 """
 
 from __future__ import annotations
@@ -13,32 +14,22 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 from vllm_opsctl.alarms.burn import Clock
+from vllm_opsctl.alarms.prometheus.conventions import (
+    LEVELS,
+    Scope,
+    Source,
+    named_series,
+    scope_of,
+)
 from vllm_opsctl.exporter.catalogue import Concept, Name, Version, catalogue
+from vllm_opsctl.exporter.config import Config
 from vllm_opsctl.exporter.units import parse_duration
-
-Source = Literal["sidecar", "vllm"]
 
 _PLACEHOLDER = re.compile(r"\$\{([^}:]+)(?::([^}]*))?\}")
 _DURATION = re.compile(r"\d+(?:ms|s|m|h|d)")
 _SUFFIXES = ("_count", "_sum", "_bucket")
-
-_LABELS: dict[Source, dict[str, str]] = {
-    "sidecar": {
-        "engine": "job, instance, target, model, engine",
-        "replica": "job, instance, target",
-        "served": "job, instance, target, model",
-        "model": "model",
-    },
-    "vllm": {
-        "engine": "job, instance, model_name, engine",
-        "replica": "job, instance",
-        "served": "job, instance, model_name",
-        "model": "model_name",
-    },
-}
 
 
 class NotMeasured(Exception):
@@ -58,17 +49,19 @@ class Vocabulary:
         source: The sidecar's page, or vLLM's own.
         version: Release of vLLM, for its own page; None for the newest known.
         clock: How long the windows really are.
-        chosen: Label matchers of every series besides, as boards have them.
+        chosen: More label matchers of every series, as boards have them.
+        scope: Whose series.
     """
 
     source: Source
     version: Version | None = None
     clock: Clock = field(default_factory=Clock)
     chosen: str = ""
+    scope: Scope = field(default_factory=Scope)
 
     def labels(self, level: str) -> str:
         """The labels of a level of the head of this file, for ``on`` and ``by``."""
-        return _LABELS[self.source][level]
+        return LEVELS[self.source][level]
 
     def selector(self, concept: str, suffix: str = "", matchers: str = "") -> str:
         """
@@ -88,7 +81,8 @@ class Vocabulary:
             name, where = f"{entry.exported_name}{total}", []
         else:
             name, where = self._name(entry).name, _where(entry)
-        matches = ", ".join([*where, *filter(None, (matchers, self.chosen))])
+        own = self.scope.raw(self.source)
+        matches = ", ".join(filter(None, (own, *where, matchers, self.chosen)))
         return f"{name}{suffix}" + (f"{{{matches}}}" if matches else "")
 
     def has(self, concept: str) -> bool:
@@ -134,12 +128,30 @@ class Vocabulary:
         if _DURATION.fullmatch(name):
             nominal_s = parse_duration(name)
             return f"{self.clock.seconds(nominal_s):g}" if matchers else self.clock.text(nominal_s)
-        if name in _LABELS[self.source]:
+        if name in LEVELS[self.source]:
             return self.labels(name)
+        named = named_series(name, matchers, self.scope, self.source)
+        if named is not None:
+            return named
         for suffix in _SUFFIXES:
             if name.endswith(suffix) and name.removesuffix(suffix) in known_concepts():
                 return self.selector(name.removesuffix(suffix), suffix, matchers)
         return self.selector(name, "", matchers)
+
+
+def vocabulary_of(
+    config: Config, source: Source, version: Version | None = None, clock: Clock | None = None
+) -> Vocabulary:
+    """
+    The names of a source, for the series of a configuration's service.
+
+    Args:
+        config: For the service's identity and ``alarms.match``.
+        source: The sidecar's page, or vLLM's own.
+        version: Release of vLLM, for its own page; None for the newest known.
+        clock: How long the windows really are; None for real time.
+    """
+    return Vocabulary(source, version, clock or Clock(), scope=scope_of(config))
 
 
 def known_concepts() -> frozenset[str]:

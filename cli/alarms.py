@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from fractions import Fraction
 
     from vllm_opsctl.alarms.drill import Step, Way
+    from vllm_opsctl.alarms.prometheus.conventions import Source
     from vllm_opsctl.alarms.sns_topic import Topic
-    from vllm_opsctl.alarms.vocabulary import Source
     from vllm_opsctl.exporter.catalogue import Version
     from vllm_opsctl.exporter.config import Alarms
 

@@ -17,7 +17,7 @@ from vllm_opsctl.alarms.cloudwatch.build import (
     write_template,
 )
 from vllm_opsctl.alarms.cloudwatch.rehearsal import Rehearsal, rehearse
-from vllm_opsctl.alarms.vocabulary import Source
+from vllm_opsctl.alarms.prometheus.conventions import Source
 from vllm_opsctl.cli.common import checked, emit, mistakes_of, note
 from vllm_opsctl.cli.paragraphs import wrapped
 from vllm_opsctl.dashboards.cloudwatch import service_template

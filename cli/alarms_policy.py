@@ -12,7 +12,7 @@ from typing import Any
 
 from vllm_opsctl.alarms.cloudwatch.account import OWNER
 from vllm_opsctl.alarms.cloudwatch.wanted import alias_of, topic_name
-from vllm_opsctl.alarms.drill import DRILL_ALERT
+from vllm_opsctl.alarms.prometheus.conventions import DRILL_ALERT
 from vllm_opsctl.exporter.config import Config
 
 _OWNER_KEY, _OWNER_VALUE = next(iter(OWNER.items()))

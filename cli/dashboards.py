@@ -13,7 +13,7 @@ from vllm_opsctl.cli.dashboards_push import diff, draw, push
 from vllm_opsctl.cli.options import source_option, version_option
 
 if TYPE_CHECKING:
-    from vllm_opsctl.alarms.vocabulary import Source
+    from vllm_opsctl.alarms.prometheus.conventions import Source
     from vllm_opsctl.exporter.catalogue import Version
 
 

@@ -16,7 +16,7 @@ from vllm_opsctl.cli.plan_view import DONE, MARKS
 from vllm_opsctl.errors import SourceError, UsageError
 
 if TYPE_CHECKING:
-    from vllm_opsctl.alarms.vocabulary import Source
+    from vllm_opsctl.alarms.prometheus.conventions import Source
     from vllm_opsctl.dashboards.board_diff import Difference
     from vllm_opsctl.dashboards.grafana import Drawn
     from vllm_opsctl.dashboards.grafana_api import GrafanaApi

@@ -21,7 +21,7 @@ from vllm_opsctl.runbooks.names import nearest
 
 if TYPE_CHECKING:
     from vllm_opsctl.alarms.explain import Explained, Window
-    from vllm_opsctl.alarms.vocabulary import Source
+    from vllm_opsctl.alarms.prometheus.conventions import Source
     from vllm_opsctl.exporter.config import Config, Objective
 
 

@@ -16,8 +16,8 @@ from vllm_opsctl.cli.slo_status import progress, prometheus_option, time_of, tok
 from vllm_opsctl.errors import UsageError
 
 if TYPE_CHECKING:
+    from vllm_opsctl.alarms.prometheus.conventions import Source
     from vllm_opsctl.alarms.report import Account, Period, Report
-    from vllm_opsctl.alarms.vocabulary import Source
     from vllm_opsctl.exporter.config import Config
 
 SCHEMA_VERSION = 1

@@ -17,8 +17,8 @@ from vllm_opsctl.cli.options import output_option, parse_time, source_option, ve
 from vllm_opsctl.errors import UsageError
 
 if TYPE_CHECKING:
+    from vllm_opsctl.alarms.prometheus.conventions import Source
     from vllm_opsctl.alarms.status import Status
-    from vllm_opsctl.alarms.vocabulary import Source
     from vllm_opsctl.exporter.catalogue import Version
     from vllm_opsctl.exporter.config import Config
 

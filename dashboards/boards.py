@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from vllm_opsctl.alarms.vocabulary import Source
+from vllm_opsctl.alarms.prometheus.conventions import Source
 from vllm_opsctl.dashboards.model import Board, Kind, Limit, Line, Panel, Query, Section, Unit
 from vllm_opsctl.dashboards.slo_board import promised_limits, slo_board
 from vllm_opsctl.exporter.config import SLI_CONCEPTS, Config, Objective

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import yaml
 
-from vllm_opsctl.alarms.vocabulary import Source, Vocabulary
+from vllm_opsctl.alarms.prometheus.conventions import Source
+from vllm_opsctl.alarms.vocabulary import Vocabulary
 from vllm_opsctl.dashboards.boards import load_boards
 from vllm_opsctl.dashboards.grafana import Drawn, draw
 from vllm_opsctl.dashboards.slo_board import slo_board

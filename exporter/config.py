@@ -16,6 +16,8 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from vllm_opsctl.exporter.config_autoscaling import Autoscaling
 from vllm_opsctl.exporter.config_types import Duration, Ratio, Size, Slug, Strict
+from vllm_opsctl.exporter.identity import check_free_labels
+from vllm_opsctl.exporter.matchers import matchers_in
 
 DEFAULT_PORT = 9836
 
@@ -92,7 +94,11 @@ WebUrl = Annotated[str, AfterValidator(_web_url)]
 class Service(Strict):
     """What the fleet is called."""
 
-    name: Slug = Field("vllm", description="Name of the service, a label on pages and boards.")
+    name: Slug = Field(
+        "vllm",
+        max_length=128,
+        description="Name of the service: the label `service`, and in every name that is derived.",
+    )
 
 
 class Target(Strict):
@@ -271,9 +277,20 @@ class Exporter(Strict):
     poll_interval: Duration = Field(1.0, description="Time between two reads of a target.")
     timeout: Duration = Field(2.0, description="Longest time that one read may take.")
     max_backoff: Duration = Field(10.0, description="Longest pause between reads of a dead target.")
+    labels: dict[str, str] = Field(
+        {},
+        description="Free labels beside `service`, such as cluster or environment: on every series, "
+        "rule and alert.",
+    )
     flight_recorder: FlightRecorder = FlightRecorder()
     tap: Tap = Tap()
     cloudwatch: CloudWatch = CloudWatch()
+
+    @field_validator("labels")
+    @classmethod
+    def _free(cls, labels: dict[str, str]) -> dict[str, str]:
+        check_free_labels(labels)
+        return labels
 
     @field_validator("listen")
     @classmethod
@@ -320,10 +337,25 @@ class Alarms(Strict):
     alertmanager_url: WebUrl = Field(
         "http://127.0.0.1:9093", description="The Alertmanager, for drills (opsctl alarms test)."
     )
+    match: str | None = Field(
+        None,
+        description="Label matchers of this service's vLLM servers in Prometheus, for --from vllm.",
+    )
+    read_unlabelled: bool = Field(
+        False,
+        description="Also read series without `service` or a free label, for the 30 days after an upgrade "
+        "from 0.1.",
+    )
     histogram_buckets: dict[str, tuple[float, ...]] | None = Field(
         None,
         description="Bounds that vLLM is given with --custom-histogram-buckets, the same JSON.",
     )
+
+    @field_validator("match")
+    @classmethod
+    def _matchers(cls, text: str | None) -> str | None:
+        """In one form, without braces."""
+        return None if text is None else ",".join(map(str, matchers_in(text)))
 
     @field_validator("histogram_buckets")
     @classmethod

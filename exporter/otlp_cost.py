@@ -22,6 +22,7 @@ from vllm_opsctl.errors import UsageError
 from vllm_opsctl.exporter.config import TAP_ONLY, Config, Objective, Target
 from vllm_opsctl.exporter.engine import EngineKey, EngineSample, Histogram, PageSample
 from vllm_opsctl.exporter.exposition import read_page
+from vllm_opsctl.exporter.identity import identity_of
 from vllm_opsctl.exporter.sinks.otlp import metrics_data
 from vllm_opsctl.exporter.sinks.prometheus import EngineCollector
 from vllm_opsctl.exporter.sli import Events, measured
@@ -90,7 +91,7 @@ def export_bytes(config: Config, models: Sequence[str]) -> int:
     PlatformCollector(registry=registry)
     starts = {snapshot.target.name: _T for snapshot in snapshots}
     state = metrics_data(
-        registry.collect(), service=config.service.name, starts=starts, began=_T, now=_T
+        registry.collect(), identity=identity_of(config), starts=starts, began=_T, now=_T
     )
     total = 0
     for resource in encode_metrics(state).resource_metrics:

@@ -22,6 +22,7 @@ from vllm_opsctl.exporter.aws import has_classic_metrics
 from vllm_opsctl.exporter.config import TAP_ONLY, Config, Target, split_listen
 from vllm_opsctl.exporter.config_load import api_key
 from vllm_opsctl.exporter.engine import PageSample
+from vllm_opsctl.exporter.identity import identity_of
 from vllm_opsctl.exporter.observation import Observation
 from vllm_opsctl.exporter.poller import Poller
 from vllm_opsctl.exporter.recording import save_recording
@@ -29,7 +30,7 @@ from vllm_opsctl.exporter.server import Application, Overview
 from vllm_opsctl.exporter.sinks.cloudwatch.publisher import Publisher, publisher
 from vllm_opsctl.exporter.sinks.losses import LossCollector
 from vllm_opsctl.exporter.sinks.otlp import OtlpPublisher, otlp_publisher
-from vllm_opsctl.exporter.sinks.prometheus import EngineCollector
+from vllm_opsctl.exporter.sinks.prometheus import EngineCollector, LabelledCollector
 from vllm_opsctl.exporter.sources.tap import TapFolder, TapServer, assigned, pages_now
 from vllm_opsctl.exporter.sources.tap_text import Bounds, EveryBound
 from vllm_opsctl.exporter.target_state import Snapshot, TargetState
@@ -80,10 +81,13 @@ class Sidecar:
         PlatformCollector(registry=registry)
         self._publishers = list(self._new_publishers(environment, registry))
         registry.register(LossCollector(self._publishers))
+        # what is sent elsewhere says whose it is in its own way: dimensions, or the resource
+        page = CollectorRegistry()
+        page.register(LabelledCollector(registry.collect, identity_of(config)))
         host, port = split_listen(config.exporter.listen)
         try:
             self._server: Any = waitress.create_server(
-                Application(self, registry, overview),
+                Application(self, page, overview),
                 host=host,
                 port=port,
                 threads=HTTP_THREADS,

@@ -22,6 +22,7 @@ def status_json(config: Config, snapshots: Sequence[Snapshot]) -> dict[str, Any]
     """The body of /api/v1/status."""
     return {
         "service": config.service.name,
+        "labels": dict(config.exporter.labels),
         "version": __version__,
         "ready": all(snapshot.ready for snapshot in snapshots),
         "targets": [_target_json(snapshot) for snapshot in snapshots],

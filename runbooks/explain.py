@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from vllm_opsctl.errors import UsageError
 from vllm_opsctl.exporter.catalogue import Concept, catalogue
 from vllm_opsctl.exporter.config import SLI_CONCEPTS, Objective
+from vllm_opsctl.exporter.own_series import SLI_EVENTS
 from vllm_opsctl.exporter.sinks.prometheus import own_metrics
 from vllm_opsctl.exporter.units import format_duration, format_percent
 from vllm_opsctl.runbooks.features import Feature, feature_groups, registry
@@ -157,7 +158,7 @@ def _objective(objective: Objective) -> Explanation:
     else:
         meaning = f"Good events took at most {format_duration(objective.threshold)}."
         facts["counted from"] = SLI_CONCEPTS[objective.sli]
-    facts["on the sidecar"] = f'vllm_sli_events_total{{objective="{objective.name}"}}'
+    facts["on the sidecar"] = f'{SLI_EVENTS}{{objective="{objective.name}"}}'
     return Explanation(objective.name, f"objective ({objective.sli})", meaning, facts)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from vllm_opsctl.alarms.burn import Clock, parse_scale
+from vllm_opsctl.alarms.prometheus.conventions import Source
 from vllm_opsctl.alarms.rules import Rulebook, build_rules
-from vllm_opsctl.alarms.vocabulary import Source
 from vllm_opsctl.exporter.catalogue import parse_version
 from vllm_opsctl.exporter.config import Config
 

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from vllm_opsctl.alarms.burn import Notify
 from vllm_opsctl.alarms.cloudwatch.account import OWNER, SERVICE_TAG, Account
 from vllm_opsctl.alarms.cloudwatch.wanted import Item
-from vllm_opsctl.alarms.drill import DRILL_ALERT, Step, arrived, subscribers
+from vllm_opsctl.alarms.drill import Step, arrived, subscribers
+from vllm_opsctl.alarms.prometheus.conventions import DRILL_ALERT
 from vllm_opsctl.alarms.sns_topic import Listener, Topic
 from vllm_opsctl.errors import AwsError
 from vllm_opsctl.exporter.units import format_duration

@@ -19,11 +19,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vllm_opsctl.alarms.alert_rules import BURN_ALERT, FLOOR_ALERT, AlertRule
+from vllm_opsctl.alarms.alert_rules import AlertRule
 from vllm_opsctl.alarms.burn import Notify
 from vllm_opsctl.alarms.cloudwatch.resources import logical_id, tags_of
 from vllm_opsctl.alarms.cloudwatch.signals import SIDECARS
 from vllm_opsctl.alarms.cloudwatch.validate import MAX_QUERY
+from vllm_opsctl.alarms.prometheus.conventions import BURN_ALERT, FLOOR_ALERT
 from vllm_opsctl.alarms.rules import Rulebook
 
 EVERY_S = 60

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vllm_opsctl.alarms.alert_rules import BURN_ALERT, FLOOR_ALERT, AlertRule
+from vllm_opsctl.alarms.alert_rules import AlertRule
 from vllm_opsctl.alarms.alertmanager import region_of
 from vllm_opsctl.alarms.burn import Notify
 from vllm_opsctl.alarms.cloudwatch.models import AS_PARAMETER, MAX_LENGTH, PARAMETER, models_of
@@ -14,6 +14,7 @@ from vllm_opsctl.alarms.cloudwatch.promql import promql_alarms
 from vllm_opsctl.alarms.cloudwatch.signals import SIDECARS, not_covered, signals
 from vllm_opsctl.alarms.cloudwatch.topics import topic_outputs, topic_resources
 from vllm_opsctl.alarms.cloudwatch.writer import AlarmWriter
+from vllm_opsctl.alarms.prometheus.conventions import BURN_ALERT, FLOOR_ALERT
 from vllm_opsctl.alarms.rules import build_rules
 from vllm_opsctl.errors import ConfigError
 from vllm_opsctl.exporter.aws import sends_heartbeat

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vllm_opsctl.alarms.alert_rules import BURN_ALERT, AlertRule
+from vllm_opsctl.alarms.alert_rules import AlertRule
 from vllm_opsctl.alarms.burn import FLOOR, Notify, Row, budget_of, duration_text
 from vllm_opsctl.alarms.cloudwatch.models import AS_PARAMETER, MAX_LENGTH
 from vllm_opsctl.alarms.cloudwatch.promql import PromqlAlarm, promql_alarm, promql_id, told
@@ -29,6 +29,7 @@ from vllm_opsctl.alarms.cloudwatch.signals import SILENT_IS_FINE, THRASH, Signal
 from vllm_opsctl.alarms.cloudwatch.topics import topic_ref
 from vllm_opsctl.alarms.cloudwatch.validate import MAX_NAME
 from vllm_opsctl.alarms.links import Links
+from vllm_opsctl.alarms.prometheus.conventions import BURN_ALERT
 from vllm_opsctl.errors import ConfigError
 from vllm_opsctl.exporter.config import Config
 from vllm_opsctl.exporter.sinks.cloudwatch.datum import Dimensions

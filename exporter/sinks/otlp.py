@@ -25,6 +25,7 @@ from vllm_opsctl import __version__
 from vllm_opsctl.errors import ConfigError, UsageError
 from vllm_opsctl.exporter.aws import region_of, sends_heartbeat
 from vllm_opsctl.exporter.config import Config
+from vllm_opsctl.exporter.identity import Identity, identity_of
 from vllm_opsctl.exporter.sinks.losses import Loss
 from vllm_opsctl.exporter.sinks.otlp_session import Failure, SigV4, WatchedSession
 
@@ -68,7 +69,7 @@ class OtlpPublisher(threading.Thread):
     ) -> None:
         super().__init__(name="otlp", daemon=True)
         settings = config.exporter.cloudwatch
-        self._service = config.service.name
+        self._identity = identity_of(config)
         self._interval = settings.interval
         self._exporter, self._session = exporter, session
         self._families, self._starts = families, starts
@@ -115,7 +116,7 @@ class OtlpPublisher(threading.Thread):
             now = self._clock()
             state = metrics_data(
                 self._families(),
-                service=self._service,
+                identity=self._identity,
                 starts=self._starts(),
                 began=self._began,
                 now=now,
@@ -159,7 +160,7 @@ class OtlpPublisher(threading.Thread):
 def metrics_data(
     families: Iterable[Family],
     *,
-    service: str,
+    identity: Identity,
     starts: Mapping[str, float],
     began: float,
     now: float,
@@ -169,7 +170,7 @@ def metrics_data(
 
     Args:
         families: Of the sidecar's page.
-        service: Name of the fleet, the resource's ``service.name``.
+        identity: Attributes of the resource: ``service.name``, and the free labels as they are called.
         starts: By target, when its process began, Unix seconds: its counters' beginning.
         began: When the sidecar began, the beginning of all other counters.
         now: Unix seconds.
@@ -190,7 +191,7 @@ def metrics_data(
         if (metric := _metric(family, start_of, int(now * 1e9))) is not None
     ]
     scope = ScopeMetrics(InstrumentationScope("vllm_opsctl", __version__), metrics, "")
-    resource = Resource({"service.name": service})
+    resource = Resource({"service.name": identity.service, **dict(identity.free)})
     return MetricsData([ResourceMetrics(resource, [scope], "")])
 
 

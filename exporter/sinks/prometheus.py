@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from prometheus_client.core import (
@@ -18,6 +19,15 @@ from vllm_opsctl import __version__
 from vllm_opsctl.exporter.catalogue import Concept, catalogue
 from vllm_opsctl.exporter.config import Objective
 from vllm_opsctl.exporter.engine import EngineSample, Histogram, split_key
+from vllm_opsctl.exporter.identity import Identity
+from vllm_opsctl.exporter.own_series import (
+    BUILD_INFO,
+    ENGINE_INFO,
+    SLI_EVENTS,
+    SLI_TARGET,
+    SLI_THRESHOLD,
+    TARGET_UP,
+)
 from vllm_opsctl.exporter.sinks.losses import lost_family
 from vllm_opsctl.exporter.target_state import PEAK_CONCEPTS, PEAK_SPANS_S, Snapshot
 
@@ -65,6 +75,35 @@ class EngineCollector(Collector):
         yield from _derived(snapshots)
         yield from _sli(snapshots, self._objectives)
         yield from _own(snapshots)
+
+
+class LabelledCollector(Collector):
+    """
+    Other families, every sample with the fleet's identity.
+
+    Args:
+        families: Collects them.
+        identity: Labels that every sample gets.
+    """
+
+    def __init__(self, families: Callable[[], Iterable[Metric]], identity: Identity) -> None:
+        self._families = families
+        self._labels = identity.labels()
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: the families depend on what the targets expose."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """All families."""
+        for family in self._families():
+            # a copy: some collectors give the same family each time
+            labelled = copy.copy(family)
+            labelled.samples = [
+                sample._replace(labels={**self._labels, **sample.labels})
+                for sample in family.samples
+            ]
+            yield labelled
 
 
 def _engine_families(snapshots: Sequence[Snapshot]) -> Iterator[Metric]:
@@ -141,7 +180,7 @@ def _derived(snapshots: Sequence[Snapshot]) -> Iterator[Metric]:
         labels=ENGINE_LABELS,
     )
     info = GaugeMetricFamily(
-        "vllm_engine_info",
+        ENGINE_INFO,
         "Configuration facts of the engine.",
         labels=(*ENGINE_LABELS, *_INFO_FACTS),
     )
@@ -172,17 +211,17 @@ def _derived(snapshots: Sequence[Snapshot]) -> Iterator[Metric]:
 
 def _sli(snapshots: Sequence[Snapshot], objectives: Sequence[Objective]) -> Iterator[Metric]:
     events = CounterMetricFamily(
-        "vllm_sli_events",
+        SLI_EVENTS.removesuffix("_total"),
         "Events of an objective by outcome, since the sidecar started.",
         labels=("target", "model", "objective", "outcome"),
     )
     used = GaugeMetricFamily(
-        "vllm_sli_threshold_seconds",
+        SLI_THRESHOLD,
         "Threshold of an objective: the one asked for, and the bucket bound it is counted at.",
         labels=("target", "model", "objective", "kind"),
     )
     target = GaugeMetricFamily(
-        "vllm_sli_target_ratio", "Share of the events that must be good.", labels=("objective",)
+        SLI_TARGET, "Share of the events that must be good.", labels=("objective",)
     )
     asked = {objective.name: objective.threshold for objective in objectives}
     for objective in objectives:
@@ -200,11 +239,11 @@ def _sli(snapshots: Sequence[Snapshot], objectives: Sequence[Objective]) -> Iter
 
 
 def _own(snapshots: Sequence[Snapshot]) -> Iterator[Metric]:
-    build = GaugeMetricFamily("opsctl_build_info", "Version of the sidecar.", labels=("version",))
+    build = GaugeMetricFamily(BUILD_INFO, "Version of the sidecar.", labels=("version",))
     build.add_metric([__version__], 1)
     yield build
     rows: list[tuple[str, str, Callable[[Snapshot], float | None]]] = [
-        ("opsctl_target_up", "1 when the newest read gave a page.", lambda s: float(s.up)),
+        (TARGET_UP, "1 when the newest read gave a page.", lambda s: float(s.up)),
         (
             "opsctl_target_ready",
             "1 when the engine makes progress and has room.",

@@ -16,8 +16,9 @@ import numpy as np
 
 from bench.alarm_faults import MINUTE, STEP_S, STEPS, Bools, Floats
 from bench.alarm_months import Month, configuration
-from vllm_opsctl.alarms.alert_rules import BURN_ALERT, FLOOR_ALERT, AlertRule
+from vllm_opsctl.alarms.alert_rules import AlertRule
 from vllm_opsctl.alarms.burn import FLOOR, duration_text, threshold_of
+from vllm_opsctl.alarms.prometheus.conventions import BURN_ALERT, FLOOR_ALERT
 from vllm_opsctl.alarms.rules import Rulebook, build_rules
 from vllm_opsctl.exporter.units import parse_duration
 

@@ -24,7 +24,7 @@ from ports import reserve_port
 
 from parts.engine import RealVllm
 from parts.prometheus import RealPrometheus
-from vllm_opsctl.alarms.vocabulary import Source
+from vllm_opsctl.alarms.prometheus.conventions import Source
 
 SCENARIO = SCENARIOS["queue-overload"]
 

@@ -17,7 +17,8 @@ from rule_books import book
 from vllm_opsctl.alarms import fleet, sli, vocabulary
 from vllm_opsctl.alarms.alerts import AlertSpec, shipped_alerts
 from vllm_opsctl.alarms.build import build_files
-from vllm_opsctl.alarms.vocabulary import Source, Vocabulary, concepts_in
+from vllm_opsctl.alarms.prometheus.conventions import Source
+from vllm_opsctl.alarms.vocabulary import Vocabulary, concepts_in
 from vllm_opsctl.errors import ConfigError
 from vllm_opsctl.exporter import series
 from vllm_opsctl.exporter.catalogue import catalogue, parse_version

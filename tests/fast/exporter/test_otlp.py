@@ -15,6 +15,7 @@ from prometheus_client.core import (
     SummaryMetricFamily,
 )
 
+from vllm_opsctl.exporter.identity import Identity
 from vllm_opsctl.exporter.sinks.otlp import metrics_data
 from vllm_opsctl.exporter.sinks.otlp_session import SigV4
 
@@ -25,7 +26,9 @@ def encoded(*families: Any) -> dict[str, Any]:
     """Families through the SDK's own encoder."""
     from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 
-    data = metrics_data(families, service="shop", starts={"chat-0": START}, began=BEGAN, now=NOW)
+    data = metrics_data(
+        families, identity=Identity("shop"), starts={"chat-0": START}, began=BEGAN, now=NOW
+    )
     (resource,) = encode_metrics(data).resource_metrics
     return {metric.name: metric for metric in resource.scope_metrics[0].metrics}
 

@@ -10,6 +10,7 @@ from paths import PAGES
 
 from vllm_opsctl.exporter.config import Config
 from vllm_opsctl.exporter.exposition import read_page
+from vllm_opsctl.exporter.identity import Identity
 from vllm_opsctl.exporter.observation import Observation
 from vllm_opsctl.exporter.otlp_cost import export_bytes, page_shape
 from vllm_opsctl.exporter.sinks.otlp import metrics_data
@@ -27,7 +28,7 @@ def recorded(name: str) -> str:
 def exported(snapshots: list[Snapshot]) -> int:
     """As AWS's user guide counts: name, labels, resource, time and value of every data point."""
     families = EngineCollector(lambda: snapshots, CONFIG.objectives).collect()
-    state = metrics_data(families, service="shop", starts={}, began=1.0, now=1.7e9)
+    state = metrics_data(families, identity=Identity("shop"), starts={}, began=1.0, now=1.7e9)
     request: Any = encode_metrics(state)
     return sum(
         len(metric.name) + resource.resource.ByteSize() + point.ByteSize()

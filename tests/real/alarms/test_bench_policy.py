@@ -15,9 +15,9 @@ from bench.alarm_months import TTFT_BOUNDS, Month, measured_objectives, simulate
 from bench.alarm_peers import ttft_5m
 from bench.alarm_rules import MINUTES, Alarm, View, ours, rulebook, target_of
 
-from vllm_opsctl.alarms.alert_rules import BURN_ALERT, FLOOR_ALERT
 from vllm_opsctl.alarms.burn import ROWS, duration_text
 from vllm_opsctl.alarms.fleet import compressed
+from vllm_opsctl.alarms.prometheus.conventions import BURN_ALERT, FLOOR_ALERT
 
 DAY = 24 * HOUR
 

@@ -16,9 +16,9 @@ from ports import reserve_port
 from vllm_opsctl.alarms.alertmanager import INHIBITIONS
 from vllm_opsctl.alarms.build import build_files
 from vllm_opsctl.alarms.pager_api import AlertmanagerApi
+from vllm_opsctl.alarms.prometheus.conventions import Source
 from vllm_opsctl.alarms.rule_tests import unit_tests
 from vllm_opsctl.alarms.rules import Rulebook, build_rules
-from vllm_opsctl.alarms.vocabulary import Source
 from vllm_opsctl.exporter.config import Config
 from vllm_opsctl.exporter.yaml_text import read_yaml
 

@@ -14,8 +14,8 @@ import yaml
 from rule_books import book
 
 from vllm_opsctl.alarms.build import build_files
+from vllm_opsctl.alarms.prometheus.conventions import Source
 from vllm_opsctl.alarms.rules import Rulebook
-from vllm_opsctl.alarms.vocabulary import Source
 from vllm_opsctl.exporter.config import Config
 from vllm_opsctl.exporter.yaml_text import read_yaml
 

@@ -13,7 +13,7 @@ import pytest
 from parts.boards import LOAD_S, Watched, answer, may_be_empty, watched_overload
 from parts.shared import Servers
 
-from vllm_opsctl.alarms.vocabulary import Source
+from vllm_opsctl.alarms.prometheus.conventions import Source
 from vllm_opsctl.dashboards.build import draw_boards
 from vllm_opsctl.dashboards.grafana import panels_of
 from vllm_opsctl.exporter.config import Config
