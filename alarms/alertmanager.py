@@ -8,7 +8,7 @@ and every attribute has a fallback; failed notifications are told over the webho
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -17,6 +17,7 @@ from vllm_opsctl.alarms.burn import ROWS, Clock, duration_text
 from vllm_opsctl.alarms.prometheus.conventions import FLOOR_ALERT
 from vllm_opsctl.errors import ConfigError
 from vllm_opsctl.exporter.config import Alarms
+from vllm_opsctl.exporter.identity import Identity
 
 TEMPLATE_FILE = "sns.tmpl"
 
@@ -31,6 +32,7 @@ SUBJECT = (
 
 _ALERT = (
     "{{ .Status | toUpper }} {{ .Labels.severity }}: {{ .Annotations.summary }}\n"
+    "Service: {{ .Labels.service }}FREE_LABELS\n"
     "{{ .Annotations.description }}\n"
     "{{ with .Annotations.command }}Diagnose: {{ . }}\n{{ end }}"
     "{{ with .Annotations.runbook_url }}Runbook: {{ . }}\n{{ end }}"
@@ -40,23 +42,15 @@ _ALERT = (
     'Since: {{ .StartsAt.UTC.Format "2006-01-02 15:04:05" }} UTC\n\n'
 )
 
-MESSAGE = (
-    "{{ with .CommonLabels.scale }}TEST RULES: every window is scaled by {{ . }}.\n\n{{ end }}"
-    f"{{{{ range .Alerts.Firing }}}}{_ALERT}{{{{ end }}}}"
-    f"{{{{ range .Alerts.Resolved }}}}{_ALERT}{{{{ end }}}}"
-)
-"""Body of the message's template; SNS takes 256 KB."""
+_ATTRIBUTES = ("severity", "service", "model", "objective")
 
-ATTRIBUTES: Mapping[str, str] = {
-    name: f'{{{{ or .CommonLabels.{name} "none" }}}}'
-    for name in ("severity", "service", "model", "objective")
-}
-"""SNS message attributes, for subscriptions' filter policies; of several objectives none is told."""
+_MOST_ATTRIBUTES = 10
+"""With raw delivery SNS drops a message that has more (SNS developer guide, message attributes)."""
 
-GROUP_BY = ("service", "model")
+_GROUP_BY = ("service", "model")
 """One fault burns several objectives of a model, and is one page."""
 
-_BUDGET = (*GROUP_BY, "objective")
+_BUDGET = (*_GROUP_BY, "objective")
 
 _GROUP_WAIT_S, _GROUP_INTERVAL_S, _REPEAT_S = 30.0, 300.0, 4 * 3600.0
 _DEADMAN_S = 60.0
@@ -147,11 +141,49 @@ class Pager:
         receivers: By name.
         api_url: SNS endpoint; None for AWS's own.
         clock: How long the waits really are.
+        free_labels: Names of the labels that tell fleets of one service apart.
     """
 
     receivers: tuple[Receiver, ...]
     api_url: str | None
     clock: Clock
+    free_labels: tuple[str, ...] = ()
+
+    @property
+    def group_by(self) -> tuple[str, ...]:
+        """Labels that the alerts of one notification share."""
+        return (*_GROUP_BY, *self.free_labels)
+
+    def equal(self, inhibition: Inhibition) -> tuple[str, ...]:
+        """Labels by which an inhibition compares: never another cluster's or environment's."""
+        return (*inhibition.equal, *self.free_labels)
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """SNS message attributes, for filter policies of subscriptions; "none" where alerts differ."""
+        names = (*_ATTRIBUTES, *self.free_labels)[:_MOST_ATTRIBUTES]
+        return {name: f'{{{{ or .CommonLabels.{name} "none" }}}}' for name in names}
+
+    @property
+    def message(self) -> str:
+        """Body of the message's template; SNS takes 256 KB."""
+        free = "".join(
+            f"{{{{ with .Labels.{name} }}}}, {name} {{{{ . }}}}{{{{ end }}}}"
+            for name in self.free_labels
+        )
+        alert = _ALERT.replace("FREE_LABELS", free)
+        return (
+            "{{ with .CommonLabels.scale }}TEST RULES: every window is scaled by {{ . }}.\n\n{{ end }}"
+            f"{{{{ range .Alerts.Firing }}}}{alert}{{{{ end }}}}"
+            f"{{{{ range .Alerts.Resolved }}}}{alert}{{{{ end }}}}"
+        )
+
+    def template(self) -> str:
+        """The template file: subject and message of an SNS notification."""
+        return (
+            f'{{{{ define "llm.sns.subject" }}}}{SUBJECT}{{{{ end }}}}\n'
+            f'{{{{ define "llm.sns.message" }}}}{self.message}{{{{ end }}}}\n'
+        )
 
     def waits(self) -> tuple[str, str, str]:
         """group_wait, group_interval, repeat_interval."""
@@ -172,9 +204,14 @@ ROUTES: tuple[tuple[str, str], ...] = (
 """Label ``notify`` to receiver."""
 
 
-def pager(alarms: Alarms, clock: Clock) -> Pager | None:
+def pager(alarms: Alarms, clock: Clock, identity: Identity) -> Pager | None:
     """
     Who hears of what.
+
+    Args:
+        alarms: Topics and webhooks.
+        clock: How long the waits really are.
+        identity: Labels of the service's alerts.
 
     Returns:
         None when no topic pages.
@@ -207,7 +244,7 @@ def pager(alarms: Alarms, clock: Clock) -> Pager | None:
         Receiver("pager-failures", webhook=alarms.webhook),
         Receiver("deadman", webhook=alarms.deadman_url),
     )
-    return Pager(receivers, alarms.api_url, clock)
+    return Pager(receivers, alarms.api_url, clock, identity.names[1:])
 
 
 def region_of(arn: str) -> str:
@@ -245,7 +282,7 @@ def configuration(found: Pager) -> dict[str, Any]:
     return {
         "route": {
             "receiver": "ticket",
-            "group_by": list(GROUP_BY),
+            "group_by": list(found.group_by),
             "group_wait": wait,
             "group_interval": interval,
             "repeat_interval": repeat,
@@ -255,25 +292,25 @@ def configuration(found: Pager) -> dict[str, Any]:
             {
                 "source_matchers": [f'{name}="{value}"' for name, value in one.source],
                 "target_matchers": [f'{name}="{value}"' for name, value in one.target],
-                "equal": list(one.equal),
+                "equal": list(found.equal(one)),
             }
             for one in INHIBITIONS
         ],
-        "receivers": [_receiver(one, found.api_url) for one in found.receivers],
+        "receivers": [_receiver(one, found) for one in found.receivers],
         "templates": [TEMPLATE_FILE],
     }
 
 
-def _receiver(one: Receiver, api_url: str | None) -> dict[str, Any]:
+def _receiver(one: Receiver, found: Pager) -> dict[str, Any]:
     if one.topic is not None:
-        endpoint = {"api_url": api_url} if api_url is not None else {}
+        endpoint = {"api_url": found.api_url} if found.api_url is not None else {}
         sns = {
             **endpoint,
             "sigv4": {"region": one.region},
             "topic_arn": one.topic,
             "subject": '{{ template "llm.sns.subject" . }}',
             "message": '{{ template "llm.sns.message" . }}',
-            "attributes": dict(ATTRIBUTES),
+            "attributes": found.attributes,
             "send_resolved": True,
         }
         return {"name": one.name, "sns_configs": [sns]}
@@ -284,11 +321,3 @@ def _receiver(one: Receiver, api_url: str | None) -> dict[str, Any]:
             "webhook_configs": [{"url": one.webhook, "send_resolved": resolved}],
         }
     return {"name": one.name}
-
-
-def template() -> str:
-    """The template file: subject and message of an SNS notification."""
-    return (
-        f'{{{{ define "llm.sns.subject" }}}}{SUBJECT}{{{{ end }}}}\n'
-        f'{{{{ define "llm.sns.message" }}}}{MESSAGE}{{{{ end }}}}\n'
-    )

@@ -9,14 +9,21 @@ from typing import Any
 import yaml
 
 from vllm_opsctl.alarms import alertmanager, operator
-from vllm_opsctl.alarms.rule_tests import unit_tests
+from vllm_opsctl.alarms.made_up import own_service, second_service
+from vllm_opsctl.alarms.rule_tests import RULES, SECOND_RULES, unit_tests
 from vllm_opsctl.alarms.rules import Rulebook
 from vllm_opsctl.errors import UsageError
 from vllm_opsctl.exporter.config import Config
-from vllm_opsctl.exporter.yaml_text import Dumper
+from vllm_opsctl.exporter.identity import RESERVED_LABELS, SERVICE, Identity, identity_of
+from vllm_opsctl.exporter.yaml_text import Dumper, read_yaml
 
 MARK = "written by opsctl alarms build"
 """In the first line of every file; a file without it is not ours to replace."""
+
+OPERATOR_RULES = "prometheusrule.yaml"
+OPERATOR_ALERTMANAGER = "alertmanagerconfig.yaml"
+
+_NOT_TO_LOAD = "anything to load: the rules of a made-up second service, for the unit tests"
 
 
 class _Dumper(Dumper):
@@ -42,24 +49,30 @@ def build_files(config: Config, rulebook: Rulebook) -> dict[str, str]:
     Raises:
         ConfigError: The receivers do not fit together.
     """
-    found = alertmanager.pager(config.alarms, rulebook.names.clock)
-    service = config.service.name
+    identity = identity_of(config)
+    found = alertmanager.pager(config.alarms, rulebook.names.clock, identity)
     head = _head(rulebook)
+    resource = operator.prometheus_rule(identity, rulebook.groups)
     files = {
-        "rules.yaml": _yaml({"groups": rulebook.groups}, head, rulebook.left_out),
-        "rules_test.yaml": _yaml(unit_tests(rulebook), head, ()),
-        "prometheusrule.yaml": _yaml(operator.prometheus_rule(service, rulebook.groups), head, ()),
+        RULES: _yaml({"groups": rulebook.groups}, head, rulebook.left_out),
+        OPERATOR_RULES: _yaml(resource, head, ()),
     }
+    own, second = own_service(rulebook), second_service(rulebook)
+    if own is not None:
+        files["rules_test.yaml"] = _yaml(unit_tests(own, second), head, ())
+    if own is not None and second is not None:
+        text = _yaml({"groups": second.book.groups}, head, (_NOT_TO_LOAD,))
+        files[SECOND_RULES] = text
     if found is not None:
         files["alertmanager.yaml"] = _yaml(alertmanager.configuration(found), head, ())
-        files["alertmanagerconfig.yaml"] = _yaml(
-            operator.alertmanager_config(service, found),
+        files[OPERATOR_ALERTMANAGER] = _yaml(
+            operator.alertmanager_config(identity, found),
             head,
             (
                 "namespaces: by default the operator lets it see only alerts with its own namespace label",
             ),
         )
-        files[alertmanager.TEMPLATE_FILE] = f"{{{{/* {MARK}{head} */}}}}\n{alertmanager.template()}"
+        files[alertmanager.TEMPLATE_FILE] = f"{{{{/* {MARK}{head} */}}}}\n{found.template()}"
     return files
 
 
@@ -96,8 +109,10 @@ def write(folder: Path, files: Mapping[str, str]) -> list[str]:
         Names of the files that changed.
 
     Raises:
-        UsageError: A file in the way is not of a build, or the folder cannot be written.
+        UsageError: A file in the way is not of a build or is another service's, or the folder cannot be
+            written.
     """
+    refuse_folder_of_another(folder, files)
     changed = differences(folder, files)
     for name in changed:
         path = folder / name
@@ -118,13 +133,101 @@ def write(folder: Path, files: Mapping[str, str]) -> list[str]:
 
 
 _ALL = (
-    "rules.yaml",
+    RULES,
     "rules_test.yaml",
-    "prometheusrule.yaml",
+    SECOND_RULES,
+    OPERATOR_RULES,
     "alertmanager.yaml",
-    "alertmanagerconfig.yaml",
+    OPERATOR_ALERTMANAGER,
     alertmanager.TEMPLATE_FILE,
 )
+
+
+def refuse_folder_of_another(folder: Path, files: Mapping[str, str]) -> None:
+    """
+    Make sure that a build does not replace the rules of another service.
+
+    Raises:
+        UsageError: The folder has another service's rules.
+    """
+    there, ours = _identity_in(_old_text(folder, RULES)), _identity_in(files.get(RULES, ""))
+    if there is None or ours is None:
+        return
+    mine, theirs = dict(ours.free), dict(there.free)
+    same = all(mine[name] == theirs[name] for name in mine.keys() & theirs.keys())
+    if there.service != ours.service or not same:
+        raise UsageError(
+            f"{folder}: it has the rules of {there}, and these are of {ours}; give each a folder of its own"
+        )
+
+
+def renamed(folder: Path, files: Mapping[str, str]) -> list[str]:
+    """
+    What a build renames, and what to do with the old name: one line each.
+
+    Args:
+        folder: With the files of an earlier build.
+        files: Those of this build.
+    """
+    lines = []
+    old, new = (_group_names(text) for text in (_old_text(folder, RULES), files[RULES]))
+    gone = [name for name in old if name not in new]
+    if gone:
+        lines.append(
+            f"rule groups are renamed: {_arrows(gone, new)}; a ruler that was given groups one by one "
+            "keeps the old ones until you delete them"
+        )
+    for name in (OPERATOR_RULES, OPERATOR_ALERTMANAGER):
+        was, shall = (_object(text) for text in (_old_text(folder, name), files.get(name, "")))
+        if was is not None and shall is not None and was != shall:
+            kind, before = was
+            lines.append(
+                f"{kind} {before} -> {shall[1]}: apply {name}, then kubectl delete {kind.lower()} "
+                f"{before}, or its alerts come twice"
+            )
+    return lines
+
+
+def _arrows(gone: list[str], new: list[str]) -> str:
+    """Old and new names; a group's begins as before."""
+    pairs = ((one, next((name for name in new if name.startswith(one)), None)) for one in gone)
+    return ", ".join(f"{old} -> {new_name or 'none'}" for old, new_name in pairs)
+
+
+def _old_text(folder: Path, name: str) -> str:
+    path = folder / name
+    try:
+        return path.read_text(encoding="utf-8") if MARK in _first_line(path) else ""
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _loaded(text: str) -> Any:
+    try:
+        return read_yaml(text) or {}
+    except yaml.YAMLError:
+        # somebody edited it; it is replaced all the same
+        return {}
+
+
+def _group_names(text: str) -> list[str]:
+    return [group["name"] for group in _loaded(text).get("groups", ())]
+
+
+def _object(text: str) -> tuple[str, str] | None:
+    """Kind and name of a Kubernetes object."""
+    data = _loaded(text)
+    return (data["kind"], data["metadata"]["name"]) if "kind" in data else None
+
+
+def _identity_in(text: str) -> Identity | None:
+    """Whose rules a file has, by the labels of its first one."""
+    rules = (rule for group in _loaded(text).get("groups", ()) for rule in group["rules"])
+    labels = next((rule["labels"] for rule in rules if SERVICE in rule.get("labels", {})), None)
+    if labels is None:
+        return None
+    free = {name: str(value) for name, value in labels.items() if name not in RESERVED_LABELS}
+    return Identity(labels[SERVICE], tuple(sorted(free.items())))
 
 
 def _stale(folder: Path, files: Mapping[str, str]) -> list[str]:

@@ -21,6 +21,7 @@ from vllm_opsctl.alarms.pager_api import AlertmanagerApi, LoadedRule, Notified, 
 from vllm_opsctl.alarms.prometheus.conventions import DRILL_ALERT, WATCHDOG_ALERT
 from vllm_opsctl.alarms.rules import Rulebook
 from vllm_opsctl.alarms.sns_topic import Listener, Notification, Topic
+from vllm_opsctl.exporter.identity import Identity
 from vllm_opsctl.exporter.units import format_duration
 
 Way = Literal["page", "ticket"]
@@ -63,7 +64,7 @@ class Drill:
 
     Args:
         way: What is drilled.
-        service: Name of the fleet.
+        identity: Labels of the service's alerts.
         rulebook: The rules that should be loaded.
         alertmanager: Takes the drill.
         prometheus: Evaluates the rules; None when it is not asked.
@@ -74,7 +75,7 @@ class Drill:
     """
 
     way: Way
-    service: str
+    identity: Identity
     rulebook: Rulebook
     alertmanager: AlertmanagerApi
     prometheus: PrometheusApi | None
@@ -156,18 +157,18 @@ class Drill:
         return found
 
     def _watchdog(self) -> Iterator[Step]:
-        if self.alertmanager.held(alertname=WATCHDOG_ALERT, service=self.service):
+        if self.alertmanager.held(alertname=WATCHDOG_ALERT, **self.identity.labels()):
             yield Step(
                 "watchdog",
                 "ok",
-                f"{WATCHDOG_ALERT} of {self.service}, which always fires, has reached "
+                f"{WATCHDOG_ALERT} of {self.identity}, which always fires, has reached "
                 f"{self.alertmanager.url}",
             )
         else:
             yield Step(
                 "watchdog",
                 "failed",
-                f"{WATCHDOG_ALERT} of {self.service} always fires, and {self.alertmanager.url} does not "
+                f"{WATCHDOG_ALERT} of {self.identity} always fires, and {self.alertmanager.url} does not "
                 "have it: no alert of these rules gets there. Are the rules loaded, and does Prometheus "
                 "name this Alertmanager?",
             )
@@ -193,7 +194,7 @@ class Drill:
             "severity": SEVERITIES[self.way],
             "notify": self.way,
             "role": "drill",
-            "service": self.service,
+            **self.identity.labels(),
             "model": f"drill-{drill}",
             "objective": _NOTHING_IS_WRONG,
         }

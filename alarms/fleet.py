@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from vllm_opsctl.alarms.prometheus.conventions import Scope
 from vllm_opsctl.alarms.sli import Indicator
 from vllm_opsctl.alarms.vocabulary import Vocabulary
 from vllm_opsctl.exporter.config import SLI_CONCEPTS
+from vllm_opsctl.exporter.own_series import BUILD_INFO, SLI_EVENTS, SLI_THRESHOLD, TARGET_UP
 from vllm_opsctl.exporter.series import labels_text
 
 MODEL = "org/chat-8b"
@@ -114,6 +116,7 @@ def series_of(
     names: Vocabulary,
     indicators: Sequence[Indicator],
     model: str = MODEL,
+    labels: Mapping[str, str] | None = None,
 ) -> list[dict[str, str]]:
     """
     The series of a fleet, in promtool's notation, one sample a minute from minute 0 on.
@@ -123,10 +126,13 @@ def series_of(
         names: Of the source whose series are wanted.
         indicators: The objectives that are measured.
         model: What every replica serves.
+        labels: What every series carries beside the labels of its replica.
     """
+    # a series has labels, not matchers
+    names = replace(names, scope=Scope())
     found: dict[str, list[str]] = {}
     for name, course in phases.items():
-        page = _Page(name, names, model, indicators)
+        page = _Page(name, names, model, indicators, labels or {})
         mine: set[str] = set()
         minute = 0
         for phase in course:
@@ -182,13 +188,14 @@ class _Page:
     names: Vocabulary
     model: str
     indicators: Sequence[Indicator]
+    labels: Mapping[str, str]
     replica: _Replica = field(default_factory=_Replica)
 
     @property
     def _labels(self) -> str:
         if self.names.source == "sidecar":
-            return f'target="{self.name}"'
-        return f'job="vllm",instance="{self.name}"'
+            return labels_text({**self.labels, "target": self.name})
+        return labels_text({"job": "vllm", **self.labels, "instance": self.name})
 
     @property
     def _served(self) -> str:
@@ -205,8 +212,8 @@ class _Page:
         if not is_vllm:
             if not state.sidecar:
                 return
-            yield "opsctl_build_info", 1
-        yield f"{'up' if is_vllm else 'opsctl_target_up'}{{{self._labels}}}", float(state.up > 0)
+            yield f"{BUILD_INFO}{{{labels_text(self.labels)}}}", 1
+        yield f"{'up' if is_vllm else TARGET_UP}{{{self._labels}}}", float(state.up > 0)
         for one in self.indicators:
             if one.objective.model in (None, self.model):
                 yield from self._vllm_events(one, state) if is_vllm else self._events(one, state)
@@ -270,11 +277,11 @@ class _Page:
         labels = f'{self._labels},{self._served},objective="{objective.name}"'
         for outcome, value in (("good", count - bad), ("bad", bad)):
             total = _add(counted, f"{objective.name}/{outcome}", value)
-            yield f'vllm_sli_events_total{{{labels},outcome="{outcome}"}}', total
+            yield f'{SLI_EVENTS}{{{labels},outcome="{outcome}"}}', total
         if objective.threshold is not None and one.bound is not None:
             used = one.bound if state.has_bound else one.bound / 2
-            yield f'vllm_sli_threshold_seconds{{{labels},kind="asked"}}', objective.threshold
-            yield f'vllm_sli_threshold_seconds{{{labels},kind="used"}}', used
+            yield f'{SLI_THRESHOLD}{{{labels},kind="asked"}}', objective.threshold
+            yield f'{SLI_THRESHOLD}{{{labels},kind="used"}}', used
 
     def _vllm_events(self, one: Indicator, state: State) -> Iterator[tuple[str, float]]:
         """The histogram of an objective on vLLM's page; availability's counters are concepts."""

@@ -72,12 +72,14 @@ class Links:
             target = f" {_TARGET}" if per in ("engine", "replica") else ""
             return f"opsctl diagnose --sidecar {self.sidecar_url}{target}"
         if alarms.prometheus_url is not None:
-            match = {
-                "engine": f" --match '{{instance=\"{_TARGET}\"}}'",
-                "replica": f" --match '{{instance=\"{_TARGET}\"}}'",
-                "model": f" --match '{{model_name=\"{_MODEL}\"}}'",
+            own = {
+                "engine": f'instance="{_TARGET}"',
+                "replica": f'instance="{_TARGET}"',
+                "model": f'model_name="{_MODEL}"',
                 "none": "",
             }[per]
+            matchers = ",".join(filter(None, (alarms.match, own)))
+            match = f" --match '{{{matchers}}}'" if matchers else ""
             return f"opsctl diagnose --prometheus {alarms.prometheus_url}{match}"
         if per in ("engine", "replica"):
             return f"opsctl diagnose http://{_TARGET}"

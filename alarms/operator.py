@@ -12,32 +12,35 @@ from collections.abc import Sequence
 from typing import Any
 
 from vllm_opsctl.alarms.alertmanager import (
-    ATTRIBUTES,
-    GROUP_BY,
     INHIBITIONS,
-    MESSAGE,
     ROUTES,
     SUBJECT,
     Matchers,
     Pager,
     Receiver,
 )
+from vllm_opsctl.alarms.resource_names import object_name
+from vllm_opsctl.exporter.identity import Identity
 
 _LABELS = {"app.kubernetes.io/name": "vllm-opsctl"}
 
 
-def prometheus_rule(service: str, groups: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def prometheus_rule(identity: Identity, groups: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The rule groups as a resource."""
     return {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PrometheusRule",
-        "metadata": {"name": _name(service), "labels": _LABELS},
+        "metadata": {"name": _name(identity), "labels": _LABELS},
         "spec": {"groups": list(groups)},
     }
 
 
-def alertmanager_config(service: str, found: Pager) -> dict[str, Any]:
-    """Routes, receivers and inhibitions as a resource; templates are inlined, it has no files."""
+def alertmanager_config(identity: Identity, found: Pager) -> dict[str, Any]:
+    """
+    Routes, receivers and inhibitions as a resource; templates are inlined, it has no files.
+
+    It takes the alerts of its own service alone: the operator asks all resources about each alert.
+    """
     wait, interval, repeat = found.waits()
     routes = []
     for notify, receiver in ROUTES:
@@ -49,11 +52,12 @@ def alertmanager_config(service: str, found: Pager) -> dict[str, Any]:
     return {
         "apiVersion": "monitoring.coreos.com/v1alpha1",
         "kind": "AlertmanagerConfig",
-        "metadata": {"name": _name(service), "labels": _LABELS},
+        "metadata": {"name": _name(identity), "labels": _LABELS},
         "spec": {
             "route": {
                 "receiver": "ticket",
-                "groupBy": list(GROUP_BY),
+                "matchers": _matchers(tuple(identity.labels().items())),
+                "groupBy": list(found.group_by),
                 "groupWait": wait,
                 "groupInterval": interval,
                 "repeatInterval": repeat,
@@ -63,11 +67,11 @@ def alertmanager_config(service: str, found: Pager) -> dict[str, Any]:
                 {
                     "sourceMatch": _matchers(one.source),
                     "targetMatch": _matchers(one.target),
-                    "equal": list(one.equal),
+                    "equal": list(found.equal(one)),
                 }
                 for one in INHIBITIONS
             ],
-            "receivers": [_receiver(one, found.api_url) for one in found.receivers],
+            "receivers": [_receiver(one, found) for one in found.receivers],
         },
     }
 
@@ -76,16 +80,16 @@ def _matchers(matchers: Matchers) -> list[dict[str, str]]:
     return [{"name": name, "value": value, "matchType": "="} for name, value in matchers]
 
 
-def _receiver(one: Receiver, api_url: str | None) -> dict[str, Any]:
+def _receiver(one: Receiver, found: Pager) -> dict[str, Any]:
     if one.topic is not None:
-        endpoint = {"apiURL": api_url} if api_url is not None else {}
+        endpoint = {"apiURL": found.api_url} if found.api_url is not None else {}
         sns = {
             **endpoint,
             "sigv4": {"region": one.region},
             "topicARN": one.topic,
             "subject": SUBJECT,
-            "message": MESSAGE,
-            "attributes": dict(ATTRIBUTES),
+            "message": found.message,
+            "attributes": dict(found.attributes),
             "sendResolved": True,
         }
         return {"name": one.name, "snsConfigs": [sns]}
@@ -98,7 +102,6 @@ def _receiver(one: Receiver, api_url: str | None) -> dict[str, Any]:
     return {"name": one.name}
 
 
-def _name(service: str) -> str:
-    """A resource's name: lower case, digits and dashes."""
-    plain = "".join(c if c.isalnum() else "-" for c in service.lower()).strip("-")
-    return f"vllm-slo-{plain}"[:63].rstrip("-")
+def _name(identity: Identity) -> str:
+    """The name of both objects; fleets that differ in a free label alone are two objects."""
+    return object_name("vllm-slo", "@".join((identity.service, *(v for _, v in identity.free))))

@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from vllm_opsctl.alarms.ask import ask, ask_json, not_a
 from vllm_opsctl.errors import BadPage
+from vllm_opsctl.exporter.series import labels_text
 
 _API = "/api/v2"
 
@@ -153,7 +154,7 @@ class AlertmanagerApi:
         Raises:
             SourceError: It does not answer, or is none.
         """
-        matchers = [f'{name}="{text}"' for name, text in labels.items()]
+        matchers = [labels_text({name: text}) for name, text in labels.items()]
         filters = "&".join(f"filter={quote(matcher)}" for matcher in matchers)
         data = self._ask(f"{_API}/alerts?{filters}")
         try:

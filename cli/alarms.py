@@ -90,7 +90,13 @@ def build(
     With --to cloudwatch: a CloudFormation template of alarms and their topics.
     """
     from vllm_opsctl.alarms.alertmanager import notices
-    from vllm_opsctl.alarms.build import build_files, differences, write
+    from vllm_opsctl.alarms.build import (
+        build_files,
+        differences,
+        refuse_folder_of_another,
+        renamed,
+        write,
+    )
     from vllm_opsctl.alarms.burn import Clock
     from vllm_opsctl.alarms.rules import build_rules
 
@@ -111,6 +117,9 @@ def build(
     ):
         note(text)
     counts = f"{len(rulebook.alerts)} alerts of {len(rulebook.indicators)} objectives"
+    refuse_folder_of_another(out, files)
+    for text in renamed(out, files):
+        note(text)
     if check:
         return checked(out, differences(out, files), counts)
     changed = write(out, files)
@@ -258,6 +267,7 @@ def test_command(
     from vllm_opsctl.alarms.drill import Drill
     from vllm_opsctl.alarms.pager_api import AlertmanagerApi, PrometheusApi
     from vllm_opsctl.alarms.rules import build_rules
+    from vllm_opsctl.exporter.identity import identity_of
 
     _check_version(source, version)
     loaded = load(ctx)
@@ -287,7 +297,7 @@ def test_command(
         )
     drill = Drill(
         way=way,
-        service=loaded.config.service.name,
+        identity=identity_of(loaded.config),
         rulebook=rulebook,
         alertmanager=AlertmanagerApi(alertmanager or settings.alertmanager_url),
         prometheus=PrometheusApi(asked) if asked is not None else None,

@@ -12,6 +12,7 @@ from vllm_opsctl.alarms.alertmanager import INHIBITIONS, pager
 from vllm_opsctl.alarms.burn import Clock
 from vllm_opsctl.errors import ConfigError
 from vllm_opsctl.exporter.config import Alarms
+from vllm_opsctl.exporter.identity import Identity
 from vllm_opsctl.exporter.yaml_text import read_yaml
 
 
@@ -34,7 +35,7 @@ def test_a_ticket_never_mutes_a_page() -> None:
 )
 def test_receivers_that_do_not_fit_are_one_line(changes: dict[str, Any], line: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        pager(Alarms.model_validate({**FULL, **changes}), Clock())
+        pager(Alarms.model_validate({**FULL, **changes}), Clock(), Identity("chat"))
 
     assert caught.value.problems[0].startswith(line)
 

@@ -15,6 +15,7 @@ from ports import reserve_port
 
 from vllm_opsctl.alarms.alertmanager import INHIBITIONS
 from vllm_opsctl.alarms.build import build_files
+from vllm_opsctl.alarms.made_up import own_service
 from vllm_opsctl.alarms.pager_api import AlertmanagerApi
 from vllm_opsctl.alarms.prometheus.conventions import Source
 from vllm_opsctl.alarms.rule_tests import unit_tests
@@ -38,11 +39,17 @@ BURN = "LLMSLOErrorBudgetBurn"
 CAUSES = [one for one in INHIBITIONS if dict(one.source).get("role") == "cause"]
 
 
+def _unit_tests(rulebook: Rulebook) -> list[dict[str, Any]]:
+    own = own_service(rulebook)
+    assert own is not None
+    tests: list[dict[str, Any]] = unit_tests(own, None)["tests"]
+    return tests
+
+
 def fired(rulebook: Rulebook, alert: str) -> list[dict[str, str]]:
     """The labels of an alert that fires, as its unit test (which promtool runs) checks them."""
     found = []
-    tests: list[dict[str, Any]] = unit_tests(rulebook)["tests"]
-    for test in tests:
+    for test in _unit_tests(rulebook):
         if test["name"].startswith(f"{alert}: fires after"):
             check = test["promql_expr_test"][-1]
             assert check["exp_samples"] == [{"labels": "{}", "value": 1}]
