@@ -14,7 +14,7 @@ from itertools import combinations
 from typing import Any
 
 from vllm_opsctl.alarms.burn import ROWS, Clock, duration_text
-from vllm_opsctl.alarms.prometheus.conventions import FLOOR_ALERT
+from vllm_opsctl.alarms.prometheus.conventions import FLOOR_ALERT, SIDECARS_ALERT, VANISHED_ALERT
 from vllm_opsctl.errors import ConfigError
 from vllm_opsctl.exporter.config import Alarms
 from vllm_opsctl.exporter.identity import Identity
@@ -105,8 +105,8 @@ INHIBITIONS: tuple[Inhibition, ...] = (
         "whoever is paged needs no ticket for the same budget",
     ),
     Inhibition(
-        (("alertname", "LLMSidecarsDown"),),
-        (("alertname", "LLMModelVanished"),),
+        (("alertname", SIDECARS_ALERT),),
+        (("alertname", VANISHED_ALERT),),
         ("service",),
         "without a sidecar all models seem to be gone",
     ),

@@ -23,7 +23,14 @@ from vllm_opsctl.alarms.burn import (
     unreachable,
 )
 from vllm_opsctl.alarms.links import Links
-from vllm_opsctl.alarms.prometheus.conventions import Source
+from vllm_opsctl.alarms.prometheus.conventions import (
+    SIDECARS_ALERT,
+    STALLED_ALERT,
+    TARGET_ALERT,
+    VANISHED_ALERT,
+    WATCHDOG_ALERT,
+    Source,
+)
 from vllm_opsctl.alarms.sli import NoBound, indicator
 from vllm_opsctl.alarms.vocabulary import NotMeasured, vocabulary_of
 from vllm_opsctl.exporter.config import Config, Objective
@@ -233,13 +240,13 @@ def _blind(config: Config, objective: Objective, source: Source) -> Iterator[str
     if objective.notify == "ticket":
         yield "Nothing of it pages: it has notify: ticket. Remove that to be paged."
     yield (
-        "No traffic: without events nothing is bad. LLMModelVanished and LLMEngineStalled page for dead "
+        f"No traffic: without events nothing is bad. {VANISHED_ALERT} and {STALLED_ALERT} page for dead "
         "and frozen engines; a synthetic request every minute shows the rest."
     )
     scraped = (
-        "No data: what is not scraped is not counted. LLMTargetDown opens a ticket"
-        + (", LLMSidecarsDown pages" if source == "sidecar" else "")
-        + "; LLMWatchdog tells that Prometheus itself has gone."
+        f"No data: what is not scraped is not counted. {TARGET_ALERT} opens a ticket"
+        + (f", {SIDECARS_ALERT} pages" if source == "sidecar" else "")
+        + f"; {WATCHDOG_ALERT} tells that Prometheus itself has gone."
     )
     yield scraped
     if objective.sli == "availability":

@@ -8,7 +8,6 @@ without one, a number of requests per day is enough for the arithmetic.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from vllm_opsctl.alarms.burn import (
     PERIOD_S,
@@ -19,35 +18,20 @@ from vllm_opsctl.alarms.burn import (
     unreachable,
 )
 from vllm_opsctl.alarms.instant import instant
+from vllm_opsctl.alarms.lint_finding import Finding
+from vllm_opsctl.alarms.lint_identity import identity_findings
 from vllm_opsctl.alarms.prometheus.conventions import Source
 from vllm_opsctl.alarms.rules import how_to_get_bounds
 from vllm_opsctl.alarms.sli import Indicator, NoBound, indicator
 from vllm_opsctl.alarms.vocabulary import NeedsTap, NotMeasured, vocabulary_of
 from vllm_opsctl.exporter.catalogue import Version
 from vllm_opsctl.exporter.config import Config, Objective
+from vllm_opsctl.exporter.own_series import SLI_EVENTS
 from vllm_opsctl.exporter.units import format_number, format_percent
 
 DAY_S = 86400.0
 
 _PAGING = [row for row in ROWS if row.notify == "page"]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """
-    One thing that is wrong.
-
-    Args:
-        where: Key of the configuration.
-        what: What is wrong, and what to do.
-        is_error: The objective is not measured or does not page; else it works, but not well.
-        is_measured: False where a note is of an objective without rules: who has no tap has chosen so.
-    """
-
-    where: str
-    what: str
-    is_error: bool = True
-    is_measured: bool = True
 
 
 def lint(
@@ -72,7 +56,7 @@ def lint(
         SourceError: The Prometheus does not answer.
     """
     names = vocabulary_of(config, source, version)
-    found: list[Finding] = []
+    found = list(identity_findings(config, names, prometheus))
     is_bound_missing = False
     for index, objective in enumerate(config.objectives):
         where = f"objectives[{index}] ({objective.name})"
@@ -153,7 +137,7 @@ def _measured(where: str, one: Indicator, prometheus: str) -> Iterator[Finding]:
 
 def _served(one: Indicator, prometheus: str) -> list[str]:
     """Every model that runs there."""
-    label = "model" if one.names.source == "sidecar" else "model_name"
+    label = one.names.labels("model")
     query = f"group by ({label}) ({one.names.selector('requests_running', '', '')})"
     return sorted(labels[label] for labels, _ in instant(prometheus, query) if label in labels)
 
@@ -168,7 +152,7 @@ def _nothing(one: Indicator, prometheus: str) -> str:
         )
     if one.names.source == "sidecar":
         return (
-            f"{prometheus} has no vllm_sli_events_total of it within a day; scrape the sidecar, and give "
+            f"{prometheus} has no {SLI_EVENTS} of it within a day; scrape the sidecar, and give "
             "it the same objectives"
         )
     if one.objective.sli == "availability":

@@ -19,8 +19,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
+from vllm_opsctl.alarms.prometheus.conventions import Scope
 from vllm_opsctl.errors import ConfigError
 from vllm_opsctl.exporter.config import Config, Objective
+from vllm_opsctl.exporter.identity import Identity, identity_of
+from vllm_opsctl.exporter.own_series import SLI_EVENTS
+from vllm_opsctl.exporter.series import labels_text
 
 API_VERSION = "openslo/v1"
 ANNOTATION = "opsctl.vllm/"
@@ -247,7 +251,7 @@ def export_openslo(config: Config) -> str:
     documents = [_document("Service", {"name": service, "displayName": config.service.name}, {})]
     names = object_names([objective.name for objective in config.objectives])
     for name, objective in zip(names, config.objectives, strict=True):
-        documents += _documents(name, objective, service)
+        documents += _documents(name, objective, service, identity_of(config))
     return yaml.dump_all(
         documents,
         Dumper=Dumper,
@@ -270,15 +274,17 @@ def _no_room(objective: Objective) -> list[str]:
     return found
 
 
-def _documents(name: str, objective: Objective, service: str) -> list[dict[str, Any]]:
+def _documents(
+    name: str, objective: Objective, service: str, identity: Identity
+) -> list[dict[str, Any]]:
     sli = _document(
         "SLI",
         {"name": name},
         {
             "ratioMetric": {
                 "counter": True,
-                "good": _prometheus(f'objective="{objective.name}", outcome="good"'),
-                "total": _prometheus(f'objective="{objective.name}"'),
+                "good": _prometheus(identity, objective, outcome="good"),
+                "total": _prometheus(identity, objective),
             }
         },
     )
@@ -314,8 +320,8 @@ def _annotations(objective: Objective) -> dict[str, str]:
     return found
 
 
-def _prometheus(matchers: str) -> dict[str, Any]:
-    query = f"vllm_sli_events_total{{{matchers}}}"
+def _prometheus(identity: Identity, objective: Objective, **more: str) -> dict[str, Any]:
+    query = Scope(identity).selector(SLI_EVENTS, labels_text({"objective": objective.name, **more}))
     return {"metricSource": {"type": "Prometheus", "spec": {"query": query}}}
 
 

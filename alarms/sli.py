@@ -105,15 +105,17 @@ class Indicator:
         # the rule before it in its group: computing it again would cost as much once more
         return self.recorded("total", duration_text(nominal_s))
 
-    def recorded(self, what: Recorded, window: str) -> str:
+    def recorded(self, what: Recorded, window: str, *, ever: bool = False) -> str:
         """
         What is recorded of the objective over a window, by model.
 
         Args:
             what: All events, the bad ones, or their share.
             window: Nominal, such as ``5m``.
+            ever: Also what was recorded before a free label was added.
         """
-        return self.names.scope.recorded(recorded_name(what, window), self.objective.name)
+        name = recorded_name(what, window)
+        return self.names.scope.recorded(name, self.objective.name, ever=ever)
 
     def threshold(self, kind: Literal["asked", "used"]) -> str:
         """The threshold that a sidecar was given for the objective, or the bound it counts at."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from vllm_opsctl.alarms.burn import PERIOD_S
-from vllm_opsctl.alarms.prometheus.conventions import Source
+from vllm_opsctl.alarms.prometheus.conventions import Recorded, Source, recorded_name
 from vllm_opsctl.alarms.rules import how_to_get_bounds
 from vllm_opsctl.alarms.sli import Indicator, NoBound, indicator
 from vllm_opsctl.alarms.status import Standing, Status, standing_of_timeline, worst_first
@@ -25,10 +25,14 @@ from vllm_opsctl.alarms.vocabulary import NotMeasured, Vocabulary, vocabulary_of
 from vllm_opsctl.errors import ConfigError, UsageError
 from vllm_opsctl.exporter.catalogue import Version
 from vllm_opsctl.exporter.config import Config, Objective
+from vllm_opsctl.exporter.own_series import SLI_EVENTS
 from vllm_opsctl.exporter.units import format_duration
 
 Progress = Callable[[str, int, int], None]
 """Told the objective that is asked for, how many are done, and of how many."""
+
+
+_COUNTED: tuple[Recorded, ...] = ("total", "bad")
 
 
 class _Unrecorded(Indicator):
@@ -95,7 +99,7 @@ def read_history(
         raise ConfigError([*problems, *how_to_get_bounds(config, names)])
     for done, one in enumerate(indicators):
         progress(one.objective.name, done, len(indicators))
-        found = _timelines(prometheus, one, config.service.name, start, end)
+        found = _timelines(prometheus, one, start, end)
         for model, timeline in sorted(found.items()):
             history.timelines.append((one.objective, model, timeline))
         if not found:
@@ -158,13 +162,11 @@ def _indicators(config: Config, names: Vocabulary, history: History) -> Iterator
 
 
 def _timelines(
-    prometheus: Prometheus, one: Indicator, service: str, start: float, end: float
+    prometheus: Prometheus, one: Indicator, start: float, end: float
 ) -> dict[str, Timeline]:
     """The events by model: recorded ones, and before the first of them raw ones."""
-    where = f'{{objective="{one.objective.name}", service="{service}"}}'
     total, bad = (
-        prometheus.over_slots(f"sum by (model) (llm_slo:{what}:rate5m{where})", start, end)
-        for what in ("total", "bad")
+        prometheus.over_slots(one.recorded(what, "5m", ever=True), start, end) for what in _COUNTED
     )
     slots = round((end - start) / SLOT_S)
     first = min((min(values) for values in total.values()), default=slots)
@@ -194,7 +196,7 @@ def _slots(start: float, total: Mapping[int, float], bad: Mapping[int, float]) -
 
 def _nothing(one: Indicator) -> str:
     if one.names.source == "sidecar":
-        return "no vllm_sli_events_total of it; scrape the sidecar, and give it the same objectives"
+        return f"no {SLI_EVENTS} of it; scrape the sidecar, and give it the same objectives"
     if one.objective.sli == "availability":
         return "no request to an inference route; is vLLM's /metrics scraped?"
     return f"no {one.series()}; is vLLM's /metrics scraped, and does it have the bound?"
@@ -208,7 +210,7 @@ def _explain_nothing(
         return
     ours = config.service.name
     services = prometheus.labels_at(
-        f"group by (service) (last_over_time(llm_slo:total:rate5m[{int(PERIOD_S)}s]))",
+        f"group by (service) (last_over_time({recorded_name('total', '5m')}[{int(PERIOD_S)}s]))",
         "service",
         history.end,
     )

@@ -148,7 +148,8 @@ def lint(
     prometheus: str | None,
 ) -> int:
     """
-    Explain objectives that cannot be measured or cannot page; exits with 1 when there are.
+    Explain objectives that cannot be measured or cannot page, and rules that read another service's
+    series; exits with 1 when there are any.
 
     What works, but not as one may think, is a note.
     """
@@ -175,7 +176,7 @@ def lint(
     }
     total = len(loaded.config.objectives)
     click.echo(f"{origin}: {total - len(failing)} of {total} objectives are measured and can alert")
-    return EXIT_FINDINGS if any(one.is_error for one in of_objectives) else 0
+    return EXIT_FINDINGS if any(one.is_error for one in findings) else 0
 
 
 _OF_A_DRILL = {

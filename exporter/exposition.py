@@ -17,6 +17,7 @@ from itertools import pairwise
 from vllm_opsctl.errors import BadPage
 from vllm_opsctl.exporter.catalogue import Catalogue, catalogue
 from vllm_opsctl.exporter.engine import EngineKey, EngineSample, Histogram, PageSample
+from vllm_opsctl.exporter.own_series import BUILD_INFO
 from vllm_opsctl.exporter.series import Series, read_series, unmangled
 
 MAX_PAGE_BYTES = 16 * 2**20
@@ -85,7 +86,7 @@ def _not_vllm(text: str) -> BadPage:
         return BadPage("html", "the answer is an HTML page, not metrics; is the URL right?")
     if head.startswith(("{", "[")):
         return BadPage("json", "the answer is JSON, not metrics; is the URL right?")
-    if "vllm_engine_" in text or "opsctl_build_info" in text:
+    if "vllm_engine_" in text or BUILD_INFO in text:
         return BadPage(
             "sidecar", "this is a sidecar's page, not vLLM's; use --sidecar URL for a sidecar"
         )

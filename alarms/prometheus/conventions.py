@@ -139,15 +139,23 @@ class Scope:
         """
         return _selected(series, self._matchers(), matchers)
 
-    def recorded(self, series: str, objective: str) -> str:
+    def recorded(self, series: str, objective: str, *, ever: bool = False) -> str:
         """
-        The value of an objective's recording by model, whatever number of rulers recorded it.
+        The value of an objective's recording by model, however many rulers recorded it.
+
+        Args:
+            series: The recording.
+            objective: Its objective.
+            ever: Also what was recorded before a free label was added.
 
         >>> Scope(Identity("chat")).recorded(recorded_name("bad", "5m"), "ttft")
         'max by (model) (llm_slo:bad:rate5m{service="chat",objective="ttft"})'
         """
-        of_objective = labels_text({"objective": objective})
-        return f"max by (model) ({self.selector(series, of_objective)})"
+        return f"max by (model) ({self._recorded(series, objective, ever=ever)})"
+
+    def _recorded(self, series: str, objective: str, *, ever: bool) -> str:
+        free = self.identity.names[1:] if ever and self.identity is not None else ()
+        return _selected(series, self._matchers(free), labels_text({"objective": objective}))
 
     def recorded_over(self, series: str, objective: str, duration: str) -> str:
         """
@@ -160,8 +168,7 @@ class Scope:
         >>> print(eu.recorded_over("bad", "a", "30d"))
         sum by (model) (sum_over_time(bad{service="chat",cluster=~"eu|",objective="a"}[30d]))
         """
-        free = self.identity.names[1:] if self.identity is not None else ()
-        selected = _selected(series, self._matchers(free), labels_text({"objective": objective}))
+        selected = self._recorded(series, objective, ever=True)
         return f"sum by (model) (sum_over_time({selected}[{duration}]))"
 
     def alerts(self, matchers: str = "") -> str:

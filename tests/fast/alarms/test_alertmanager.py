@@ -43,7 +43,12 @@ def test_receivers_that_do_not_fit_are_one_line(changes: dict[str, Any], line: s
 def test_without_a_topic_there_is_no_configuration(tmp_path: Path) -> None:
     _, files = built(tmp_path, {})
 
-    assert set(files) == {"rules.yaml", "rules_test.yaml", "prometheusrule.yaml"}
+    assert set(files) == {
+        "rules.yaml",
+        "rules_test.yaml",
+        "rules_test.second-service",
+        "prometheusrule.yaml",
+    }
 
 
 def test_the_resources_say_what_the_files_say(tmp_path: Path) -> None:

@@ -24,8 +24,8 @@ def test_a_build_is_repeatable_and_check_sees_a_change(opsctl: Opsctl, tmp_path:
     first = opsctl.run("alarms", "build", "--out", "out", cwd=tmp_path, env=EXAMPLE)
     again = opsctl.run("alarms", "build", "--out", "out", cwd=tmp_path, env=EXAMPLE)
     assert first.returncode == again.returncode == 0
-    assert "6 files, 6 changed" in first.stdout
-    assert "6 files, 0 changed" in again.stdout
+    assert "7 files, 7 changed" in first.stdout
+    assert "7 files, 0 changed" in again.stdout
 
     rules = tmp_path / "out" / "rules.yaml"
     rules.write_text(rules.read_text().replace("14.4", "15"))
@@ -43,6 +43,7 @@ def test_what_is_no_longer_built_is_removed(opsctl: Opsctl, tmp_path: Path) -> N
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "prometheusrule.yaml",
         "rules.yaml",
+        "rules_test.second-service",
         "rules_test.yaml",
     ]
 

@@ -82,7 +82,8 @@ def counter(name: str, labels: str, share: Bad, *, days: float = 30, reset_every
 
 def events(objective: str, model: str, bad: Bad, **more: Any) -> Iterator[str]:
     """A sidecar's counters of an objective."""
-    where = f'objective="{objective}",model="{model}",target="t",job="sidecar",instance="s:9836"'
+    own = f'service="fleet",objective="{objective}",model="{model}",target="t"'
+    where = f'{own},job="sidecar",instance="s:9836"'
     name = "vllm_sli_events_total"
     yield counter(name, f'{where},outcome="good"', lambda t: 1 - bad(t), **more)
     yield counter(name, f'{where},outcome="bad"', bad, **more)

@@ -1,0 +1,154 @@
+"""
+Whether rules read the series of their own service, and no other's.
+
+The sidecar's series say whose they are; vLLM's own do not, so rules on these need ``alarms.match`` as soon as
+their Prometheus scrapes anybody else's servers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from vllm_opsctl.alarms.instant import instant
+from vllm_opsctl.alarms.lint_finding import Finding
+from vllm_opsctl.alarms.prometheus.conventions import TARGET_RATIO
+from vllm_opsctl.alarms.vocabulary import Vocabulary
+from vllm_opsctl.exporter.config import Config
+from vllm_opsctl.exporter.identity import SERVICE, Identity, identity_of
+from vllm_opsctl.exporter.own_series import BUILD_INFO
+
+_RENAMED = f"exported_{SERVICE}"
+"""What Prometheus makes of a page's label when the target has one of that name, unless it honors labels."""
+
+_TELLING = ("cluster", "environment", "env", "region", "namespace", "job")
+"""Labels of targets that usually tell fleets apart, the widest first."""
+
+_SHOWN = 5
+
+
+def identity_findings(
+    config: Config, names: Vocabulary, prometheus: str | None
+) -> Iterator[Finding]:
+    """
+    What is wrong with the service's identity.
+
+    Args:
+        config: With the service, its labels and ``alarms.match``.
+        names: Of the source that rules would read.
+        prometheus: Base URL of the Prometheus that would evaluate them; None to ask nobody.
+
+    Raises:
+        SourceError: The Prometheus does not answer.
+    """
+    if names.source == "vllm":
+        yield from _match(config, names, prometheus)
+    elif prometheus is not None:
+        yield from _sidecars(config, identity_of(config), prometheus)
+
+
+# -- vLLM's own series -----------------------------------------------------------------------------
+
+
+def _match(config: Config, names: Vocabulary, prometheus: str | None) -> Iterator[Finding]:
+    match = config.alarms.match
+    if prometheus is None:
+        if match is None:
+            yield Finding(
+                "alarms.match",
+                "not set: the rules read every vLLM server that Prometheus scrapes. If any of them belongs "
+                "to another service, environment or cluster, set label matchers such as "
+                "'{namespace=\"llm\"}'",
+                is_error=False,
+            )
+        return
+    read = _servers(names, prometheus)
+    if match is not None and not read:
+        yield Finding(
+            "alarms.match",
+            f"{{{match}}} matches no vLLM server of {prometheus}; correct it, or scrape them",
+        )
+    if match is None:
+        yield from _strangers(config, read, prometheus)
+
+
+def _servers(names: Vocabulary, prometheus: str) -> list[Mapping[str, str]]:
+    labels = ", ".join((*_TELLING, "model_name"))
+    running = names.selector("requests_running")
+    return [found for found, _ in instant(prometheus, f"group by ({labels}) ({running})")]
+
+
+def _strangers(
+    config: Config, read: Sequence[Mapping[str, str]], prometheus: str
+) -> Iterator[Finding]:
+    """Servers that are probably not the service's."""
+    seen = []
+    for label in _TELLING:
+        values = sorted({one[label] for one in read if one.get(label)})
+        if len(values) > 1:
+            seen.append(f"{label} {_listed(values)}")
+    ours = {model for target in config.targets for model in target.models}
+    ours |= {one.model for one in config.objectives if one.model is not None}
+    others = sorted({one["model_name"] for one in read if one.get("model_name")} - ours)
+    if ours and others:
+        seen.append(f"models that no target names, {_listed(others)}")
+    service = config.service.name
+    rows = instant(prometheus, f'group by ({SERVICE}) ({TARGET_RATIO}{{{SERVICE}!="{service}"}})')
+    if rows:
+        seen.append(f"rules of {_listed(sorted(labels.get(SERVICE, '') for labels, _ in rows))}")
+    if seen:
+        yield Finding(
+            "alarms.match",
+            f"not set, and {prometheus} has more than one fleet ({'; '.join(seen)}): whatever fails in "
+            f"any of them pages as {service}. Set the labels of {service}'s servers, such as "
+            "'{namespace=\"llm\"}'",
+        )
+
+
+# -- the sidecar's ---------------------------------------------------------------------------------
+
+
+def _sidecars(config: Config, identity: Identity, prometheus: str) -> Iterator[Finding]:
+    labels = ", ".join((*identity.names, _RENAMED))
+    rows = [found for found, _ in instant(prometheus, f"group by ({labels}) ({BUILD_INFO})")]
+    wanted = identity.labels()
+    if any(row.get(_RENAMED) == identity.service for row in rows):
+        yield Finding(
+            "service.name",
+            f"{prometheus} renamed the sidecar's label {SERVICE} to {_RENAMED}, because its target has a "
+            f"label {SERVICE} too, and the rules find nothing. Set honor_labels: true in the scrape "
+            "configuration of the sidecars (honorLabels: true in a ServiceMonitor or PodMonitor)",
+        )
+        return
+    unlabelled = [row for row in rows if any(not row.get(name) for name in wanted)]
+    if unlabelled and not config.alarms.read_unlabelled:
+        missing = sorted({name for row in unlabelled for name in wanted if not row.get(name)})
+        yield Finding(
+            "alarms.read_unlabelled",
+            f"sidecars send no {_listed(missing)}, as those of 0.1 do, and the rules do not read them: "
+            "upgrade or configure them, and set read_unlabelled: true for the first 30 days",
+        )
+    if config.alarms.read_unlabelled and not unlabelled:
+        yield Finding(
+            "alarms.read_unlabelled",
+            f"every sidecar that {prometheus} scrapes says whose it is; remove this 30 days after the last "
+            "one was upgraded",
+            is_error=False,
+        )
+    has_ours = any(all(row.get(k) == v for k, v in wanted.items()) for row in rows)
+    named = sorted({_text(row, identity) for row in rows if row.get(SERVICE)})
+    if named and not has_ours:
+        yield Finding(
+            "service.name",
+            f"{prometheus} scrapes no sidecar of {identity}, but of {_listed(named)}; rules and sidecars "
+            "need the same service.name and exporter.labels",
+        )
+
+
+def _text(row: Mapping[str, str], identity: Identity) -> str:
+    free = tuple((name, row[name]) for name in identity.names[1:] if row.get(name))
+    return str(Identity(row[SERVICE], free))
+
+
+def _listed(values: Sequence[str]) -> str:
+    rest = len(values) - _SHOWN
+    return ", ".join(values[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
