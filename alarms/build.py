@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,32 @@ def build_files(config: Config, rulebook: Rulebook) -> dict[str, str]:
         )
         files[alertmanager.TEMPLATE_FILE] = f"{{{{/* {MARK}{head} */}}}}\n{found.template()}"
     return files
+
+
+def identity_notes(config: Config, rulebook: Rulebook, files: Mapping[str, str]) -> Iterator[str]:
+    """What the rules cannot tell apart as configured, one line each."""
+    if rulebook.names.source == "sidecar":
+        if config.alarms.match is not None:
+            yield (
+                "alarms.match is for --from vllm; the sidecar's series are chosen by service and "
+                "exporter.labels"
+            )
+        if config.alarms.read_unlabelled:
+            yield (
+                "alarms.read_unlabelled: series without a service count as this service's too; remove it 30 "
+                "days after the last sidecar was upgraded"
+            )
+        return
+    if config.alarms.match is None:
+        yield (
+            "alarms.match is not set: the rules read every vLLM server that Prometheus scrapes; opsctl "
+            "alarms lint --from vllm --prometheus URL says whether another fleet is among them"
+        )
+    elif "rules_test.yaml" not in files:
+        yield (
+            f"alarms.match: no labels that {{{config.alarms.match}}} accepts could be made up, so there are "
+            'no unit tests; list the values as alternatives, such as namespace=~"llm|chat"'
+        )
 
 
 def _head(rulebook: Rulebook) -> str:

@@ -21,7 +21,7 @@ from vllm_opsctl.alarms.pager_api import AlertmanagerApi, LoadedRule, Notified, 
 from vllm_opsctl.alarms.prometheus.conventions import DRILL_ALERT, WATCHDOG_ALERT
 from vllm_opsctl.alarms.rules import Rulebook
 from vllm_opsctl.alarms.sns_topic import Listener, Notification, Topic
-from vllm_opsctl.exporter.identity import Identity
+from vllm_opsctl.exporter.identity import SERVICE, Identity
 from vllm_opsctl.exporter.units import format_duration
 
 Way = Literal["page", "ticket"]
@@ -127,6 +127,7 @@ class Drill:
             )
         else:
             yield Step("rules", "ok", f"{prometheus.url} evaluates all {total} alerts")
+        yield from self._twice(loaded)
         scales = sorted({rule.labels["scale"] for rule in loaded if "scale" in rule.labels})
         if scales:
             yield Step(
@@ -155,6 +156,28 @@ class Drill:
             else:
                 found.append(rule.alert)
         return found
+
+    def _twice(self, loaded: list[LoadedRule]) -> Iterator[Step]:
+        """Alerts of the service that stand in more groups than one, as after an upgrade."""
+        groups: dict[tuple[str, frozenset[tuple[str, str]]], set[str]] = {}
+        names = {rule.alert for rule in self.rulebook.alerts}
+        wanted = self.identity.labels()
+        for rule in loaded:
+            own = {name: text for name, text in rule.labels.items() if name in wanted}
+            # rules of 0.1 lack the free labels
+            if rule.alert in names and SERVICE in own and own.items() <= wanted.items():
+                others = {k: v for k, v in rule.labels.items() if k not in (*wanted, "scale")}
+                key = rule.alert, frozenset(others.items())
+                groups.setdefault(key, set()).add(rule.group)
+        double = [found for found in groups.values() if len(found) > 1]
+        if double:
+            where = ", ".join(sorted({name for found in double for name in found}))
+            yield Step(
+                "rules",
+                "failed",
+                f"{len(double)} alerts of {self.identity} are loaded twice, in the groups {where}: each "
+                "pages twice. Remove the older rule file or PrometheusRule",
+            )
 
     def _watchdog(self) -> Iterator[Step]:
         if self.alertmanager.held(alertname=WATCHDOG_ALERT, **self.identity.labels()):

@@ -24,11 +24,13 @@ class LoadedRule:
     Args:
         alert: Its name.
         labels: Those that the rule adds.
+        group: The group that it is in.
         trouble: Why its last evaluation failed; None when it did not.
     """
 
     alert: str
     labels: Mapping[str, str]
+    group: str
     trouble: str | None
 
 
@@ -56,6 +58,7 @@ class PrometheusApi:
                 LoadedRule(
                     rule["name"],
                     rule.get("labels", {}),
+                    str(group["name"]),
                     rule.get("lastError", "unknown") if rule.get("health") == "err" else None,
                 )
                 for group in data["data"]["groups"]

@@ -93,6 +93,7 @@ def build(
     from vllm_opsctl.alarms.build import (
         build_files,
         differences,
+        identity_notes,
         refuse_folder_of_another,
         renamed,
         write,
@@ -112,6 +113,7 @@ def build(
         files = build_files(config, rulebook)
     for text in (
         *rulebook.left_out,
+        *identity_notes(config, rulebook, files),
         *rulebook.links.notices(),
         *notices(config.alarms),
     ):

@@ -44,7 +44,8 @@ def _metrics() -> str:
     lines = [
         HEAD,
         "# Metrics of engines\n",
-        "What the sidecar exposes of each engine, and what it was read from. Labels: `target`,",
+        "What the sidecar exposes of each engine, and what it was read from. Labels: `service` and the "
+        "configured free ones (`exporter.labels`), `target`,",
         "`model`, `engine` and the split label, where one is named; process-wide: `target` only.\n",
         "| on the sidecar | kind | meaning | vLLM's names (releases) |",
         "|---|---|---|---|",

@@ -11,7 +11,8 @@ Operator = Literal["=", "!=", "=~", "!~"]
 
 _STRING = r'"(?:[^"\\\n]|\\.)*"|\'(?:[^\'\\\n]|\\.)*\'|`[^`\n]*`'
 _MATCHER = re.compile(rf"\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*(=~|!~|!=|=)\s*({_STRING})\s*(,|$)")
-_ESCAPE = re.compile(r"\\(.)")
+_ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|(.))")
+_CONTROL = {"n": "\n", "t": "\t", "r": "\r", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
 _EXAMPLE = 'write label matchers like \'{cluster="eu",namespace="llm"}\''
 
 
@@ -70,7 +71,7 @@ def _read(text: str) -> Iterator[Matcher]:
         label, operator, quoted, _ = match.groups()
         if label == "__name__":
             raise ValueError("__name__ cannot be matched; metrics are chosen by opsctl")
-        value = quoted[1:-1] if quoted[0] == "`" else _ESCAPE.sub(r"\1", quoted[1:-1])
+        value = quoted[1:-1] if quoted[0] == "`" else _ESCAPE.sub(_unescaped, quoted[1:-1])
         if re.search(r"[\x00-\x1f]|\{\{|\$\{", value):
             raise ValueError(f"{label}: {value!r} must not hold control characters, {{{{ or ${{")
         if operator in ("=~", "!~"):
@@ -80,6 +81,17 @@ def _read(text: str) -> Iterator[Matcher]:
                 raise ValueError(f"{label}: {value!r} is not a pattern ({problem})") from None
         yield Matcher(label, cast(Operator, operator), value)
         at = match.end()
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    """
+    A character that is escaped in a string of PromQL.
+
+    Source:
+        Prometheus, Querying basics, string literals: the escapes of Go.
+    """
+    code = match[1] or match[2]
+    return chr(int(code, 16)) if code else _CONTROL.get(match[3], match[3])
 
 
 def example_labels(matchers: tuple[Matcher, ...]) -> dict[str, str] | None:

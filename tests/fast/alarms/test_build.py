@@ -59,6 +59,92 @@ def test_a_file_of_somebody_else_is_left_alone(opsctl: Opsctl, tmp_path: Path) -
     assert (tmp_path / "alertmanager.yaml").read_text() == "route: {receiver: mine}\n"
 
 
+CODE = {"OPSCTL_SERVICE__NAME": "code"}
+EU = {"OPSCTL_EXPORTER__LABELS__CLUSTER": "eu"}
+
+
+@pytest.mark.parametrize(
+    ("other", "line"),
+    [
+        (
+            CODE,
+            "out: it has the rules of vllm (cluster eu), and these are of code; give each a folder",
+        ),
+        (
+            {"OPSCTL_EXPORTER__LABELS__CLUSTER": "us"},
+            "out: it has the rules of vllm (cluster eu), and these are of vllm (cluster us)",
+        ),
+    ],
+)
+@pytest.mark.parametrize("check", [(), ("--check",)])
+def test_the_rules_of_another_fleet_are_not_replaced(
+    opsctl: Opsctl, tmp_path: Path, other: dict[str, str], line: str, check: tuple[str, ...]
+) -> None:
+    opsctl.run("alarms", "build", "--out", "out", cwd=tmp_path, env=EU)
+    before = (tmp_path / "out" / "rules.yaml").read_text()
+
+    answer = opsctl.run("alarms", "build", "--out", "out", *check, cwd=tmp_path, env=other)
+
+    assert answer.returncode == 64
+    assert line in answer.stderr
+    assert (tmp_path / "out" / "rules.yaml").read_text() == before
+
+
+def test_a_fleet_may_get_a_label_more(opsctl: Opsctl, tmp_path: Path) -> None:
+    opsctl.run("alarms", "build", "--out", "out", cwd=tmp_path)
+
+    assert opsctl.run("alarms", "build", "--out", "out", cwd=tmp_path, env=EU).returncode == 0
+    assert "cluster: eu" in (tmp_path / "out" / "rules.yaml").read_text()
+
+
+def test_a_build_shows_what_it_renames(opsctl: Opsctl, tmp_path: Path) -> None:
+    """The names of 0.1: groups without a service, and an object that loses what is illegal."""
+    env = {"OPSCTL_SERVICE__NAME": "chat.v2"}
+    opsctl.run("alarms", "build", "--out", "out", cwd=tmp_path, env=env)
+    for name in ("rules.yaml", "prometheusrule.yaml"):
+        path = tmp_path / "out" / name
+        text = path.read_text().replace("@chat.v2", "")
+        path.write_text(text.replace("vllm-slo-chat-v2-f5101bcf", "vllm-slo-chat-v2"))
+
+    answer = opsctl.run("alarms", "build", "--out", "out", cwd=tmp_path, env=env)
+    said = " ".join(answer.stderr.split())
+
+    assert "llm-slo-short -> llm-slo-short@chat.v2" in said
+    assert "PrometheusRule vllm-slo-chat-v2 -> vllm-slo-chat-v2-f5101bcf: apply" in said
+    assert "kubectl delete prometheusrule vllm-slo-chat-v2, or its alerts come twice" in said
+    again = opsctl.run("alarms", "build", "--out", "out", cwd=tmp_path, env=env)
+    assert "->" not in again.stderr
+
+
+@pytest.mark.parametrize("name", ["chat.v2", "a:b", "Customer_Support", "x" * 128])
+def test_any_service_builds(opsctl: Opsctl, tmp_path: Path, name: str) -> None:
+    env = {**EXAMPLE, "OPSCTL_SERVICE__NAME": name}
+
+    for to in ("prometheus", "cloudwatch"):
+        answer = opsctl.run("alarms", "build", "--to", to, "--out", to, cwd=tmp_path, env=env)
+        assert answer.returncode == 0, answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({}, "alarms.match is not set: the rules read every vLLM server"),
+        (
+            {"OPSCTL_ALARMS__MATCH": "'{job=~\"[a-c]{3}\"}'"},
+            'alarms.match: no labels that {job=~"[a-c]{3}"} accepts could be made up',
+        ),
+    ],
+)
+def test_a_build_says_what_rules_on_vllms_own_series_cannot_tell_apart(
+    opsctl: Opsctl, tmp_path: Path, settings: dict[str, str], line: str
+) -> None:
+    command = ("alarms", "build", "--from", "vllm", "--out", "out")
+    answer = opsctl.run(*command, cwd=tmp_path, env=settings)
+
+    assert answer.returncode == 0
+    assert line in " ".join(answer.stderr.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "env", "line"),
     [

@@ -41,6 +41,13 @@ SPECIAL: dict[str, Any] = {
     ]
 }
 
+SHARED: dict[str, Any] = {
+    "service": {"name": "chat"},
+    "objectives": [{"name": "availability", "sli": "availability", "target": "99.9%"}],
+    "exporter": {"labels": {"cluster": "eu", "team": "search & shop"}},
+    "alarms": {"match": '{namespace=~"llm-.*|chat", cluster="eu"}'},
+}
+
 
 def written(folder: Path, config: Config, rulebook: Rulebook) -> Path:
     for name, text in build_files(config, rulebook).items():
@@ -94,6 +101,7 @@ def test_promtool_accepts_the_rules(
     [
         ("sidecar", {}, None, "1"),
         ("vllm", {}, None, "1"),
+        ("vllm", SHARED, None, "1/60"),
         ("sidecar", SPECIAL, None, "1/60"),
     ],
 )
@@ -170,6 +178,31 @@ def test_the_unit_tests_notice_a_spoiled_rule(
     assert answer.returncode != 0
 
 
+@pytest.mark.parametrize(
+    ("source", "matcher"),
+    [
+        ("sidecar", 'service="chat",cluster="eu",team="search & shop"'),
+        ("vllm", 'namespace=~"llm-.*|chat",cluster="eu"'),
+    ],
+)
+def test_the_unit_tests_notice_a_rule_that_reads_everybodys_series(
+    part: Callable[[str], Path], tmp_path: Path, source: Source, matcher: str
+) -> None:
+    binary = part("promtool")
+    written(tmp_path, *book(source, SHARED))
+    rules = (tmp_path / "rules.yaml").read_text()
+    assert matcher in rules
+    (tmp_path / "rules.yaml").write_text(re.sub(rf"{re.escape(matcher)}(, ?)?", "", rules))
+    tests = read_yaml((tmp_path / "rules_test.yaml").read_text())
+    tests["tests"] = [test for test in tests["tests"] if "two services" in test["name"]]
+    assert len(tests["tests"]) == 2
+    (tmp_path / "rules_test.yaml").write_text(yaml.safe_dump(tests))
+
+    answer = promtool(binary, tmp_path, "test", "rules", "rules_test.yaml")
+
+    assert answer.returncode != 0
+
+
 def test_without_the_guard_a_deploy_of_a_new_bucket_pages_falsely(
     part: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -180,7 +213,7 @@ def test_without_the_guard_a_deploy_of_a_new_bucket_pages_falsely(
     written(tmp_path, config, rulebook)
     text = (tmp_path / "rules.yaml").read_text()
     unguarded = re.sub(
-        r" and on \(job, instance, model_name, engine\) \(sum without \(le\).*?\]\)\)(?=, \"model\")",
+        r" and ignoring \(le\) \(sum without \(le\).*?\]\)\)(?=, \"model\")",
         "",
         text,
     )
