@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from vllm_opsctl.alarms.alerts import Command, Per
 from vllm_opsctl.alarms.prometheus.conventions import Source
 from vllm_opsctl.exporter.config import Config, split_listen
+from vllm_opsctl.exporter.identity import identity_of
 
 _TARGET = "{{ $labels.target }}"
 _MODEL = "{{ $labels.model }}"
@@ -63,6 +65,8 @@ class Links:
             variables.append(f"var-model={_MODEL}")
         if per in ("replica", "engine"):
             variables.append(f"var-target={_TARGET}")
+        free = identity_of(self.config).free
+        variables += [f"var-{name}={quote(value, safe='')}" for name, value in free]
         return f"{url}{'&' if '?' in url else '?'}{'&'.join(variables)}"
 
     def command(self, per: Per) -> str:

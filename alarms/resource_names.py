@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
 
 _HASH_LENGTH = 8
 
@@ -38,7 +37,7 @@ def legal_name(text: str, *, illegal: str, longest: int, lower: bool = False) ->
     >>> legal_name("chat", illegal="[^a-z0-9-]", longest=20)
     'chat'
     >>> legal_name("chat.v2", illegal="[^a-z0-9-]", longest=20)
-    'chat-v2-8cbdc5ab'
+    'chat-v2-f5101bcf'
     """
     name = re.sub(illegal, "-", text.lower() if lower else text)
     if name == text and len(name) <= longest and name[-1:].isalnum():
@@ -68,7 +67,7 @@ def board_uid(service: str, board: str) -> str:
     >>> board_uid("chat", "incident")
     'opsctl-chat-incident'
     >>> board_uid("customer-support-assistant-production", "incident")
-    'opsctl-customer-support-8a5c7b3c-incident'
+    'opsctl-customer-suppor-a8d79981-incident'
     """
     return f"{board_prefix(service)}-{board}"
 
@@ -91,7 +90,7 @@ def object_name(kind: str, service: str) -> str:
     The name of a Kubernetes object: an RFC 1123 label, at most 63 characters.
 
     >>> object_name("vllm-slo", "chat"), object_name("vllm-slo", "Chat")
-    ('vllm-slo-chat', 'vllm-slo-chat-a9aa0c0b')
+    ('vllm-slo-chat', 'vllm-slo-chat-460b3a7d')
     """
     longest = 63 - len(kind) - 1
     return f"{kind}-{legal_name(service, illegal='[^a-z0-9-]', longest=longest, lower=True)}"
@@ -158,13 +157,6 @@ def _aws_name(service: str) -> str:
 
 
 # -- what 0.1 called them --------------------------------------------------------------------------
-
-
-def renamed_objects(service: str) -> Mapping[str, str]:
-    """Kubernetes names of 0.1 that changed, with the new ones."""
-    plain = "".join(c if c.isalnum() else "-" for c in service.lower()).strip("-")
-    old, new = f"vllm-slo-{plain}"[:63].rstrip("-"), object_name("vllm-slo", service)
-    return {old: new} if old != new else {}
 
 
 def old_dashboard_name(service: str) -> str:

@@ -22,6 +22,7 @@ from vllm_opsctl.alarms.made_up import Service
 from vllm_opsctl.alarms.prometheus.conventions import (
     BUCKET_ALERT,
     BURN_ALERT,
+    EVERY_SERVICE,
     FIRST_ERROR_ALERT,
     FLOOR_ALERT,
     VANISHED_ALERT,
@@ -29,7 +30,7 @@ from vllm_opsctl.alarms.prometheus.conventions import (
 )
 from vllm_opsctl.alarms.rules import Rulebook
 from vllm_opsctl.alarms.sli import Indicator
-from vllm_opsctl.exporter.series import labels_text
+from vllm_opsctl.exporter.series import labels_text, quoted
 from vllm_opsctl.exporter.units import parse_duration
 
 _ONSET = 30
@@ -165,7 +166,7 @@ class _Tests:
         others = "|".join((WATCHDOG_ALERT, *but))
         return (
             "count by (alertname, objective, window) (count_over_time("
-            f'ALERTS{{alertstate="firing", alertname!~"{others}"}}[{self.at(minutes)}]))'
+            f"{EVERY_SERVICE.alerts(f'alertname!~{quoted(others)}')}[{self.at(minutes)}]))"
         )
 
     def _silent(

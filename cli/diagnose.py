@@ -60,7 +60,7 @@ SHORTEST_EVERY_S = 1.0
     "--match",
     metavar="LABELS",
     default="",
-    help="With --prometheus: which targets, e.g. '{job=\"vllm\"}' [default: every vLLM].",
+    help="With --prometheus: which targets, e.g. '{job=\"vllm\"}' [default: alarms.match, else every vLLM].",
 )
 @click.option(
     "--prometheus-token-env",
@@ -217,7 +217,11 @@ def diagnose(
     elif prometheus is not None:
         end = parse_time(at, time.time()) if at else None
         observations = from_prometheus(
-            prometheus, match, prometheus_token_env, end=end, window_s=window
+            prometheus,
+            match or loaded.config.alarms.match or "",
+            prometheus_token_env,
+            end=end,
+            window_s=window,
         )
         if not is_given(ctx, "window"):
             window = wide_enough(observations, window)

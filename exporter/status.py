@@ -14,6 +14,7 @@ from typing import Any
 
 from vllm_opsctl import __version__
 from vllm_opsctl.exporter.config import Config
+from vllm_opsctl.exporter.identity import identity_of
 from vllm_opsctl.exporter.target_state import Snapshot
 from vllm_opsctl.exporter.units import format_duration, format_number, format_percent
 
@@ -151,7 +152,7 @@ def status_page(
     """
     many = len(snapshots)
     return Template(_TEMPLATE).substitute(
-        service=escape(config.service.name),
+        service=escape(str(identity_of(config))),
         version=escape(__version__),
         count=f"{many} target{'' if many == 1 else 's'}",
         interval=format_duration(config.exporter.poll_interval),

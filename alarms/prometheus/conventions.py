@@ -20,7 +20,6 @@ from vllm_opsctl.alarms.resource_names import legal_name
 from vllm_opsctl.exporter import own_series
 from vllm_opsctl.exporter.config import Config
 from vllm_opsctl.exporter.identity import Identity, identity_of
-from vllm_opsctl.exporter.matchers import example_labels, matchers_in
 from vllm_opsctl.exporter.series import labels_text, quoted
 
 Source = Literal["sidecar", "vllm"]
@@ -210,11 +209,6 @@ EVERY_SERVICE = Scope(identity=None)
 def scope_of(config: Config) -> Scope:
     """The series of a configuration's service."""
     return Scope(identity_of(config), config.alarms.match or "", config.alarms.read_unlabelled)
-
-
-def example_of_match(config: Config) -> dict[str, str] | None:
-    """Labels of a vLLM server that ``alarms.match`` accepts; None when no example is found."""
-    return example_labels(matchers_in(config.alarms.match)) if config.alarms.match else {}
 
 
 def _selected(series: str, *matchers: str) -> str:

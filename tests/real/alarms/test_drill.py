@@ -13,6 +13,8 @@ import yaml
 from commands import Opsctl
 from loopback import wait_for
 from parts.paging import Paging, paging
+from parts.prometheus import RealPrometheus
+from ports import reserve_port
 
 from vllm_opsctl.alarms.pager_api import AlertmanagerApi
 from vllm_opsctl.exporter.yaml_text import read_yaml
@@ -108,6 +110,25 @@ def test_every_link_is_shown(drills: Drills) -> None:
     assert set(links.values()) == {"ok"}
     assert list(links) == ["alerting", "watchdog", "subscribers", "Alertmanager", "delivery"]
     assert found["steps"][-1]["seconds"] > 0
+
+
+def test_rules_of_0_1_that_were_left_loaded_are_named(
+    drills: Drills, part: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The same alerts in groups of other names: each would page twice."""
+    now = drills.chain.rules / "rules.yaml"
+    old = tmp_path / "old.yaml"
+    old.write_text(now.read_text().replace("@shop", ""))
+    folder = tmp_path / "prometheus"
+    server = RealPrometheus(part("prometheus"), folder, reserve_port(), rules=[now, old])
+    server.start()
+    try:
+        failed = drills.failed("--prometheus", server.url, "--no-listen")
+    finally:
+        server.stop()
+
+    assert "alerts of shop are loaded twice, in the groups" in failed["rules"]
+    assert "llm-companions, llm-companions@shop" in failed["rules"]
 
 
 def test_without_listening_alertmanagers_own_counter_confirms(drills: Drills) -> None:
