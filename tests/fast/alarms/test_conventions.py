@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from paths import ROOT
 
 from vllm_opsctl.alarms import resource_names
+from vllm_opsctl.alarms.prometheus import conventions
 from vllm_opsctl.alarms.prometheus.conventions import EVERY_SERVICE, Scope
 from vllm_opsctl.alarms.rules import build_rules
 from vllm_opsctl.exporter.config import Config
@@ -119,6 +121,11 @@ def test_rule_failures_are_those_of_the_services_own_groups() -> None:
     assert not re.fullmatch(pattern, "/etc/prometheus/code.yaml;llm-slo-short@code")
     assert not re.fullmatch(pattern, "/etc/prometheus/code.yaml;llm-slo-short@chat-eu")
     assert not re.fullmatch(pattern, "/etc/prometheus/other.yaml;somebody-elses")
+
+
+def test_the_examples_are_right() -> None:
+    assert doctest.testmod(conventions).failed == 0
+    assert doctest.testmod(resource_names).failed == 0
 
 
 def test_rules_are_of_one_service() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from prometheus_client import CollectorRegistry, PlatformCollector, generate_lat
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import ValidationError
 
+from vllm_opsctl.exporter import identity, matchers
 from vllm_opsctl.exporter.config import Config
 from vllm_opsctl.exporter.identity import RESERVED_LABELS, Identity, identity_of
 from vllm_opsctl.exporter.matchers import Matcher, example_labels, matchers_in
@@ -76,6 +78,11 @@ def test_no_label_of_a_family_may_be_a_free_label() -> None:
     names = {label for family in families for sample in family.samples for label in sample.labels}
 
     assert names <= RESERVED_LABELS
+
+
+def test_the_examples_are_right() -> None:
+    assert doctest.testmod(identity).failed == 0
+    assert doctest.testmod(matchers).failed == 0
 
 
 # -- matchers --------------------------------------------------------------------------------------
