@@ -23,6 +23,8 @@ FLEET_BOARD = "opsctl-fleet"
 FLEET_FOLDER = "vLLM"
 """The Grafana folder of the board of all services."""
 
+_BOARD_FILES = "/var/lib/grafana/dashboards"
+
 
 def legal_name(text: str, *, illegal: str, longest: int, lower: bool = False) -> str:
     """
@@ -82,6 +84,22 @@ def board_folder(service: str) -> str:
     return f"{FLEET_FOLDER} {service}"
 
 
+def board_path(service: str) -> str:
+    """
+    Where provisioning finds the JSON files of a service's boards.
+
+    >>> board_path("chat")
+    '/var/lib/grafana/dashboards/chat'
+    """
+    # a service may be called like the folder of the other board
+    name = f"{service}/" if service == FLEET_BOARD else service
+    return f"{_BOARD_FILES}/{legal_name(name, illegal='[^A-Za-z0-9_-]', longest=64)}"
+
+
+FLEET_PATH = f"{_BOARD_FILES}/{FLEET_BOARD}"
+"""Where provisioning finds the board of all services."""
+
+
 # -- Kubernetes ------------------------------------------------------------------------------------
 
 
@@ -94,6 +112,18 @@ def object_name(kind: str, service: str) -> str:
     """
     longest = 63 - len(kind) - 1
     return f"{kind}-{legal_name(service, illegal='[^a-z0-9-]', longest=longest, lower=True)}"
+
+
+def board_object_name(service: str, board: str) -> str:
+    """
+    The name of the ConfigMap of one board, at most 63 characters.
+
+    >>> board_object_name("chat", "incident"), board_object_name("Chat", "incident")
+    ('opsctl-chat-incident', 'opsctl-chat-460b3a7d-incident')
+    """
+    longest = 63 - len("opsctl-") - _LONGEST_BOARD
+    name = legal_name(service, illegal="[^a-z0-9-]", longest=longest, lower=True)
+    return f"opsctl-{name}-{board}"
 
 
 # -- AWS -------------------------------------------------------------------------------------------

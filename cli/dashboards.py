@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vllm_opsctl.cli.common import checked, load
+from vllm_opsctl.cli.common import checked, load, note
 from vllm_opsctl.cli.dashboards_annotate import annotate
 from vllm_opsctl.cli.dashboards_push import diff, draw, push
 from vllm_opsctl.cli.options import source_option, version_option
@@ -43,22 +43,33 @@ def build(
     ctx: click.Context, out: Path, source: Source, version: Version | None, check: bool
 ) -> int:
     """
-    Write boards for Grafana 10 to 13, a provisioning file and ConfigMaps.
+    Write boards for Grafana 10 to 13, provisioning files and ConfigMaps.
 
-    They read the recordings of opsctl alarms build, and metrics. CloudWatch's twin of the SLO board is in the
-    template of opsctl alarms build --to cloudwatch.
+    They read the recordings of opsctl alarms build, and metrics. The board of all services has a folder of
+    its own, DIR/fleet: a Grafana takes it once, whichever service it is from. CloudWatch's twin of the SLO
+    board is in the template of opsctl alarms build --to cloudwatch.
     """
     config = load(ctx).config
     drawn = draw(config, source, version)
     # draw has told where grafanalib is missing
-    from vllm_opsctl.dashboards.build import board_files, changed_files, write_boards
+    from vllm_opsctl.dashboards.build import (
+        board_files,
+        changed_files,
+        refuse_folder_of_another,
+        renamed,
+        write_boards,
+    )
     from vllm_opsctl.dashboards.grafana import panels_of
 
+    service = config.service.name
     files = board_files(config, drawn)
     panels = sum(1 for one in drawn for _ in panels_of(one.body))
     counts = f"{len(drawn)} boards, {panels} panels"
+    refuse_folder_of_another(out, service)
+    for text in renamed(out, files, service):
+        note(text)
     if check:
-        return checked(out, changed_files(out, files), counts)
-    changed = write_boards(out, files)
+        return checked(out, changed_files(out, files, service), counts)
+    changed = write_boards(out, files, service)
     click.echo(f"{out}: {counts}; {len(files)} files, {len(changed)} changed")
     return 0

@@ -38,9 +38,13 @@ url_option = click.option(
 folder_option = click.option(
     "--folder",
     metavar="NAME",
-    default="vLLM",
-    show_default=True,
-    help="Title of the folder, at the root.",
+    help="Title of the folder of the service's boards, at the root [default: vLLM SERVICE].",
+)
+
+fleet_option = click.option(
+    "--fleet/--no-fleet",
+    default=True,
+    help="The board of all services, too.  [default: fleet]",
 )
 
 output_option = text_or_json_option("Format of the answer on stdout.")
@@ -85,6 +89,7 @@ def draw(config: Config, source: Source, version: Version | None) -> list[Drawn]
 @url_option
 @token_option(required=False)
 @folder_option
+@fleet_option
 @source_option
 @version_option
 @click.option("--check", is_flag=True, help="Exit with 1 when something differs.")
@@ -94,7 +99,8 @@ def diff(
     ctx: click.Context,
     url: str,
     token_env: str | None,
-    folder: str,
+    folder: str | None,
+    fleet: bool,
     source: Source,
     version: Version | None,
     check: bool,
@@ -105,7 +111,7 @@ def diff(
 
     Boards are compared panel by panel; what Grafana adds by itself is no difference.
     """
-    _, found = _planned(ctx, url, token_env, folder, source, version)
+    _, found = _planned(ctx, url, token_env, folder, fleet, source, version)
     _show(found, output)
     return EXIT_FINDINGS if check and (found.to_do or found.foreign) else 0
 
@@ -114,6 +120,7 @@ def diff(
 @url_option
 @token_option(required=True)
 @folder_option
+@fleet_option
 @source_option
 @version_option
 @click.option("--dry-run", is_flag=True, help="Say what would change, and change nothing.")
@@ -123,7 +130,8 @@ def push(
     ctx: click.Context,
     url: str,
     token_env: str,
-    folder: str,
+    folder: str | None,
+    fleet: bool,
     source: Source,
     version: Version | None,
     dry_run: bool,
@@ -133,9 +141,10 @@ def push(
     Make the boards of a Grafana as the configuration says.
 
     Writes the boards that differ and makes their folder; nothing is deleted. A board that opsctl did not
-    write, or that Grafana has from a file, is told and left alone; the exit code is 1 then.
+    write, that is another service's, or that Grafana has from a file, is told and left alone; the exit code
+    is 1 then.
     """
-    grafana, found = _planned(ctx, url, token_env, folder, source, version)
+    grafana, found = _planned(ctx, url, token_env, folder, fleet, source, version)
     _show(found, output)
     if not dry_run:
         _carry_out(grafana, found, quiet=output == "json")
@@ -146,18 +155,22 @@ def _planned(
     ctx: click.Context,
     url: str,
     token_env: str | None,
-    folder: str,
+    folder: str | None,
+    fleet: bool,
     source: Source,
     version: Version | None,
 ) -> tuple[GrafanaApi, Plan]:
+    from vllm_opsctl.alarms.resource_names import board_folder
     from vllm_opsctl.dashboards.grafana_api import GrafanaApi
     from vllm_opsctl.dashboards.push import plan as compare
 
     grafana = GrafanaApi(url, token_of(token_env))
     config = load(ctx).config
+    service = config.service.name
     grafana.check()
-    drawn = draw(config, source, version)
-    return grafana, compare(grafana, drawn, folder, config.service.name)
+    drawn = [one for one in draw(config, source, version) if fleet or not one.of_all_services]
+    title = board_folder(service) if folder is None else folder
+    return grafana, compare(grafana, drawn, title, service)
 
 
 def token_of(name: str | None) -> str | None:
@@ -205,8 +218,8 @@ def _show(found: Plan, output: str) -> None:
 
 def _as_text(found: Plan) -> str:
     lines = []
-    if found.new_folder and found.to_do:
-        lines.append(click.style(f"+ folder {found.folder.title}", fg="green", bold=True))
+    for folder in found.new_folders:
+        lines.append(click.style(f"+ folder {folder.title}", fg="green", bold=True))
     for change in (*found.to_do, *found.foreign):
         mark, colour = MARKS[change.action]
         title = f"{mark} board {change.title} ({change.uid})"
@@ -256,8 +269,9 @@ def _as_json(found: Plan) -> dict[str, Any]:
         "folder": {
             "title": found.folder.title,
             "uid": found.folder.uid,
-            "new": found.new_folder,
+            "new": found.folder in found.new_folders,
         },
+        "new_folders": [one.title for one in found.new_folders],
         "changes": [_change(change) for change in found.changes if change.action != "unchanged"],
         "unchanged": sum(change.action == "unchanged" for change in found.changes),
         "left_alone": list(found.notes),
@@ -269,6 +283,7 @@ def _change(change: Change) -> dict[str, Any]:
         "action": change.action,
         "uid": change.uid,
         "title": change.title,
+        "folder": change.folder.title,
         "why": change.why or None,
         "differences": [
             {"mark": one.mark, "path": one.path, "is": one.is_, "shall": one.shall}

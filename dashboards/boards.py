@@ -9,13 +9,27 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from vllm_opsctl.alarms.prometheus.conventions import Source
-from vllm_opsctl.dashboards.model import Board, Kind, Limit, Line, Panel, Query, Section, Unit
+from vllm_opsctl.alarms.resource_names import board_title
+from vllm_opsctl.dashboards.model import (
+    AlertGroup,
+    Board,
+    Kind,
+    Limit,
+    Line,
+    Panel,
+    Query,
+    Section,
+    Unit,
+)
 from vllm_opsctl.dashboards.slo_board import promised_limits, slo_board
 from vllm_opsctl.exporter.config import SLI_CONCEPTS, Config, Objective
 from vllm_opsctl.exporter.yaml_text import read_yaml
 
-NAMES = ("fleet", "service", "engine", "prefix", "lora", "incident")
-"""In the order in which one looks at them."""
+NAMES = ("service", "engine", "prefix", "lora", "incident")
+"""A service's boards, in the order in which one looks at them."""
+
+FLEET = "fleet"
+"""The board of all services."""
 
 
 class _Strict(BaseModel):
@@ -50,7 +64,7 @@ class _Panel(_Strict):
     modes: tuple[str, ...] = ()
     worse: Literal["up", "down"] = "down"
     of: Source | None = None
-    alerts: str | None = None
+    alerts: AlertGroup | None = None
     leads_to: str | None = None
     points: int | None = None
 
@@ -67,57 +81,74 @@ class _Board(_Strict):
     about: str
     sections: tuple[_Section, ...]
     variables: tuple[Literal["objective"], ...] = ()
-    of_all_services: bool = False
     with_panels_of_the_others: bool = False
 
 
-def load_boards(objectives: Sequence[Objective], source: Source) -> Iterator[Board]:
+def fleet_board() -> Board:
+    """The board of all services: the same one whoever draws it."""
+    read = _read(FLEET)
+    return Board(
+        name=read.name,
+        subject=read.title,
+        title=read.title,
+        about=read.about,
+        sections=_sections(read, (), "sidecar"),
+        of_all_services=True,
+    )
+
+
+def load_boards(service: str, objectives: Sequence[Objective], source: Source) -> Iterator[Board]:
     """
-    The boards of the files, with the objectives' thresholds as lines.
+    A service's boards of the files, with the objectives' thresholds as lines.
 
     Args:
+        service: Name of the fleet.
         objectives: What is promised.
         source: Whose metrics there are; panels of the other's alone are left out.
     """
-    folder = files("vllm_opsctl.dashboards").joinpath("boards")
     before: list[Board] = []
     for name in NAMES:
-        text = folder.joinpath(f"{name}.yaml").read_text(encoding="utf-8")
-        read = _Board.model_validate(read_yaml(text))
-        sections = tuple(
-            Section(
-                section.title,
-                tuple(
-                    _panel(panel, objectives)
-                    for panel in section.panels
-                    if panel.of in (None, source)
-                ),
-                closed=section.closed,
-            )
-            for section in read.sections
-        )
+        read = _read(name)
+        sections = _sections(read, objectives, source)
         if read.with_panels_of_the_others:
             sections += _of_failure_modes(before, sections)
         board = Board(
             name=read.name,
-            title=read.title,
+            subject=read.title,
+            title=board_title(service, read.title),
             about=read.about,
             sections=sections,
             choose_objective="objective" in read.variables,
-            of_all_services=read.of_all_services,
         )
         before.append(board)
         yield board
+
+
+def _read(name: str) -> _Board:
+    path = files("vllm_opsctl.dashboards").joinpath("boards", f"{name}.yaml")
+    return _Board.model_validate(read_yaml(path.read_text(encoding="utf-8")))
+
+
+def _sections(read: _Board, objectives: Sequence[Objective], source: Source) -> tuple[Section, ...]:
+    return tuple(
+        Section(
+            section.title,
+            tuple(
+                _panel(panel, objectives) for panel in section.panels if panel.of in (None, source)
+            ),
+            closed=section.closed,
+        )
+        for section in read.sections
+    )
 
 
 def _of_failure_modes(boards: Sequence[Board], there: Sequence[Section]) -> tuple[Section, ...]:
     """Panels that failure modes' pages name and that are not there yet, closed, by where they are from."""
     titles = {panel.title for section in there for panel in section.panels}
     return tuple(
-        Section(f"{board.title}: {section.title}", panels, closed=True)
+        Section(f"{board.subject}: {section.title}", panels, closed=True)
         for board in boards
         for section in board.sections
-        if not board.of_all_services
         if (panels := tuple(p for p in section.panels if p.modes and p.title not in titles))
     )
 
@@ -155,19 +186,19 @@ def _panel(panel: _Panel, objectives: Sequence[Objective]) -> Panel:
 
 
 def panels_by_mode() -> dict[str, list[str]]:
-    """Where boards show each failure mode: the board's title and the panel's, in the boards' order."""
+    """Where boards show each failure mode: the board's subject and the panel, in the boards' order."""
     config = Config()
+    service = config.service.name
     boards = (
-        slo_board(config.service.name, config.objectives),
-        *load_boards(config.objectives, "sidecar"),
+        slo_board(service, config.objectives),
+        fleet_board(),
+        *load_boards(service, config.objectives, "sidecar"),
     )
     found: dict[str, list[str]] = {}
     for board in boards:
-        # the SLO board's title has the service's name
-        title = board.title.rpartition(": ")[2] if board.name.endswith("-slo") else board.title
         # what is closed on the incident's board stands open on the board that it is from
         shown = [s for s in board.sections if not (s.closed and board.choose_objective)]
         for panel in (panel for section in shown for panel in section.panels):
             for mode in panel.modes:
-                found.setdefault(mode, []).append(f"{title[:1].upper()}{title[1:]}: {panel.title}")
+                found.setdefault(mode, []).append(f"{board.subject}: {panel.title}")
     return found

@@ -18,6 +18,8 @@ from typing import Any
 
 from grafanalib.core import Annotations, Dashboard, GridPos, Panel, Template, Templating, Time
 
+from vllm_opsctl.alarms.prometheus.conventions import EVERY_SERVICE
+from vllm_opsctl.alarms.resource_names import FLEET_BOARD, board_uid
 from vllm_opsctl.alarms.vocabulary import NotMeasured, Vocabulary
 from vllm_opsctl.dashboards import model
 from vllm_opsctl.dashboards.annotations import VERDICT_TAG
@@ -30,8 +32,9 @@ from vllm_opsctl.dashboards.grafana_panels import (
     drawn_panel,
     query,
 )
-from vllm_opsctl.dashboards.model import Board, placed, rows_of
-from vllm_opsctl.dashboards.promql import Promql
+from vllm_opsctl.dashboards.model import AlertGroup, Board, placed, rows_of
+from vllm_opsctl.dashboards.promql import USUAL_LABELS, Promql
+from vllm_opsctl.exporter.identity import SERVICE
 
 SCHEMA_VERSION = 39
 TAG = "opsctl"
@@ -65,6 +68,11 @@ class Drawn:
     body: dict[str, Any]
     left_out: tuple[str, ...]
 
+    @property
+    def of_all_services(self) -> bool:
+        """Whether it is of no service in particular."""
+        return self.uid == FLEET_BOARD
+
 
 def panels_of(body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Every panel of a board's JSON model but headings, those below closed headings too."""
@@ -75,24 +83,36 @@ def panels_of(body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             yield panel
 
 
-def draw(board: Board, service: str, names: Vocabulary, runbook_url: str | None) -> Drawn:
+def draw(board: Board, says: Promql, service: str, runbook_url: str | None) -> Drawn:
     """
-    Draw a board.
+    Draw a board of a service.
 
     Args:
         board: What it shows.
+        says: What its measures are in the data source.
         service: Name of the fleet.
-        names: The data source's vocabulary.
         runbook_url: Where runbook pages are; None for no links.
     """
-    return _Drawing(board, Promql(service, names), service, runbook_url).drawn()
+    return _Drawing(board, says, service, runbook_url).drawn()
+
+
+def draw_fleet(board: Board) -> Drawn:
+    """
+    Draw the board of all services.
+
+    Every service pushes it, so nothing of any configuration is in it.
+    """
+    return _Drawing(board, _EVERYTHING, None, None).drawn()
+
+
+_EVERYTHING = Promql(Vocabulary("sidecar", scope=EVERY_SERVICE), USUAL_LABELS)
 
 
 @dataclass(frozen=True, slots=True)
 class _Drawing:
     board: Board
     says: Promql
-    service: str
+    service: str | None
     runbook_url: str | None
 
     def drawn(self) -> Drawn:
@@ -130,7 +150,7 @@ class _Drawing:
             schemaVersion=SCHEMA_VERSION,
             templating=Templating(list=list(self._variables())),
             annotations=Annotations(list=list(self._annotations())),
-            links=[self._other_boards()],
+            links=[*self._other_boards()],
             panels=panels,
             graphTooltip=1,
         )
@@ -142,15 +162,11 @@ class _Drawing:
 
     @property
     def _uid(self) -> str:
-        """The SLO board's name has its service; boards of one service each need it too."""
-        name = self.board.name
-        if self.board.of_all_services or name.startswith(f"{self.service}-"):
-            return f"opsctl-{name}"
-        return model.uid_of(self.service, name)
+        return FLEET_BOARD if self.service is None else board_uid(self.service, self.board.name)
 
     @property
     def _tags(self) -> list[str]:
-        return [TAG, *([] if self.board.of_all_services else [self.service])]
+        return [TAG, *([] if self.service is None else [self.service])]
 
     # -- panels ------------------------------------------------------------------------------------
 
@@ -166,10 +182,10 @@ class _Drawing:
             "links": self._links(panel),
         }
         if panel.kind == "alarms":
-            matchers = self._alerts_of()
-            if panel.alerts is not None:
-                matchers = f'alertname=~"{panel.alerts}", {matchers}'
-            return alarms_panel(where, matchers, of_all_services=self.board.of_all_services)
+            told = ["alertname", "objective", "model", "target", *self.says.free]
+            if self.service is None:
+                told.insert(0, SERVICE)
+            return alarms_panel(where, self._alerts(panel.alerts), told)
         targets: list[Query] = []
         drawn: list[model.Line] = []
         for line in panel.lines:
@@ -182,24 +198,31 @@ class _Drawing:
             drawn.append(line)
         return drawn_panel(replace(panel, lines=tuple(drawn)), targets, where) if targets else None
 
-    def _alerts_of(self) -> str:
-        """Matchers of the alerts that a board is about."""
-        if self.board.of_all_services:
-            return 'alertname=~"LLM.*", service=~".+"'
-        ours = f'alertname=~"LLM.*", service="{self.service}", model=~"$model|"'
-        return f'{ours}, objective=~"$objective|"' if self.board.choose_objective else ours
+    def _alerts(self, group: AlertGroup | None = None) -> str:
+        """The alerts that a board is about, without the watchdog: it fires while all is well."""
+        matchers = ['role!="watchdog"']
+        if self.service is not None:
+            matchers.append('model=~"$model|"')
+        if self.board.choose_objective:
+            matchers.append('objective=~"$objective|"')
+        return self.says.alerts(group, ",".join(matchers))
 
     def _legend(self, line: model.Line) -> str:
         if isinstance(line.measure, model.Query):
             return self.says.label(line.label)
         if isinstance(line.measure, model.Reporting):
             return line.label
-        return f"{line.label} {{{{{self._model_of(line)}}}}}"
+        labels = (self._model_of(line), *(self.says.free if self._is_recorded(line) else ()))
+        return " ".join((line.label, *(f"{{{{{label}}}}}" for label in labels)))
 
     def _model_of(self, line: model.Line) -> str:
         """The label of the model: recordings have their own."""
+        return "model" if self._is_recorded(line) else self.says.names.labels("model")
+
+    @staticmethod
+    def _is_recorded(line: model.Line) -> bool:
         recorded = (model.BudgetLeft, model.Burn, model.BadShare, model.Events)
-        return "model" if isinstance(line.measure, recorded) else self.says.names.labels("model")
+        return isinstance(line.measure, recorded)
 
     def _links(self, panel: model.Panel) -> list[dict[str, Any]]:
         if self.runbook_url is None:
@@ -215,9 +238,6 @@ class _Drawing:
     # -- around them -------------------------------------------------------------------------------
 
     def _variables(self) -> Iterator[dict[str, Any]]:
-        running = self.says.names.selector("requests_running")
-        of_model = self.says.names.labels("model")
-        replica = "target" if self.says.names.source == "sidecar" else "instance"
         yield {
             "name": "datasource",
             "label": "Data source",
@@ -231,25 +251,45 @@ class _Drawing:
             "includeAll": False,
             "options": [],
         }
-        if self.board.of_all_services:
-            return
+        if self.service is not None:
+            yield from self._choices()
+        # for labels that no configuration names, such as external ones
+        yield {
+            "name": "filter",
+            "label": "Filter",
+            "type": "adhoc",
+            "datasource": SOURCE,
+            "filters": [],
+            "current": {},
+            "hide": 0,
+        }
+
+    def _choices(self) -> Iterator[dict[str, Any]]:
+        """What is chosen of a service: its fleets, objectives, models and replicas."""
+        names = self.says.names
+        of_model = names.labels("model")
+        replica = "target" if names.source == "sidecar" else "instance"
+        every, chosen = (self.says.promises(chosen=chosen) for chosen in (False, True))
+        for label in self.says.free:
+            yield _values(label, label, every, label)
         if self.board.choose_objective:
-            promised = f'llm_slo:objective:ratio{{service="{self.service}"}}'
-            yield _values("objective", "Objective", promised, "objective")
-        yield _values("job", "Job", running, "job")
-        chosen = f'{running}{{job=~"$job"}}'
-        yield _values("model", "Model", chosen, of_model)
-        yield _values(
-            "target", "Replica", f'{running}{{job=~"$job", {of_model}=~"$model"}}', replica
-        )
+            yield _values("objective", "Objective", chosen, "objective")
+        matchers: list[str] = []
+        for name, shown, label in (
+            ("job", "Job", "job"),
+            ("model", "Model", of_model),
+            ("target", "Replica", replica),
+        ):
+            running = names.selector("requests_running", matchers=", ".join(matchers))
+            yield _values(name, shown, running, label)
+            matchers.append(f'{label}=~"${name}"')
 
     def _annotations(self) -> Iterator[dict[str, Any]]:
         """What happened: alerts, restarts, what a deploy changed, and verdicts that somebody wrote there."""
-        alerts = f'ALERTS{{alertstate="firing", role!="watchdog", {self._alerts_of()}}}'
         yield _annotation(
-            "Alerts", GRAVE, alerts, "{{alertname}} {{objective}}", "{{model}} {{target}}"
+            "Alerts", GRAVE, self._alerts(), "{{alertname}} {{objective}}", "{{model}} {{target}}"
         )
-        if not self.board.of_all_services:
+        if self.service is not None:
             restarts = self.says.query(
                 model.Query(f"changes(${{process_start_time_seconds}}[{_JUST_NOW}]) > 0", "replica")
             )
@@ -267,7 +307,7 @@ class _Drawing:
             "target": {
                 "limit": 100,
                 "matchAny": False,
-                "tags": [VERDICT_TAG, *([] if self.board.of_all_services else [self.service])],
+                "tags": [VERDICT_TAG, *([] if self.service is None else [self.service])],
                 "type": "tags",
             },
         }
@@ -276,14 +316,14 @@ class _Drawing:
         """What an engine says of itself; the sidecar tells its version too."""
         if self.says.names.source == "vllm":
             return self.says.query(model.Query("${kv_config}", "replica"))
-        return 'vllm_engine_info{job=~"$job", model=~"$model", target=~"$target"}'
+        chosen = 'job=~"$job",model=~"$model",target=~"$target"'
+        return self.says.query(model.Query(f"${{engine_info:{chosen}}}"))
 
-    def _other_boards(self) -> dict[str, Any]:
-        return {
-            "title": "Boards",
-            "type": "dashboards",
-            "tags": [TAG],
-            "asDropdown": True,
+    def _other_boards(self) -> Iterator[dict[str, Any]]:
+        """A list of the service's other boards, and a way to all services."""
+        link = {
+            "tags": [],
+            "asDropdown": False,
             "includeVars": True,
             "keepTime": True,
             "targetBlank": False,
@@ -291,6 +331,19 @@ class _Drawing:
             "tooltip": "",
             "url": "",
         }
+        yield link | {
+            "title": "Boards",
+            "type": "dashboards",
+            "tags": self._tags,
+            "asDropdown": True,
+        }
+        if self.service is not None:
+            yield link | {
+                "title": "All services",
+                "type": "link",
+                "icon": "dashboard",
+                "url": f"/d/{FLEET_BOARD}",
+            }
 
 
 def _annotation(name: str, color: str, expression: str, title: str, text: str) -> dict[str, Any]:

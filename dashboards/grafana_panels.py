@@ -8,7 +8,7 @@ Source:
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from grafanalib.core import Panel, Target
@@ -227,7 +227,7 @@ def _table(panel: model.Panel, where: dict[str, Any]) -> BoardPanel:
         for line in columns.values()
     ]
     if panel.leads_to is not None:
-        of_columns.append(_link_of_a_row(panel.leads_to))
+        of_columns += _link_of_a_row(panel.leads_to)
     hidden = {name: True for name in ("Time", "__name__", "job", "instance")}
     renamed = {name: line.label for name, line in columns.items()}
     where["transformations"] = [
@@ -250,16 +250,22 @@ def _table(panel: model.Panel, where: dict[str, Any]) -> BoardPanel:
     return BoardPanel("table", {"defaults": defaults, "overrides": of_columns}, options, **where)
 
 
-def _link_of_a_row(board: str) -> dict[str, Any]:
-    """What its objective leads to: the board of the row's service, with the row's variables set."""
-    chosen = "var-objective=${__data.fields.objective}&var-model=${__data.fields.model}"
-    uid = model.uid_of("${__data.fields.service}", board)
-    url = f"/d/{uid}?{chosen}&${{__url_time_range}}"
+def _link_of_a_row(board: str) -> Iterator[dict[str, Any]]:
+    """
+    What an objective leads to: the board of the row's service, with the row's variables set.
+
+    The row's ``board`` is what the uids of its service's boards begin with.
+    """
+    chosen = "&".join(
+        f"var-{name}=${{__data.fields.{name}:percentencode}}" for name in ("objective", "model")
+    )
+    url = f"/d/${{__data.fields.board}}-{board}?var-datasource=${{datasource}}&{chosen}&${{__url_time_range}}"
     links = [{"title": f"Open the {board} board", "url": url}]
-    return {
-        "matcher": {"id": "byName", "options": "objective"},
-        "properties": [{"id": "links", "value": links}],
-    }
+    for column, shown in (
+        ("objective", {"id": "links", "value": links}),
+        ("board", {"id": "custom.hidden", "value": True}),
+    ):
+        yield {"matcher": {"id": "byName", "options": column}, "properties": [shown]}
 
 
 def _states(panel: model.Panel, where: dict[str, Any]) -> BoardPanel:
@@ -299,18 +305,15 @@ def _heatmap(panel: model.Panel, where: dict[str, Any]) -> BoardPanel:
     return BoardPanel("heatmap", {"defaults": {}, "overrides": []}, options, **where)
 
 
-def alarms_panel(where: dict[str, Any], matchers: str, *, of_all_services: bool) -> BoardPanel:
+def alarms_panel(where: dict[str, Any], firing: str, told: Sequence[str]) -> BoardPanel:
     """
-    Which alerts are on, over time: one line an alert, objective and model.
+    Which alerts are on, over time.
 
     Args:
         where: Title, place, links.
-        matchers: Label matchers of the alerts.
-        of_all_services: A line says of which service it is.
+        firing: Selector of the alerts.
+        told: Labels that have a line each.
     """
-    # the watchdog is always on, and says that nothing is wrong
-    firing = f'ALERTS{{alertstate="firing", role!="watchdog", {matchers}}}'
-    told = [*(["service"] if of_all_services else []), "alertname", "objective", "model", "target"]
     expression = f"max by ({', '.join(told)}) ({firing})"
     label = " ".join(f"{{{{{name}}}}}" for name in told)
     where = {**where, "targets": [query(expression, label, 0, "alarms")]}

@@ -18,6 +18,8 @@ GRID = 24
 Unit = Literal[
     "share", "seconds", "per second", "tokens per second", "tokens", "count", "times", "bytes"
 ]
+AlertGroup = Literal["burning_alerts", "blind_alerts"]
+"""Placeholders of alarms/prometheus/conventions.py."""
 Kind = Literal["time", "stacked", "number", "bars", "table", "states", "heatmap", "alarms"]
 
 
@@ -160,7 +162,8 @@ class Panel:
         interval_s: Each point is of so many seconds; None for what suits the range.
         modes: Failure modes to read about.
         more_is_worse: Of numbers: which end is bad.
-        alerts: Of alarms: their names, a regular expression; None for all that the board is about.
+        alerts: Of alarms: which, ``burning_alerts`` or ``blind_alerts``; None for all that the board is
+            about.
         leads_to: Of a table: the service's board that a row opens.
         points: At most so many over the range, where each costs much; None for one a pixel.
     """
@@ -178,7 +181,7 @@ class Panel:
     interval_s: float | None = None
     modes: tuple[str, ...] = ()
     more_is_worse: bool = False
-    alerts: str | None = None
+    alerts: AlertGroup | None = None
     leads_to: str | None = None
     points: int | None = None
 
@@ -208,7 +211,8 @@ class Board:
 
     Args:
         name: Its name in addresses.
-        title: Its heading.
+        subject: What it is about, without its service: ``Incident``.
+        title: Its heading, with its service: ``chat / Incident``.
         about: Whom it is for, one sentence.
         sections: In order; the most important first.
         choose_objective: It is of one objective at a time.
@@ -216,6 +220,7 @@ class Board:
     """
 
     name: str
+    subject: str
     title: str
     about: str
     sections: tuple[Section, ...] = field(default_factory=tuple)
@@ -227,16 +232,6 @@ class Board:
         """Every panel."""
         for section in self.sections:
             yield from section.panels
-
-
-def uid_of(service: str, name: str) -> str:
-    """
-    The uid of a board of one service.
-
-    >>> uid_of("chat", "incident")
-    'opsctl-chat-incident'
-    """
-    return f"opsctl-{service}-{name}"
 
 
 def placed(panels: tuple[Panel, ...], top: int) -> Iterator[tuple[Panel, int, int]]:

@@ -1,7 +1,13 @@
 """
 Says each measure of a board in PromQL, on the sidecar's metrics or on vLLM's own.
 
-Budgets and burn rates are the recordings of ``opsctl alarms build``; everything else reads the metrics.
+Budgets and burn rates are the recordings of ``opsctl alarms build``; everything else reads the metrics. Names
+of series and the matchers of a service are those of alarms/prometheus/conventions.py.
+
+Beside its placeholders expressions and legends have these:
+
+- ``${promised}``: labels that tell promises apart, for ``by``; ``{promised}`` is their values.
+- ``{model}``, ``{target}``, ``{engine}``: what a series is of, in the source's names.
 """
 
 from __future__ import annotations
@@ -10,8 +16,15 @@ import re
 from dataclasses import dataclass, replace
 
 from vllm_opsctl.alarms.burn import budget_of, duration_text
+from vllm_opsctl.alarms.prometheus.conventions import (
+    BUDGET_LEFT,
+    TARGET_RATIO,
+    Recorded,
+    recorded_name,
+)
 from vllm_opsctl.alarms.vocabulary import NotMeasured, Vocabulary
 from vllm_opsctl.dashboards.model import (
+    AlertGroup,
     BadShare,
     BudgetLeft,
     Burn,
@@ -24,6 +37,7 @@ from vllm_opsctl.dashboards.model import (
     Share,
 )
 from vllm_opsctl.exporter.catalogue import catalogue
+from vllm_opsctl.exporter.identity import SERVICE
 
 WINDOW = "$__rate_interval"
 """At least four scrapes, whatever the range (Grafana, Prometheus data source)."""
@@ -34,18 +48,25 @@ EVENTS_WINDOW = "5m"
 """The shortest that is recorded of events."""
 
 
+USUAL_LABELS = ("cluster", "environment", "region", "namespace")
+"""
+What mostly tells fleets of one service apart. The board of all services knows no configuration, so it shows
+these where they are there.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Promql:
     """
-    The measures of one service in one source's names.
+    The measures of a board in one source's names.
 
     Args:
-        service: Name of the fleet, a label of the recordings.
-        names: The vocabulary.
+        names: The vocabulary, of the board's scope.
+        free: Labels that tell fleets of a service apart.
     """
 
-    service: str
     names: Vocabulary
+    free: tuple[str, ...] = ()
 
     def expression(self, measure: Measure) -> str:
         """
@@ -55,15 +76,15 @@ class Promql:
             NotMeasured: This vLLM does not expose it.
         """
         if isinstance(measure, BudgetLeft):
-            return self._recorded("error_budget_remaining:ratio", measure)
+            return self._recorded(BUDGET_LEFT, measure)
         if isinstance(measure, Burn):
-            share = self._recorded(f"error:ratio_rate{duration_text(measure.window_s)}", measure)
+            share = self._recorded(recorded_name("error", duration_text(measure.window_s)), measure)
             return f"{share} / {budget_of(measure.objective.target):.12g}"
         if isinstance(measure, BadShare):
-            return self._recorded(f"error:ratio_rate{EVENTS_WINDOW}", measure)
+            return self._recorded(recorded_name("error", EVENTS_WINDOW), measure)
         if isinstance(measure, Events):
-            what = "bad" if measure.bad else "total"
-            return self._recorded(f"{what}:rate{EVENTS_WINDOW}", measure)
+            what: Recorded = "bad" if measure.bad else "total"
+            return self._recorded(recorded_name(what, EVENTS_WINDOW), measure)
         if isinstance(measure, Gauge):
             return self._gauge(measure)
         if isinstance(measure, Quantile):
@@ -104,13 +125,51 @@ class Promql:
             NotMeasured: This vLLM does not expose one of its metrics.
         """
         names = self._chosen if measure.of == "model" else self._replicas
-        template = measure.template.strip().replace("${service}", self.service)
-        return self._of_vllm(names.expand(template))
+        return self._of_vllm(names.expand(self._told_apart(measure.template.strip())))
+
+    def alerts(self, group: AlertGroup | None, matchers: str) -> str:
+        """
+        The alerts that are firing.
+
+        Args:
+            group: Which; None for all.
+            matchers: More matchers.
+        """
+        return self.names.expand(f"${{{group or 'alerts'}:{matchers}}}")
+
+    def promises(self, *, chosen: bool) -> str:
+        """
+        One series for each objective.
+
+        Args:
+            chosen: Of the fleets that the board's variables choose; else of all.
+        """
+        scope = self.names.scope if chosen else replace(self.names.scope, chosen="")
+        return scope.selector(TARGET_RATIO)
+
+    @property
+    def promise_labels(self) -> tuple[str, ...]:
+        """Labels that tell promises apart: an objective of a model."""
+        return (SERVICE, "objective", "model", *self.free)
+
+    def _told_apart(self, template: str) -> str:
+        """With labels that tell engines and replicas of several clusters apart, too."""
+        found = template.replace("${promised}", ", ".join(self.promise_labels))
+        if self.names.source == "sidecar":
+            for level in ("engine", "replica"):
+                labels = ", ".join((self.names.labels(level), *self.free))
+                found = found.replace(f"${{{level}}}", labels)
+        return found
 
     def label(self, text: str) -> str:
         """A legend with the source's names of model, replica and engine."""
+        apart = " ".join(f"{{{{{name}}}}}" for name in self.free)
         names = {"model": self._model, "target": self._target, "engine": "engine"}
-        return re.sub(r"(?<!\{)\{(\w+)\}(?!\})", lambda m: f"{{{{{names[m[1]]}}}}}", text)
+        own = {name: f"{{{{{label}}}}}" for name, label in names.items()}
+        own["promised"] = " ".join(("{{objective}} {{model}}", apart)).strip()
+        if self.names.source == "sidecar":
+            own["target"] = f"{own['target']} {apart}".strip()
+        return re.sub(r"(?<!\{)\{(\w+)\}(?!\})", lambda m: own[m[1]], text)
 
     @property
     def _target(self) -> str:
@@ -151,7 +210,8 @@ class Promql:
 
     def _reporting(self) -> str:
         if self.names.source == "sidecar":
-            return 'count(opsctl_target_up{job=~"$job"} == 1)'
+            up = Query(f"count(group by (${{replica}}) (${{target_up:{self._job}}} == 1))")
+            return self.query(up)
         return (
             f"count(group by (instance) ({self.names.selector('requests_running', '', self._job)}))"
         )
@@ -160,6 +220,9 @@ class Promql:
     def _job(self) -> str:
         return 'job=~"$job"'
 
-    def _recorded(self, name: str, measure: BudgetLeft | Burn | BadShare | Events) -> str:
-        labels = f'service="{self.service}", objective="{measure.objective.name}", model=~"$model"'
-        return f"llm_slo:{name}{{{labels}}}"
+    def _recorded(self, series: str, measure: BudgetLeft | Burn | BadShare | Events) -> str:
+        """One value, however many rulers recorded it; the worst of fleets that no label tells apart."""
+        matchers = f'objective="{measure.objective.name}",model=~"$model"'
+        worst = "min" if isinstance(measure, BudgetLeft) else "max"
+        labels = ", ".join(self.promise_labels)
+        return f"{worst} by ({labels}) ({self.names.scope.selector(series, matchers)})"

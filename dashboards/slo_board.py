@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from vllm_opsctl.alarms.burn import ROWS, Row, budget_of, duration_text
+from vllm_opsctl.alarms.resource_names import board_title
 from vllm_opsctl.dashboards.model import (
     BadShare,
     Board,
@@ -23,6 +24,8 @@ from vllm_opsctl.dashboards.model import (
 )
 from vllm_opsctl.exporter.config import SLI_CONCEPTS, Objective
 from vllm_opsctl.exporter.units import format_duration, format_percent
+
+_SUBJECT = "Objectives"
 
 _DAY_S = 86400.0
 PERIOD_S = 30 * _DAY_S
@@ -93,8 +96,9 @@ def slo_board(service: str, objectives: Sequence[Objective]) -> Board:
         objectives: What is promised.
     """
     return Board(
-        name=f"{service}-slo",
-        title=f"{service}: objectives",
+        name="slo",
+        subject=_SUBJECT,
+        title=board_title(service, _SUBJECT),
         about="Is a promise being broken, how fast, and what do the engines do meanwhile?",
         sections=(
             Section("On fire", _alarms(), per_model=False),

@@ -188,15 +188,17 @@ def _grafana(spec: Mapping[str, Any], place: Place, part: FindPart) -> Iterator[
     """A server that does what Grafana's documented API does: empty, or with boards changed by hand."""
     from fake_grafana import TOKEN, FakeGrafana, Kept, running
 
+    from vllm_opsctl.alarms.resource_names import FLEET_FOLDER, board_folder
     from vllm_opsctl.dashboards.build import draw_boards
     from vllm_opsctl.exporter.config import Config
 
     grafana = FakeGrafana()
     if spec["changed"]:
         config = Config.model_validate(yaml.safe_load((place.folder / "opsctl.yaml").read_text()))
-        grafana.folders["vllm"] = "vLLM"
+        grafana.folders |= {"own": board_folder(config.service.name), "all": FLEET_FOLDER}
         for board in draw_boards(config, "sidecar"):
-            grafana.boards[board.uid] = Kept({**board.body, "version": 1}, "vllm")
+            folder = "all" if board.of_all_services else "own"
+            grafana.boards[board.uid] = Kept({**board.body, "version": 1}, folder)
         _change_by_hand(grafana.boards["opsctl-chat-slo"].body["panels"])
     with running(grafana):
         place.addresses[spec["address"]] = grafana.url

@@ -32,6 +32,8 @@ RESERVED_LABELS = frozenset(
         # what rules and alerts add
         *("alertname", "alertstate", "severity", "notify", "role", "burn", "scale"),
         *("sli", "bucket_policy", "threshold_asked", "threshold_used", "board"),
+        # variables of boards
+        *("datasource", "filter"),
     )
 )
 """Labels with a meaning of their own; a free label must not replace one."""

@@ -7,6 +7,7 @@ ConfigMaps repeat every board, and nobody reads them here: a build writes them, 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from example_alarms import EXAMPLE, ROOT, STARTER
 
-from vllm_opsctl.dashboards.build import CONFIG_MAPS
+from vllm_opsctl.dashboards.build import CONFIG_MAPS, FLEET_CONFIG_MAP
 
 GENERATED = ROOT / "dashboards" / "generated"
 
@@ -29,10 +30,13 @@ def build(out: Path) -> int:
 
 def kept(folder: Path) -> Mapping[str, str]:
     """The files of a build that git keeps, by name."""
+    files = {
+        str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()
+    }
     return {
-        path.name: path.read_text(encoding="utf-8")
-        for path in sorted(folder.iterdir())
-        if path.name != CONFIG_MAPS
+        name: path.read_text(encoding="utf-8")
+        for name, path in files.items()
+        if name not in (CONFIG_MAPS, FLEET_CONFIG_MAP)
     }
 
 
@@ -42,10 +46,11 @@ def main() -> int:
         code = build(Path(folder))
         if code == 0:
             files = kept(Path(folder))
-            for path in GENERATED.iterdir():
-                path.unlink()
+            shutil.rmtree(GENERATED)
             for name, text in files.items():
-                (GENERATED / name).write_text(text, encoding="utf-8")
+                path = GENERATED / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text, encoding="utf-8")
     return code
 
 

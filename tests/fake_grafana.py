@@ -53,6 +53,7 @@ class FakeGrafana:
         may: Permissions of the token.
         canned: Answers given instead, by the start of "METHOD /path"; used up one by one.
         adds: It fills in defaults when it is read, as newer ones do.
+        hidden: Uids of folders that the token may neither see nor write, with all that is in them.
     """
 
     url: str = ""
@@ -60,6 +61,7 @@ class FakeGrafana:
     may: frozenset[str] = EVERYTHING
     canned: list[tuple[str, Answer]] = field(default_factory=list)
     adds: bool = False
+    hidden: frozenset[str] = frozenset()
     folders: dict[str, str] = field(default_factory=dict)
     boards: dict[str, Kept] = field(default_factory=dict)
     annotations: list[dict[str, Any]] = field(default_factory=list)
@@ -110,8 +112,10 @@ class FakeGrafana:
         return (major, minor) < (11, 3)
 
     def _needs(self, permission: str) -> Answer | None:
-        if permission in self.may:
-            return None
+        return None if permission in self.may else self._denied(permission)
+
+    @staticmethod
+    def _denied(permission: str) -> Answer:
         text = f"You'll need additional permissions to perform this action. Permissions needed: {permission}"
         return _json(403, {"message": text, "title": "Access denied", "accessErrorId": "ACE1"})
 
@@ -120,6 +124,7 @@ class FakeGrafana:
         every = [
             {"id": number, "uid": uid, "title": title}
             for number, (uid, title) in enumerate(self.folders.items(), 1)
+            if uid not in self.hidden
         ]
         return _json(200, every[(page - 1) * limit : page * limit])
 
@@ -156,7 +161,7 @@ class FakeGrafana:
                     "folderUid": kept.folder,
                 }
                 for uid, kept in self.boards.items()
-                if kept.folder == query["folderUIDs"]
+                if kept.folder == query["folderUIDs"] and kept.folder not in self.hidden
             ],
         )
 
@@ -164,6 +169,8 @@ class FakeGrafana:
         kept = self.boards.get(uid)
         if kept is None:
             return _json(404, {"message": "Dashboard not found"})
+        if kept.folder in self.hidden:
+            return self._denied("dashboards:read")
         body = copy.deepcopy(kept.body)
         if self.adds:
             add_defaults(body)
@@ -185,7 +192,9 @@ class FakeGrafana:
         denied = self._needs("dashboards:create" if there is None else "dashboards:write")
         if denied is not None:
             return denied
-        if folder not in self.folders:
+        if folder in self.hidden:
+            return self._denied("dashboards:write")
+        if folder and folder not in self.folders:
             return _json(400, {"message": "folder not found"})
         if there is not None and there.provisioned:
             return _json(400, {"message": "Cannot save provisioned dashboard"})
@@ -240,7 +249,7 @@ def add_defaults(body: dict[str, Any]) -> None:
             "skipUrlSync": False,
             "options": [{"v": 1}],
         }
-        variable["current"].pop("selected", None)
+        variable.get("current", {}).pop("selected", None)
     for panel in body["panels"]:
         if panel["type"] == "row":
             continue

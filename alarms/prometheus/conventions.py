@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 from vllm_opsctl.alarms.resource_names import legal_name
 from vllm_opsctl.exporter import own_series
 from vllm_opsctl.exporter.config import Config
-from vllm_opsctl.exporter.identity import Identity, identity_of
+from vllm_opsctl.exporter.identity import SERVICE, Identity, identity_of
 from vllm_opsctl.exporter.series import labels_text, quoted
 
 Source = Literal["sidecar", "vllm"]
@@ -42,6 +42,14 @@ THRASH_ALERT = "LLMKVPreemptionThrash"
 QUEUE_ALERT = "LLMQueueOverload"
 CACHE_FULL_ALERT = "LLMKVCacheFull"
 HITS_FELL_ALERT = "LLMPrefixCacheHitsFell"
+PAGER_ALERT = "LLMPagerFailing"
+RULES_ALERT = "LLMRulesFailing"
+
+BURNING = (BURN_ALERT, FLOOR_ALERT)
+"""An objective is missed right now."""
+
+BLIND = (BUCKET_ALERT, TARGET_ALERT, VANISHED_ALERT, SIDECARS_ALERT, RULES_ALERT, PAGER_ALERT)
+"""Something is not measured, or nobody would hear of it."""
 
 # -- recorded series -------------------------------------------------------------------------------
 
@@ -211,6 +219,17 @@ def scope_of(config: Config) -> Scope:
     return Scope(identity_of(config), config.alarms.match or "", config.alarms.read_unlabelled)
 
 
+def board_scope(config: Config) -> Scope:
+    """
+    The series of a configuration's service on a board, whose variables choose among its free labels.
+
+    The values of free labels are not in it: clusters of one service have the same boards.
+    """
+    free = (name for name in identity_of(config).names if name != SERVICE)
+    chosen = ",".join(f'{name}=~"${name}"' for name in free)
+    return replace(scope_of(config), identity=Identity(config.service.name), chosen=chosen)
+
+
 def _selected(series: str, *matchers: str) -> str:
     inside = ",".join(filter(None, matchers))
     return f"{series}{{{inside}}}" if inside else series
@@ -222,7 +241,10 @@ _SIDECAR_SERIES: Mapping[str, str] = {
     "target_up": own_series.TARGET_UP,
     "sidecar_info": own_series.BUILD_INFO,
     "engine_info": own_series.ENGINE_INFO,
+    "kv_cache_capacity": own_series.KV_CACHE_CAPACITY,
+    "lora_adapters_running": own_series.LORA_ADAPTERS_RUNNING,
 }
+_ALERT_GROUPS: Mapping[str, tuple[str, ...]] = {"burning_alerts": BURNING, "blind_alerts": BLIND}
 _RECORDED = re.compile(r"(total|bad|error)_(\d+[smhd])")
 _RECORDED_SERIES: Mapping[str, str] = {
     "budget_left": BUDGET_LEFT,
@@ -236,7 +258,8 @@ def named_series(name: str, matchers: str, scope: Scope, source: Source) -> str 
     What a placeholder stands for that is no concept of the catalogue.
 
     Args:
-        name: ``target_up``, ``scrape_up``, ``rule_failures``, ``alerts``, ``budget_left``, ``error_1h``, …
+        name: ``target_up``, ``scrape_up``, ``rule_failures``, ``alerts``, ``burning_alerts``,
+            ``budget_left``, ``error_1h``, …
         matchers: More matchers.
         scope: Whose series.
         source: Where the expression reads.
@@ -255,6 +278,9 @@ def named_series(name: str, matchers: str, scope: Scope, source: Source) -> str 
         return scope.rule_failures
     if name == "alerts":
         return scope.alerts(matchers)
+    if name in _ALERT_GROUPS:
+        named = f"alertname=~{quoted('|'.join(_ALERT_GROUPS[name]))}"
+        return scope.alerts(",".join(filter(None, (named, matchers))))
     series = _RECORDED_SERIES.get(name)
     match = _RECORDED.fullmatch(name)
     if match is not None:

@@ -23,6 +23,8 @@ from vllm_opsctl.exporter.identity import Identity
 from vllm_opsctl.exporter.own_series import (
     BUILD_INFO,
     ENGINE_INFO,
+    KV_CACHE_CAPACITY,
+    LORA_ADAPTERS_RUNNING,
     SLI_EVENTS,
     SLI_TARGET,
     SLI_THRESHOLD,
@@ -185,12 +187,12 @@ def _derived(snapshots: Sequence[Snapshot]) -> Iterator[Metric]:
         labels=(*ENGINE_LABELS, *_INFO_FACTS),
     )
     running = GaugeMetricFamily(
-        "vllm_engine_lora_adapters_running",
+        LORA_ADAPTERS_RUNNING,
         "LoRA adapters in the running batch.",
         labels=ENGINE_LABELS,
     )
     capacity = GaugeMetricFamily(
-        "vllm_engine_kv_cache_capacity_tokens",
+        KV_CACHE_CAPACITY,
         "Tokens that the KV cache holds.",
         labels=ENGINE_LABELS,
     )

@@ -24,7 +24,7 @@ from ports import reserve_port
 
 from parts.engine import RealVllm
 from parts.prometheus import RealPrometheus
-from vllm_opsctl.alarms.prometheus.conventions import Source
+from vllm_opsctl.alarms.prometheus.conventions import Source, recorded_name
 
 SCENARIO = SCENARIOS["queue-overload"]
 
@@ -121,7 +121,7 @@ def watched_overload(
     healthy, overload = (replace(phase, duration_s=PHASE_S, **_MIXED) for phase in SCENARIO.phases)
     leaving = Phase("leaving", LEAVING_S, concurrency=2, output_tokens=3900, hang_up_after_tokens=5)
     phases = (healthy, leaving, overload)
-    recorded = "max_over_time(llm_slo:total:rate5m[10s]) > 0"
+    recorded = f"max_over_time({recorded_name('total', '5m')}[10s]) > 0"
     try:
         with start_load(server.url, server.model, phases, drain=False) as load:
             load.wait_phase(phases[-1].name)

@@ -10,7 +10,7 @@ from cloudwatch_fleet import config
 
 from vllm_opsctl.alarms.burn import ROWS
 from vllm_opsctl.dashboards import boards
-from vllm_opsctl.dashboards.boards import NAMES, load_boards
+from vllm_opsctl.dashboards.boards import FLEET, NAMES, fleet_board, load_boards, panels_by_mode
 from vllm_opsctl.dashboards.model import (
     GRID,
     Board,
@@ -29,7 +29,7 @@ from vllm_opsctl.exporter.config import Config
 from vllm_opsctl.runbooks.load import shipped_library
 
 BOARDS = [slo_board("chat", one.objectives) for one in (Config(), config(), config(objectives=[]))]
-OF_FILES = [*load_boards(config().objectives, "sidecar")]
+OF_FILES = [fleet_board(), *load_boards("chat", config().objectives, "sidecar")]
 
 
 @pytest.fixture(params=BOARDS, ids=("defaults", "two objectives", "none"))
@@ -126,8 +126,23 @@ def test_burn_panels_draw_what_pages_and_what_opens_a_ticket() -> None:
 def test_every_file_is_a_board() -> None:
     folder = Path(boards.__file__).parent / "boards"
 
-    assert {file.stem for file in folder.glob("*.yaml")} == {*NAMES}
-    assert [board.name for board in OF_FILES] == [*NAMES]
+    assert {file.stem for file in folder.glob("*.yaml")} == {FLEET, *NAMES}
+    assert [board.name for board in OF_FILES] == [FLEET, *NAMES]
+
+
+def test_titles_have_the_service_and_runbook_pages_do_not() -> None:
+    assert [board.title for board in (BOARDS[0], *OF_FILES)] == [
+        "chat / Objectives",
+        "vLLM: all services",
+        "chat / Service: traffic, errors, latency, saturation",
+        "chat / Engine: scheduler and KV cache",
+        "chat / Prefix cache",
+        "chat / LoRA adapters",
+        "chat / Incident",
+    ]
+    shown = panels_by_mode()["prefix-cache-eviction"]
+    assert "Objectives: Prefix-cache hit ratio" in shown
+    assert "Incident: Prefix-cache hit ratio" in shown
 
 
 def test_latency_panels_of_files_draw_the_objectives() -> None:

@@ -5,21 +5,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import promql_parser
 import pytest
-import yaml
+from board_queries import queries_of, selectors_of
 from cloudwatch_fleet import config
-from commands import Opsctl
-from example_alarms import EXAMPLE, STARTER
-from example_boards import GENERATED, kept
+from example_alarms import STARTER
 from grafana_foundation_sdk.cog import plugins
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from vllm_opsctl.dashboards.build import board_files, draw_boards
+from vllm_opsctl.alarms.resource_names import board_prefix, board_uid
+from vllm_opsctl.dashboards.build import draw_boards
 from vllm_opsctl.dashboards.grafana import SCHEMA_VERSION, Drawn, panels_of
 from vllm_opsctl.exporter.config import Config
 from vllm_opsctl.exporter.config_load import load_config
@@ -28,6 +26,10 @@ CONFIGS = {
     "defaults": Config(),
     "two objectives": config(alarms={"runbook_url": "https://runbooks.example.com"}),
     "none": config(objectives=[]),
+    "free labels": config(
+        exporter={"labels": {"cluster": "eu", "env": "prod"}},
+        alarms={"match": '{namespace="llm"}', "read_unlabelled": True},
+    ),
 }
 BOARDS: dict[str, Drawn] = {
     f"{name}, {drawn.uid}, from {source}": drawn
@@ -103,18 +105,13 @@ def test_every_query_is_promql(body: dict[str, Any]) -> None:
 
 
 def test_no_query_reads_all_series(body: dict[str, Any]) -> None:
-    """Of metrics a job is chosen; alerts are ours, and of one service, as recordings, but for the fleet's."""
-    of_one_service = body["uid"] != "opsctl-fleet"
-    for query in (*queries(body), *annotated(body).values()):
-        for name, matchers in re.findall(r"([A-Za-z][\w:]+)(\{[^}]*\})", query):
+    """Of metrics a job is chosen; alerts are ours."""
+    for where, query in queries_of(body):
+        for name, matchers in selectors_of(query):
             if name == "ALERTS":
-                assert 'alertname=~"LLM' in matchers, query
-            if not name.startswith("llm_slo:") and name != "ALERTS":
-                assert "job=~" in matchers, query
-            elif of_one_service:
-                assert re.search(r'service="\w+"', matchers), query
-        bare = re.findall(r"\b(?:vllm[:_]|opsctl_|http_|process_)\w+(?!\w*[{\w])", query)
-        assert not bare, query
+                assert '=~"LLM.*"' in matchers["alertname"], where
+            elif not name.startswith("llm_slo") and where != "variable job":
+                assert "job" in matchers, where
 
 
 def test_rates_take_grafanas_window_and_quantiles_keep_le(body: dict[str, Any]) -> None:
@@ -142,7 +139,7 @@ def test_divisions_by_what_may_be_nothing_are_guarded(body: dict[str, Any]) -> N
     for query in queries(body):
         for divisor in divisors(query):
             # a budget is never nothing, and a count of nothing is no series
-            harmless = re.fullmatch(r"[\d.]+|on|count\(.*\)", divisor)
+            harmless = re.fullmatch(r"[\d.]+|ignoring|count\(.*\)", divisor)
             assert harmless or divisor.endswith("> 0)"), query
 
 
@@ -199,13 +196,13 @@ def test_ids_are_unique_and_the_schema_is_what_grafana_10_4_reads(body: dict[str
 
 def test_variables_come_one_from_the_other(body: dict[str, Any]) -> None:
     by_name = {one["name"]: one for one in body["templating"]["list"]}
-    names = [name for name in by_name if name != "objective"]
+    names = [name for name in by_name if name not in ("objective", "cluster", "env")]
 
     assert ("objective" in by_name) == body["uid"].endswith("incident")
     if body["uid"] == "opsctl-fleet":
-        assert names == ["datasource"]
+        assert names == ["datasource", "filter"]
         return
-    assert names == ["datasource", "job", "model", "target"]
+    assert names == ["datasource", "job", "model", "target", "filter"]
     assert 'job=~"$job"' in by_name["model"]["query"]["query"]
     assert '=~"$model"' in by_name["target"]["query"]["query"]
 
@@ -216,8 +213,8 @@ def test_what_the_source_cannot_tell_is_left_out_and_told() -> None:
     there = {panel["title"] for drawn in boards for panel in panels(drawn.body)}
 
     assert all("is the tap's alone" in line for line in told)
-    assert "chat: objectives, Clients that gave up, gave up" in [
-        one.partition(":")[0] + ":" + one.split(":")[1] for one in told
+    assert "chat / Objectives, Clients that gave up, gave up" in [
+        one.partition(":")[0] for one in told
     ]
     assert not {"Clients that gave up", "Running, by adapter", "Adapters running"} & there
 
@@ -241,59 +238,45 @@ def test_limits_are_lines_and_panels_link_to_runbooks() -> None:
     links = [link["url"] for link in by_title["Preemptions"]["links"]]
     assert links == ["https://runbooks.example.com/kv-preemption-thrash"]
     for board in draw_boards(CONFIGS["two objectives"], "sidecar"):
-        assert all(panel["links"] for panel in panels(board.body))
+        # the board of all services is the same whatever is configured
+        linked = not board.of_all_services
+        assert all(bool(panel["links"]) is linked for panel in panels(board.body))
 
 
-# -- files -----------------------------------------------------------------------------------------
+# -- ways between boards ---------------------------------------------------------------------------
 
 
-def test_the_committed_boards_are_up_to_date(opsctl: Opsctl, tmp_path: Path) -> None:
-    command = ("dashboards", "build", "--out", str(tmp_path))
-    answer = opsctl.run("--config", str(STARTER), *command, env=EXAMPLE)
+def test_a_service_s_boards_list_their_own_and_lead_to_all_services(body: dict[str, Any]) -> None:
+    of_a_service = body["uid"] != "opsctl-fleet"
+    boards, *others = body["links"]
 
-    assert answer.returncode == 0, answer.stderr
-    assert kept(GENERATED) == kept(tmp_path), "run make dashboards"
-
-
-def test_config_maps_carry_the_label_that_grafanas_loader_looks_for() -> None:
-    files = board_files(config(), draw_boards(config(), "sidecar"))
-    maps = found, *others = [*yaml.safe_load_all(files["configmaps.yaml"])]
-
-    assert len(others) + 3 == len(files)
-    assert found["metadata"]["labels"]["grafana_dashboard"] == "1"
-    # kubectl apply keeps the whole of each in an annotation of at most 256 KiB
-    assert all(len(json.dumps(one)) < 256 * 1024 for one in maps)
-    assert json.loads(found["data"]["opsctl-chat-slo.json"])["uid"] == "opsctl-chat-slo"
+    assert (boards["type"], boards["tags"]) == ("dashboards", body["tags"])
+    assert len(body["tags"]) == 1 + of_a_service, "a list shows boards that have all of its tags"
+    assert [(one["type"], one["url"], one["keepTime"]) for one in others] == (
+        [("link", "/d/opsctl-fleet", True)] if of_a_service else []
+    )
 
 
-def test_a_build_is_repeated_without_a_change_and_checked(opsctl: Opsctl, tmp_path: Path) -> None:
-    def build(*options: str) -> tuple[int, str]:
-        link = {"OPSCTL_ALARMS__RUNBOOK_URL": "https://runbooks.example.com"}
-        ran = opsctl.run("dashboards", "build", "--out", "out", *options, env=link, cwd=tmp_path)
-        return ran.returncode, ran.stdout + ran.stderr
+def test_a_row_of_all_services_leads_to_its_service_s_board_in_the_same_data_source() -> None:
+    *_, fleet = draw_boards(config(), "sidecar")
+    (table,) = (panel for panel in panels(fleet.body) if panel["type"] == "table")
+    by_column = {
+        one["matcher"]["options"]: one["properties"] for one in table["fieldConfig"]["overrides"]
+    }
+    ((property_of_objective,), (property_of_board,)) = (
+        by_column[name] for name in ("objective", "board")
+    )
+    (link,) = property_of_objective["value"]
 
-    assert "9 files, 9 changed" in build()[1]
-    assert "9 files, 0 changed" in build()[1]
-    (tmp_path / "out" / "provisioning.yaml").write_text("# written by opsctl dashboards build\n")
-    assert build("--check") == (1, "out: not up to date: provisioning.yaml\n")
-
-
-def test_without_runbooks_panels_link_nowhere_and_that_is_told(
-    opsctl: Opsctl, tmp_path: Path
-) -> None:
-    ran = opsctl.run("dashboards", "build", "--out", "out", cwd=tmp_path)
-
-    assert ran.returncode == 0
-    assert "Note: alarms.runbook_url is not set: no panel links" in ran.stderr
-
-
-@pytest.mark.parametrize("name", ["opsctl-vllm-slo.json", "configmaps.yaml"])
-def test_somebody_elses_file_is_left_alone(opsctl: Opsctl, tmp_path: Path, name: str) -> None:
-    theirs = tmp_path / name
-    theirs.write_text('{"uid": "mine"}\n')
-    ran = opsctl.run("dashboards", "build", "--out", str(tmp_path))
-
-    assert ran.returncode == 64
-    assert f"{theirs}: not written by opsctl" in ran.stderr
-    assert [file.name for file in tmp_path.iterdir()] == [name]
-    assert theirs.read_text() == '{"uid": "mine"}\n'
+    assert link["url"] == (
+        "/d/${__data.fields.board}-incident?var-datasource=${datasource}"
+        "&var-objective=${__data.fields.objective:percentencode}"
+        "&var-model=${__data.fields.model:percentencode}&${__url_time_range}"
+    )
+    # what is excluded from a frame cannot be in a link, so the column is hidden
+    assert property_of_board == {"id": "custom.hidden", "value": True}
+    (organize,) = (one for one in table["transformations"] if one["id"] == "organize")
+    assert "board" not in organize["options"]["excludeByName"]
+    uid = board_uid("chat", "incident")
+    assert uid == f"{board_prefix('chat')}-incident"
+    assert '"board", "opsctl-$1", "service"' in table["targets"][0]["expr"], "as plain names are"

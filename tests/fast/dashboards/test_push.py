@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 from fake_grafana import EVERYTHING, TOKEN, Answer, FakeGrafana, Kept, running
 
+from vllm_opsctl.alarms.resource_names import FLEET_BOARD, FLEET_FOLDER, board_folder
 from vllm_opsctl.cli.main import run
-from vllm_opsctl.dashboards.build import FOLDER
 from vllm_opsctl.dashboards.grafana import TAG
 from vllm_opsctl.dashboards.push import OWNER, folder_of
 
 BOARD = "opsctl-chat-slo"
+FOLDER = board_folder("chat")
 HTML: Answer = (200, {"Content-Type": "text/html"}, "<html><title>Sign in</title></html>")
 
 
@@ -58,9 +59,15 @@ def opsctl(
     monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
     config = tmp_path / "opsctl.yaml"
-    config.write_text("service: {name: chat}\n")
 
-    def command(name: str, *arguments: str, url: str = "", variable: str = "GRAFANA_TOKEN") -> Ran:
+    def command(
+        name: str,
+        *arguments: str,
+        url: str = "",
+        variable: str = "GRAFANA_TOKEN",
+        service: str = "chat",
+    ) -> Ran:
+        config.write_text(f"service: {{name: {service}}}\n")
         code = run(
             [
                 *("--config", str(config), "dashboards", name, "--url", url or grafana.url),
@@ -94,7 +101,8 @@ def test_pushed_boards_do_not_differ(grafana: FakeGrafana, opsctl: Opsctl) -> No
     found = opsctl("diff", "--check")
 
     assert pushed.code == 0
-    assert f"+ folder {FOLDER}" in pushed.out
+    assert f"+ folder {FOLDER}\n" in pushed.out
+    assert f"+ folder {FLEET_FOLDER}\n" in pushed.out
     assert f"+ board {grafana.boards[BOARD].body['title']} ({BOARD})" in pushed.out
     total = len(grafana.boards)
     assert total > 1
@@ -163,7 +171,7 @@ def test_json_has_every_difference(grafana: FakeGrafana, opsctl: Opsctl) -> None
     (one,) = change["differences"]
     assert (one["mark"], one["is"]) == ("~", "ms")
     assert one["path"].endswith(", unit")
-    assert found["folder"]["title"] == FOLDER
+    assert change["folder"] == found["folder"]["title"] == FOLDER
 
 
 @pytest.mark.parametrize("columns", [80, 160])
@@ -258,7 +266,7 @@ def test_a_board_of_the_service_that_is_wanted_no_more_is_told(
     grafana.boards["opsctl-chat-old"] = Kept(old, folder_of(FOLDER).uid)
     ran = opsctl("diff")
 
-    assert "Old (opsctl-chat-old): a board of chat that the configuration has no more" in ran.said
+    assert "Old (opsctl-chat-old): a board of chat that the configuration no longer has" in ran.said
 
 
 def test_a_provisioned_board_is_told(grafana: FakeGrafana, opsctl: Opsctl) -> None:
@@ -296,7 +304,7 @@ def test_a_change_meanwhile_is_not_overwritten(grafana: FakeGrafana, opsctl: Ops
 
 def test_an_existing_folder_of_the_title_is_used(grafana: FakeGrafana, opsctl: Opsctl) -> None:
     grafana.folders |= {f"f{number}": f"Folder {number}" for number in range(1200)}
-    grafana.folders["theirs"] = FOLDER
+    grafana.folders |= {"theirs": FOLDER, "all": FLEET_FOLDER}
     ran = opsctl("push")
 
     assert "+ folder" not in ran.out
@@ -309,7 +317,8 @@ def test_two_folders_of_one_title_are_a_question(grafana: FakeGrafana, opsctl: O
     ran = opsctl("push")
 
     assert ran.code == 64
-    assert "2 folders have this title (a, b)" in ran.said
+    assert f"folder {FOLDER}: 2 have this title (a, b)" in ran.said
+    assert "choose another with --folder" in ran.said
 
 
 def test_a_board_in_another_folder_is_moved(grafana: FakeGrafana, opsctl: Opsctl) -> None:
@@ -317,7 +326,7 @@ def test_a_board_in_another_folder_is_moved(grafana: FakeGrafana, opsctl: Opsctl
     grafana.boards[BOARD].folder = ""
     found = opsctl("push")
 
-    assert "~ folder: General -> vLLM" in found.out
+    assert "~ folder: General -> vLLM chat" in found.out
     assert grafana.boards[BOARD].folder == folder_of(FOLDER).uid
 
 
@@ -329,9 +338,163 @@ def test_folders_of_other_names_have_other_uids() -> None:
     assert all(len(uid) <= 40 and uid.replace("-", "").isalnum() for uid in uids)
 
 
-def test_the_tag_and_the_folder_are_those_of_the_build(opsctl: Opsctl) -> None:
+def test_the_tag_is_that_of_the_build() -> None:
     assert OWNER == TAG
-    assert f"+ folder {FOLDER}" in opsctl("push", "--dry-run").out
+
+
+def test_another_folder_is_of_the_service_s_boards_alone(
+    grafana: FakeGrafana, opsctl: Opsctl
+) -> None:
+    opsctl("push", "--folder", "Inference")
+    placed = {uid: grafana.folders[kept.folder] for uid, kept in grafana.boards.items()}
+
+    assert placed.pop(FLEET_BOARD) == FLEET_FOLDER
+    assert {*placed.values()} == {"Inference"}
+
+
+# -- two services --------------------------------------------------------------------------------------
+
+
+def test_two_services_are_pushed_into_one_grafana(grafana: FakeGrafana, opsctl: Opsctl) -> None:
+    """Grafana before 11.3 refuses a title that is there already."""
+    first, second = opsctl("push"), opsctl("push", service="code")
+
+    assert (first.code, second.code) == (0, 0)
+    assert "Left alone" not in first.said + second.said
+    assert second.last == "created board code / Incident (6 of 6)", "the other board is there"
+    assert opsctl("diff", "--check").code == opsctl("diff", "--check", service="code").code == 0
+
+
+def test_a_board_of_another_service_with_our_uid_is_told_and_stays(
+    grafana: FakeGrafana, opsctl: Opsctl
+) -> None:
+    opsctl("push")
+    grafana.boards[BOARD].body["tags"] = ["opsctl", "code"]
+    grafana.asked.clear()
+    ran = opsctl("push")
+
+    assert ran.code == 1
+    assert "by its tags it is a board of code and not of chat" in ran.said
+    assert grafana.writes == []
+
+
+@pytest.mark.parametrize("tags", [["opsctl"], ["opsctl", "chat", "llm"]])
+def test_tags_that_somebody_changed_are_put_right(
+    grafana: FakeGrafana, opsctl: Opsctl, tags: list[str]
+) -> None:
+    opsctl("push")
+    grafana.boards[BOARD].body["tags"] = tags
+    ran = opsctl("push")
+
+    assert ran.code == 0
+    assert grafana.boards[BOARD].body["tags"] == ["opsctl", "chat"]
+
+
+def test_a_sister_s_board_of_the_same_title_is_called_hers(
+    grafana: FakeGrafana, opsctl: Opsctl
+) -> None:
+    opsctl("push")
+    title = grafana.boards[BOARD].body["title"]
+    theirs = {"title": title, "tags": ["opsctl", "code"], "version": 1}
+    grafana.boards["theirs"] = Kept(theirs, folder_of(FOLDER).uid)
+    ran = opsctl("push")
+
+    assert f"Left alone: {title} (theirs): a board of code of the same title as {BOARD}" in ran.said
+
+
+# -- the board of all services -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("moved_to", ["", "team"])
+def test_the_board_of_all_services_stays_where_it_is(
+    grafana: FakeGrafana, opsctl: Opsctl, moved_to: str
+) -> None:
+    opsctl("push")
+    grafana.folders["team"] = "Team"
+    grafana.boards[FLEET_BOARD].folder = moved_to
+    unchanged = opsctl("push")
+    grafana.boards[FLEET_BOARD].body["title"] = "Ours"
+    changed = opsctl("push")
+
+    assert unchanged.last.startswith("0 to create, 0 to change")
+    assert changed.code == 0
+    assert "~ title: Ours -> vLLM: all services" in changed.out
+    assert "folder" not in changed.out
+    assert grafana.boards[FLEET_BOARD].folder == moved_to
+
+
+def test_the_board_of_all_services_can_be_left_out(grafana: FakeGrafana, opsctl: Opsctl) -> None:
+    ran = opsctl("push", "--no-fleet")
+
+    assert ran.code == 0
+    assert [*grafana.folders.values()] == [FOLDER]
+    assert FLEET_BOARD not in grafana.boards
+    assert opsctl("diff", "--no-fleet", "--check").code == 0
+    assert opsctl("diff", "--check").code == 1
+
+
+@pytest.mark.parametrize("has_the_board", [True, False])
+def test_who_may_not_touch_the_folder_of_all_services_is_told_how_to_do_without(
+    grafana: FakeGrafana, opsctl: Opsctl, has_the_board: bool
+) -> None:
+    uid = folder_of(FLEET_FOLDER).uid
+    if has_the_board:
+        opsctl("push", service="code")
+    else:
+        grafana.folders[uid] = FLEET_FOLDER
+    grafana.hidden = frozenset({uid})
+    refused, without = opsctl("push"), opsctl("push", "--no-fleet")
+
+    assert refused.code == 3
+    assert "--no-fleet leaves out the board of all services" in refused.said
+    assert without.code == 0
+    assert opsctl("diff", "--no-fleet", "--check").code == 0
+
+
+def test_a_refusal_of_a_service_s_board_names_no_way_without_the_other(
+    grafana: FakeGrafana, opsctl: Opsctl
+) -> None:
+    grafana.may = EVERYTHING - {"dashboards:create"}
+
+    assert "--no-fleet" not in opsctl("push").said
+
+
+def test_two_folders_of_all_services_are_a_question_only_for_a_new_board(
+    grafana: FakeGrafana, opsctl: Opsctl
+) -> None:
+    grafana.folders |= {"a": FLEET_FOLDER, "b": FLEET_FOLDER}
+    asked, without = opsctl("push"), opsctl("push", "--no-fleet")
+
+    assert asked.code == 64
+    assert "or leave it out with --no-fleet" in asked.said
+    assert without.code == 0
+
+
+# -- boards of 0.1 -------------------------------------------------------------------------------------
+
+
+def test_boards_of_0_1_are_renamed_and_moved(grafana: FakeGrafana, opsctl: Opsctl) -> None:
+    opsctl("push")
+    shall = {uid: (kept.body["title"], kept.folder) for uid, kept in grafana.boards.items()}
+    old = folder_of(FLEET_FOLDER).uid
+    del grafana.folders[folder_of(FOLDER).uid]
+    for kept in grafana.boards.values():
+        kept.folder = old
+        kept.body["title"] = kept.body["title"].removeprefix("chat / ")
+    gone = {"title": "Gone", "tags": ["opsctl", "chat"], "version": 1}
+    grafana.boards["opsctl-chat-gone"] = Kept(gone, old)
+    found = opsctl("push")
+    del grafana.boards["opsctl-chat-gone"]
+
+    assert "~ board chat / Incident (opsctl-chat-incident)" in found.out
+    assert "~ folder: vLLM -> vLLM chat" in found.out
+    assert "~ title: Incident -> chat / Incident" in found.out
+    assert (
+        "Gone (opsctl-chat-gone): a board of chat that the configuration no longer has"
+        in found.said
+    )
+    assert "0 to create, 6 to change, 1 unchanged" in found.out
+    assert {uid: (one.body["title"], one.folder) for uid, one in grafana.boards.items()} == shall
 
 
 # -- what goes wrong -----------------------------------------------------------------------------------

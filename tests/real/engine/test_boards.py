@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from board_queries import filled_in, values_of
 from parts.boards import LOAD_S, Watched, answer, may_be_empty, watched_overload
 from parts.shared import Servers
 
@@ -36,34 +37,26 @@ def watched(
         yield found
 
 
-def filled_in(query: str) -> str:
-    """With what Grafana puts for its variables, all of everything; a window of the whole load."""
-    for name in ("objective", "job", "model", "target"):
-        query = query.replace(f"${name}", ".*")
-    whole = f"{LOAD_S + SLACK_S:g}s"
-    return query.replace("$__rate_interval", whole).replace("$__range", whole)
-
-
 @pytest.mark.parametrize("source", SOURCES)
 def test_every_panel_has_data_and_every_variable_values(watched: Watched, source: Source) -> None:
     url = watched.urls[source]
     boards = draw_boards(Config(), source)
+    # a window of the whole load
+    window = f"{LOAD_S + SLACK_S:g}s"
     empty = {
-        f"{drawn.uid}, {panel['title']}, {target['legendFormat']}": filled_in(target["expr"])
+        f"{drawn.uid}, {panel['title']}, {target['legendFormat']}": query
         for drawn in boards
         for panel in panels_of(drawn.body)
         for target in panel["targets"]
-        if not answer(url, filled_in(target["expr"]), watched.at)
+        if not answer(url, query := filled_in(target["expr"], window), watched.at)
         and not may_be_empty(panel["title"], target["legendFormat"])
     }
     assert empty == {}
     for annotation in (one for drawn in boards for one in drawn.body["annotations"]["list"]):
         if "expr" in annotation:
-            answer(url, filled_in(annotation["expr"]), watched.at)
-    for variable in (one for drawn in boards for one in drawn.body["templating"]["list"][1:]):
-        series, _, label = (
-            variable["definition"].removeprefix("label_values(")[:-1].rpartition(", ")
-        )
-        values = {one["metric"].get(label) for one in answer(url, filled_in(series), watched.at)}
-        assert values, variable["name"]
-        assert None not in values, variable["name"]
+            answer(url, filled_in(annotation["expr"], window), watched.at)
+    for name, series, label in (one for drawn in boards for one in values_of(drawn.body)):
+        found = answer(url, filled_in(series, window), watched.at)
+        values = {one["metric"].get(label) for one in found}
+        assert values, name
+        assert None not in values, name
