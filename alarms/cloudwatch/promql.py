@@ -22,9 +22,8 @@ from typing import Any
 from vllm_opsctl.alarms.alert_rules import AlertRule
 from vllm_opsctl.alarms.burn import Notify
 from vllm_opsctl.alarms.cloudwatch.resources import logical_id, tags_of
-from vllm_opsctl.alarms.cloudwatch.signals import SIDECARS
 from vllm_opsctl.alarms.cloudwatch.validate import MAX_QUERY
-from vllm_opsctl.alarms.prometheus.conventions import BURN_ALERT, FLOOR_ALERT
+from vllm_opsctl.alarms.prometheus.conventions import BURN_ALERT, FLOOR_ALERT, SIDECARS_ALERT
 from vllm_opsctl.alarms.rules import Rulebook
 
 EVERY_S = 60
@@ -80,7 +79,7 @@ def promql_alarms(
     found, left_out = [], []
     grouped = _grouped(rulebook.alerts)
     for (alert, objective, notify), rules in grouped.items():
-        if alert == SIDECARS and heartbeat:
+        if alert == SIDECARS_ALERT and heartbeat:
             continue
         try:
             query = ask.any_of(rules)

@@ -11,10 +11,10 @@ from vllm_opsctl.alarms.alertmanager import region_of
 from vllm_opsctl.alarms.burn import Notify
 from vllm_opsctl.alarms.cloudwatch.models import AS_PARAMETER, MAX_LENGTH, PARAMETER, models_of
 from vllm_opsctl.alarms.cloudwatch.promql import promql_alarms
-from vllm_opsctl.alarms.cloudwatch.signals import SIDECARS, not_covered, signals
+from vllm_opsctl.alarms.cloudwatch.signals import not_covered, signals
 from vllm_opsctl.alarms.cloudwatch.topics import topic_outputs, topic_resources
 from vllm_opsctl.alarms.cloudwatch.writer import AlarmWriter
-from vllm_opsctl.alarms.prometheus.conventions import BURN_ALERT, FLOOR_ALERT
+from vllm_opsctl.alarms.prometheus.conventions import BURN_ALERT, FLOOR_ALERT, SIDECARS_ALERT
 from vllm_opsctl.alarms.rules import build_rules
 from vllm_opsctl.errors import ConfigError
 from vllm_opsctl.exporter.aws import sends_heartbeat
@@ -116,7 +116,7 @@ def _promql_template(config: Config) -> Template:
     heartbeat = sends_heartbeat(settings)
     alarms, left_out = promql_alarms(rulebook, config.service.name, heartbeat=heartbeat)
     if heartbeat:
-        (beats,) = (one for one in signals(settings.interval) if one.alert == SIDECARS)
+        (beats,) = (one for one in signals(settings.interval) if one.alert == SIDECARS_ALERT)
         writer.signal(beats, None)
     for alarm in alarms:
         writer.promql(alarm)
@@ -126,7 +126,8 @@ def _promql_template(config: Config) -> Template:
     ]
     if not heartbeat:
         notes.append(
-            "metrics go by way of a collector: LLMSidecarsDown is PromQL too, and ends after a day of silence"
+            f"metrics go by way of a collector: {SIDECARS_ALERT} is PromQL too, and ends after a day of "
+            "silence"
         )
     return Template(_body(config, writer, {}), [*rulebook.left_out, *left_out], notes)
 
@@ -172,7 +173,7 @@ def _check(config: Config) -> None:
 def _notes(config: Config) -> Iterator[str]:
     if config.exporter.cloudwatch.sink == "off":
         yield (
-            "exporter.cloudwatch.sink is off: no metrics arrive, and LLMSidecarsDown will page; set put "
+            f"exporter.cloudwatch.sink is off: no metrics arrive, and {SIDECARS_ALERT} will page; set put "
             "or emf"
         )
     for key in ("page_topic", "ticket_topic"):

@@ -25,16 +25,19 @@ from vllm_opsctl.alarms.cloudwatch.resources import (
     stat,
     tags_of,
 )
-from vllm_opsctl.alarms.cloudwatch.signals import SILENT_IS_FINE, THRASH, Signal
+from vllm_opsctl.alarms.cloudwatch.signals import SILENT_IS_FINE, Signal
 from vllm_opsctl.alarms.cloudwatch.topics import topic_ref
 from vllm_opsctl.alarms.cloudwatch.validate import MAX_NAME
 from vllm_opsctl.alarms.links import Links
-from vllm_opsctl.alarms.prometheus.conventions import BURN_ALERT
+from vllm_opsctl.alarms.prometheus.conventions import ALERT_PREFIX, BURN_ALERT, THRASH_ALERT
 from vllm_opsctl.errors import ConfigError
 from vllm_opsctl.exporter.config import Config
 from vllm_opsctl.exporter.sinks.cloudwatch.datum import Dimensions
 from vllm_opsctl.exporter.sinks.cloudwatch.interval import Labels
 from vllm_opsctl.exporter.units import format_percent
+
+WINDOW_ALARM = f"{ALERT_PREFIX}SLOWindow"
+"""Of one window of a row; only its composite notifies."""
 
 
 @dataclass(slots=True)
@@ -141,7 +144,7 @@ class AlarmWriter:
             expression("number", text, number.partition(";")[0]),
         ]
         self.resources[name] = metric_alarm(
-            name=self._name(f"LLMSLOWindow {kind}", objective, model),
+            name=self._name(f"{WINDOW_ALARM} {kind}", objective, model),
             description=f"{about} It notifies nobody by itself.\nThe number: {number}.\n"
             f"Missing data: notBreaching; {SILENT_IS_FINE}.",
             queries=queries,
@@ -168,7 +171,7 @@ class AlarmWriter:
             "alarms behind it.\n" + self._leads(rules[0].annotations, model),
             rule=text,
             topic=self._topic(way),
-            suppressor=logical_id("signal", THRASH, model) if way == "ticket" else None,
+            suppressor=logical_id("signal", THRASH_ALERT, model) if way == "ticket" else None,
             tags=tags_of(
                 {"service": self._service, "objective": objective, "model": model, "notify": way}
             ),
@@ -210,8 +213,8 @@ class AlarmWriter:
             tags=tags_of(facts),
         )
         rule, suppressor = in_alarm(name), None
-        if signal.muted_by == THRASH:
-            suppressor = logical_id("signal", THRASH, model or "")
+        if signal.muted_by == THRASH_ALERT:
+            suppressor = logical_id("signal", THRASH_ALERT, model or "")
         elif signal.muted_by is not None:
             rule += f" AND NOT {in_alarm(self._fleet_signal(signal.muted_by, model))}"
         annotations = self.links.annotations("model" if of_model else "none", signal.modes, None)
