@@ -19,6 +19,7 @@ from vllm_opsctl.alarms.rules import build_rules
 from vllm_opsctl.errors import ConfigError
 from vllm_opsctl.exporter.aws import sends_heartbeat
 from vllm_opsctl.exporter.config import Config
+from vllm_opsctl.exporter.identity import identity_of
 
 LONGEST_INTERVAL_S = 300.0
 """The shortest windows are five minutes; data that come more seldom leave them empty."""
@@ -110,11 +111,11 @@ def build_template(config: Config, models: Sequence[str] = ()) -> Template:
 
 def _promql_template(config: Config) -> Template:
     """For metrics that arrive by OTLP; every alarm is of all models."""
-    rulebook = build_rules(config, "sidecar")
+    rulebook = build_rules(_by_service_alone(config), "sidecar")
     writer = AlarmWriter(config, rulebook.links)
     settings = config.exporter.cloudwatch
     heartbeat = sends_heartbeat(settings)
-    alarms, left_out = promql_alarms(rulebook, config.service.name, heartbeat=heartbeat)
+    alarms, left_out = promql_alarms(rulebook, identity_of(config), heartbeat=heartbeat)
     if heartbeat:
         (beats,) = (one for one in signals(settings.interval) if one.alert == SIDECARS_ALERT)
         writer.signal(beats, None)
@@ -132,6 +133,17 @@ def _promql_template(config: Config) -> Template:
     return Template(_body(config, writer, {}), [*rulebook.left_out, *left_out], notes)
 
 
+def _by_service_alone(config: Config) -> Config:
+    """
+    A configuration whose rules have the label ``service`` and no other of the identity.
+
+    By OTLP all of these are attributes of the resource, and no series lacks them.
+    """
+    exporter = config.exporter.model_copy(update={"labels": {}})
+    alarms = config.alarms.model_copy(update={"read_unlabelled": False})
+    return config.model_copy(update={"exporter": exporter, "alarms": alarms})
+
+
 def _body(config: Config, writer: AlarmWriter, parameters: dict[str, Any]) -> dict[str, Any]:
     """The template around its alarms; topics that are not configured are made."""
     ways: tuple[Notify, ...] = tuple(way for way in ("page", "ticket") if writer.arn(way) is None)
@@ -141,7 +153,7 @@ def _body(config: Config, writer: AlarmWriter, parameters: dict[str, Any]) -> di
     }
     if parameters:
         body["Parameters"] = parameters
-    body["Resources"] = {**topic_resources(config.service.name, ways), **writer.resources}
+    body["Resources"] = {**topic_resources(identity_of(config), ways), **writer.resources}
     if ways:
         body["Outputs"] = topic_outputs(ways)
     return body
