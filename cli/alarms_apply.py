@@ -18,6 +18,7 @@ from vllm_opsctl.cli.plan_view import (
     differences_json,
     plan_text,
     refuse_foreign,
+    renamed,
     yes_option,
 )
 from vllm_opsctl.errors import AwsError, UsageError
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from vllm_opsctl.alarms.cloudwatch.account import Account
     from vllm_opsctl.alarms.cloudwatch.changes import Plan
     from vllm_opsctl.alarms.cloudwatch.drill import CloudWatchDrill
+    from vllm_opsctl.alarms.cloudwatch.ownership import Owner
     from vllm_opsctl.alarms.cloudwatch.wanted import Item
     from vllm_opsctl.exporter.config import Config
     from vllm_opsctl.exporter.config_load import LoadedConfig
@@ -104,7 +106,8 @@ def destroy(ctx: click.Context, yes: bool) -> int:
     config = load(ctx).config
     account = _account(config)
     service = config.service.name
-    found = compare([], account.of_service(service), account, service, everything=True)
+    there = account.of_service(service)
+    found = compare([], there, account, _owner(config, account), everything=True)
     emit(_as_text(found))
     if not found.to_do:
         return 0
@@ -119,6 +122,13 @@ def _account(config: Config) -> Account:
 
     settings = config.exporter.cloudwatch
     return Account(required_region(settings, os.environ), settings.endpoint_url)
+
+
+def _owner(config: Config, account: Account) -> Owner:
+    from vllm_opsctl.alarms.cloudwatch.ownership import Owner
+    from vllm_opsctl.exporter.identity import identity_of
+
+    return Owner(identity_of(config), account.place.region)
 
 
 def wanted_in(loaded: LoadedConfig, models: Sequence[str]) -> tuple[Account, list[Item]]:
@@ -158,8 +168,9 @@ def _planned(loaded: LoadedConfig, models: Sequence[str]) -> tuple[Account, Plan
     from vllm_opsctl.alarms.cloudwatch.changes import plan as compare
 
     account, items = wanted_in(loaded, models)
-    service = loaded.config.service.name
-    return account, compare(items, account.of_service(service), account, service)
+    config = loaded.config
+    there = account.of_service(config.service.name)
+    return account, compare(items, there, account, _owner(config, account))
 
 
 def cloudwatch_drill(
@@ -176,11 +187,12 @@ def cloudwatch_drill(
         timeout_s: How long that may take.
     """
     from vllm_opsctl.alarms.cloudwatch.drill import CloudWatchDrill
+    from vllm_opsctl.exporter.identity import identity_of
 
     account, items = wanted_in(loaded, models)
     return CloudWatchDrill(
         way=way,
-        service=loaded.config.service.name,
+        identity=identity_of(loaded.config),
         shall=items,
         account=account,
         listen=listen,
@@ -228,13 +240,15 @@ def _as_text(found: Plan) -> str:
         Planned(
             change.action,
             f"{change.item.kind} {change.item.name}",
-            change.differences,
+            [*renamed(change.was, change.item.name), *change.differences],
             change.why,
         )
         for change in found.changes
     ]
-    left = ", ".join(found.left)
-    notes = [f"Left alone, for opsctl did not make them for this service: {left}"] if left else []
+    left: dict[str, list[str]] = {}
+    for one in found.left:
+        left.setdefault(one.why, []).append(one.name)
+    notes = [f"Left alone: {', '.join(names)} ({why})" for why, names in left.items()]
     return plan_text(things, notes)
 
 
@@ -245,6 +259,7 @@ def _as_json(found: Plan) -> dict[str, Any]:
                 "action": change.action,
                 "kind": change.item.kind,
                 "name": change.item.name,
+                "was": change.was or None,
                 "why": change.why or None,
                 "differences": differences_json(change.differences),
             }
@@ -252,5 +267,5 @@ def _as_json(found: Plan) -> dict[str, Any]:
             if change.action != "unchanged"
         ],
         "unchanged": sum(change.action == "unchanged" for change in found.changes),
-        "left_alone": list(found.left),
+        "left_alone": [one.name for one in found.left],
     }

@@ -10,12 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from vllm_opsctl.alarms.cloudwatch.account import OWNER
-from vllm_opsctl.alarms.cloudwatch.wanted import alias_of, topic_name
-from vllm_opsctl.alarms.prometheus.conventions import DRILL_ALERT
+from vllm_opsctl.alarms.cloudwatch.ownership import OWNER, SERVICE_TAG
+from vllm_opsctl.alarms.cloudwatch.wanted import (
+    alarm_parts,
+    old_board_name,
+    old_key_alias,
+    old_topic_name,
+)
+from vllm_opsctl.alarms.prometheus.conventions import ALERT_PREFIX, DRILL_ALERT
+from vllm_opsctl.alarms.resource_names import alarm_part, dashboard_name, key_alias, topic_name
 from vllm_opsctl.exporter.config import Config
-
-_OWNER_KEY, _OWNER_VALUE = next(iter(OWNER.items()))
 
 
 def alarms_statements(config: Config, partition: str) -> list[dict[str, Any]]:
@@ -28,10 +32,12 @@ def alarms_statements(config: Config, partition: str) -> list[dict[str, Any]]:
     """
     service = config.service.name
     place = f"{config.exporter.cloudwatch.region or '*'}:*"
+    alarm = f"arn:{partition}:cloudwatch:{place}:alarm:{ALERT_PREFIX}"
     keys = [f"arn:{partition}:kms:{place}:key/*"]
-    ours = {"StringEquals": {f"aws:RequestTag/{_OWNER_KEY}": _OWNER_VALUE}}
+    tags = {**OWNER, SERVICE_TAG: service}
+    ours = {"StringEquals": {f"aws:RequestTag/{key}": value for key, value in tags.items()}}
     return [
-        _statement("Compare", _actions("cloudwatch", ("DescribeAlarms", "ListDashboards")), ["*"]),
+        _statement("Compare", ["cloudwatch:DescribeAlarms"], ["*"]),
         _statement(
             "Alarms",
             _actions(
@@ -39,17 +45,23 @@ def alarms_statements(config: Config, partition: str) -> list[dict[str, Any]]:
                 (
                     "DeleteAlarms",
                     "ListTagsForResource",
-                    "PutCompositeAlarm",
                     "PutMetricAlarm",
                     "TagResource",
                 ),
             ),
-            [f"arn:{partition}:cloudwatch:{place}:alarm:LLM*"],
+            [f"{alarm}*/{part}/*" for part in sorted(alarm_parts(service))],
         ),
+        composites_statement(),
         _statement(
             "Board",
             _actions("cloudwatch", ("DeleteDashboards", "GetDashboard", "PutDashboard")),
-            [f"arn:{partition}:cloudwatch::*:dashboard/{service}-*"],
+            [
+                f"arn:{partition}:cloudwatch::*:dashboard/{name}"
+                for name in _both(
+                    dashboard_name(service, config.exporter.cloudwatch.region or "*"),
+                    old_board_name(service),
+                )
+            ],
         ),
         _statement(
             "Topics",
@@ -64,7 +76,11 @@ def alarms_statements(config: Config, partition: str) -> list[dict[str, Any]]:
                     "TagResource",
                 ),
             ),
-            _topics(config, partition),
+            [
+                f"arn:{partition}:sns:{place}:{name}"
+                for way in ("page", "ticket")
+                for name in _both(topic_name(service, way), old_topic_name(service, way))
+            ],
         ),
         # an alias is asked for before there is one
         _statement("FindKey", ["kms:DescribeKey"], keys),
@@ -87,12 +103,17 @@ def alarms_statements(config: Config, partition: str) -> list[dict[str, Any]]:
                 ),
             ),
             keys,
-            Condition={"StringEquals": {f"aws:ResourceTag/{_OWNER_KEY}": _OWNER_VALUE}},
+            Condition={
+                "StringEquals": {f"aws:ResourceTag/{key}": value for key, value in tags.items()}
+            },
         ),
         _statement(
             "Alias",
             _actions("kms", ("CreateAlias", "DeleteAlias")),
-            [f"arn:{partition}:kms:{place}:{alias_of(service)}"],
+            [
+                f"arn:{partition}:kms:{place}:{name}"
+                for name in _both(key_alias(service), old_key_alias(service))
+            ],
         ),
     ]
 
@@ -106,15 +127,31 @@ def drill_alarm_statements(config: Config, partition: str) -> list[dict[str, Any
         partition: ``aws``, ``aws-cn`` or ``aws-us-gov``.
     """
     place = f"{config.exporter.cloudwatch.region or '*'}:*"
-    own = ("DeleteAlarms", "PutCompositeAlarm", "SetAlarmState", "TagResource")
+    alarm = f"arn:{partition}:cloudwatch:{place}:alarm:"
+    part = alarm_part(config.service.name)
+    own = ("DeleteAlarms", "SetAlarmState", "TagResource")
     return [
         _statement("Look", ["cloudwatch:DescribeAlarms"], ["*"]),
         _statement(
+            "Whose", ["cloudwatch:ListTagsForResource"], [f"{alarm}{ALERT_PREFIX}*/{part}/*"]
+        ),
+        composites_statement(),
+        _statement(
             "Drill",
             _actions("cloudwatch", own),
-            [f"arn:{partition}:cloudwatch:{place}:alarm:{DRILL_ALERT} *"],
+            [f"{alarm}{DRILL_ALERT} */{part}/*"],
         ),
     ]
+
+
+def composites_statement() -> dict[str, Any]:
+    """
+    Making composite alarms, which cannot be allowed for some of them alone.
+
+    Source:
+        PutCompositeAlarm, CloudWatch API reference: the permission must be scoped to ``*``.
+    """
+    return _statement("Composites", ["cloudwatch:PutCompositeAlarm"], ["*"])
 
 
 def topics_heard(config: Config, partition: str) -> list[str]:
@@ -130,6 +167,11 @@ def _topics(config: Config, partition: str) -> list[str]:
         f"arn:{partition}:sns:{place}:{topic_name(config.service.name, way)}"
         for way in ("page", "ticket")
     ]
+
+
+def _both(name: str, old: str) -> list[str]:
+    """A name and what 0.1 called it, once if that is the same."""
+    return list(dict.fromkeys(filter(None, (name, old))))
 
 
 def _actions(service: str, names: Sequence[str]) -> list[str]:

@@ -18,6 +18,7 @@ from vllm_opsctl.cli.plan_view import (
     differences_json,
     plan_text,
     refuse_foreign,
+    renamed,
     yes_option,
 )
 from vllm_opsctl.errors import UsageError
@@ -84,13 +85,13 @@ def destroy(ctx: click.Context, yes: bool) -> int:
     Replicas stay as many as they are, and nothing changes their number any more.
     """
     from vllm_opsctl.alarms.autoscale.changes import removal
+    from vllm_opsctl.exporter.identity import identity_of
 
     config = load(ctx).config
     account = _account(config)
-    service = config.service.name
-    found = removal(account, service)
+    found = removal(account, identity_of(config))
     emit(_as_text(found))
-    return _carried_out(account, found, yes, f"Delete them, and scale {service} no more?")
+    return _carried_out(account, found, yes, f"Delete them, and scale {found.service} no more?")
 
 
 def _planned(ctx: click.Context, model: str | None) -> tuple[ScalingAccount, ScalingPlan]:
@@ -143,7 +144,7 @@ def _as_text(found: ScalingPlan) -> str:
         Planned(
             change.action,
             f"{change.thing.kind} {_named(change.thing.name, change.thing.where)}",
-            change.differences,
+            [*renamed(change.was, change.thing.name), *change.differences],
             change.why,
         )
         for change in found.changes
@@ -160,6 +161,7 @@ def _as_json(found: ScalingPlan) -> dict[str, Any]:
                 "kind": change.thing.kind,
                 "name": change.thing.name,
                 "resource": change.thing.where or None,
+                "was": change.was or None,
                 "why": change.why or None,
                 "differences": differences_json(change.differences),
             }

@@ -13,6 +13,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from vllm_opsctl.alarms.autoscale.parts import ALARM_PREFIX, NAMESPACES
+from vllm_opsctl.alarms.cloudwatch.resources import logical_id
+from vllm_opsctl.alarms.cloudwatch.wanted import alarm_parts
+from vllm_opsctl.cli.alarms_policy import composites_statement
 from vllm_opsctl.errors import ConfigError
 from vllm_opsctl.exporter.config import Config
 from vllm_opsctl.exporter.config_autoscaling import ResourceKind, ScaledResource
@@ -60,7 +63,8 @@ def autoscale_statements(config: Config, partition: str) -> list[dict[str, Any]]
         _read(),
         *_targets(resources, partition, place),
         *_groups(resources, partition, place),
-        _alarms(partition, place),
+        _alarms(partition, place, config.service.name),
+        composites_statement(),
     ]
 
 
@@ -111,8 +115,7 @@ def _targets(
         path, actions = _OF_THE_SERVICE[one.kind]
         namespace = NAMESPACES[one.kind][0]
         arn = f"arn:{partition}:{namespace}:{place}:{path.format(*one.name.split('/'))}"
-        sid = "Resource" + "".join(c for c in one.kind.title() + one.name.title() if c.isalnum())
-        yield _statement(sid, actions, [arn])
+        yield _statement(logical_id("resource", one.kind, one.name), actions, [arn])
     names = {name: f"{name}.application-autoscaling.amazonaws.com" for name in namespaces}
     yield _statement(
         "FirstTime",
@@ -140,7 +143,7 @@ def _groups(
         )
 
 
-def _alarms(partition: str, place: str) -> dict[str, Any]:
+def _alarms(partition: str, place: str, service: str) -> dict[str, Any]:
     alarms = f"arn:{partition}:cloudwatch:{place}:alarm:"
     return _statement(
         "Alarms",
@@ -149,11 +152,13 @@ def _alarms(partition: str, place: str) -> dict[str, Any]:
             for action in (
                 "DeleteAlarms",
                 "ListTagsForResource",
-                "PutCompositeAlarm",
                 "PutMetricAlarm",
                 "TagResource",
             )
         ),
         # target tracking makes alarms of its own in the caller's name
-        [f"{alarms}{ALARM_PREFIX}*", f"{alarms}TargetTracking-*"],
+        [
+            *(f"{alarms}{ALARM_PREFIX}*/{part}/*" for part in sorted(alarm_parts(service))),
+            f"{alarms}TargetTracking-*",
+        ],
     )

@@ -90,6 +90,11 @@ def differences_json(differences: Sequence[Difference]) -> list[dict[str, Any]]:
     return [{"path": one.path, "is": one.is_, "shall": one.shall} for one in differences]
 
 
+def renamed(was: str, name: str) -> list[Difference]:
+    """The line of a new name; nothing where there was no other one."""
+    return [Difference("name", was, name)] if was else []
+
+
 def confirm(yes: bool, question: str) -> None:
     """
     Ask, unless it was said already.

@@ -15,10 +15,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vllm_opsctl.alarms.burn import budget_of
-from vllm_opsctl.alarms.cloudwatch.changes import OWNER_TEXT
 from vllm_opsctl.alarms.cloudwatch.definitions import BOARD, COMPOSITE_ALARM
 from vllm_opsctl.alarms.cloudwatch.models import models_of
+from vllm_opsctl.alarms.cloudwatch.ownership import STACK_REFERENCE, board_mark
+from vllm_opsctl.alarms.cloudwatch.resources import sub
 from vllm_opsctl.alarms.cloudwatch.template import Template, build_template
+from vllm_opsctl.alarms.resource_names import dashboard_name
 from vllm_opsctl.dashboards.colours import COLOURS, GRAVE
 from vllm_opsctl.dashboards.model import (
     GRID,
@@ -42,6 +44,7 @@ from vllm_opsctl.dashboards.model import (
 )
 from vllm_opsctl.dashboards.slo_board import slo_board
 from vllm_opsctl.exporter.config import Config
+from vllm_opsctl.exporter.identity import identity_of
 from vllm_opsctl.exporter.sinks.cloudwatch.curated import curated
 from vllm_opsctl.exporter.sinks.cloudwatch.datum import Dimensions
 from vllm_opsctl.exporter.sinks.cloudwatch.interval import HEARTBEAT, Labels
@@ -63,6 +66,8 @@ _AXES: dict[Unit, dict[str, Any]] = {
     "count": {"showUnits": False, "min": 0},
     "times": {"label": "times", "showUnits": False, "min": 0},
 }
+
+_REGION = "${AWS::Region}"
 
 LOGICAL_ID = "SloBoard"
 
@@ -86,16 +91,16 @@ def service_template(config: Config, models: Sequence[str] = ()) -> Template:
     alarms = [
         name for name, one in template.body["Resources"].items() if one["Type"] == COMPOSITE_ALARM
     ]
-    # of stacks that are apart by the model alone, each needs a name of its own
-    name: Any = f"{config.service.name}-slo"
+    name = dashboard_name(config.service.name, _REGION)
     if found.are_a_parameter:
-        name = {"Fn::Sub": "${AWS::StackName}-slo"}
+        # of stacks that are apart by the model alone, each needs a name of its own
+        name = f"{STACK_REFERENCE}-{_REGION}-slo"
     drawn = _Drawing(config, alarms).dashboard(
         slo_board(config.service.name, measured(config)), found.all
     )
     board = {
         "Type": BOARD,
-        "Properties": {"DashboardName": name, "DashboardBody": {"Fn::Sub": json.dumps(drawn)}},
+        "Properties": {"DashboardName": sub(name), "DashboardBody": {"Fn::Sub": json.dumps(drawn)}},
     }
     resources = {**template.body["Resources"], LOGICAL_ID: board}
     return replace(template, body={**template.body, "Resources": resources})
@@ -125,7 +130,8 @@ class _Drawing:
     def _heading(self, board: Board) -> dict[str, Any]:
         alarms = self.config.alarms
         links = [f"[Runbooks]({alarms.runbook_url})"] if alarms.runbook_url is not None else []
-        text = f"# {board.title}\n{board.about} {' '.join([*links, ''])}({OWNER_TEXT})"
+        mark = board_mark(identity_of(self.config), _REGION, STACK_REFERENCE)
+        text = f"# {board.title}\n{' '.join([board.about, *links, mark])}"
         return _widget("text", 0, 0, GRID, _HEADING_ROWS, {"markdown": text})
 
     def _told(self, panel: Panel) -> str:
@@ -153,7 +159,7 @@ class _Drawing:
         ]
         properties: dict[str, Any] = {
             "title": panel.title,
-            "region": "${AWS::Region}",
+            "region": _REGION,
             "metrics": metrics,
             "view": "singleValue" if panel.kind == "number" else "timeSeries",
             "period": period_s,

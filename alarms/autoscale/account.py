@@ -1,22 +1,27 @@
 """
 An AWS account as far as scaling goes: what it has of a service, and how that is changed, slowly.
 
-Policies are known by their names, alarms by names and tags. A target has no name of its own: it is ours when
-it has our tag, or a policy of ours.
+Policies have no tags and are known by their exact names, alarms by names and tags. A target has no name of
+its own: it is ours when it has our tags, or no tags of opsctl and a policy of ours.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vllm_opsctl.alarms.autoscale.parts import ALARM_PREFIX, PartKind, prefix_of
-from vllm_opsctl.alarms.cloudwatch.account import OWNER, SERVICE_TAG, STACK_TAG, Pace
+from vllm_opsctl.alarms.autoscale.parts import ALARM_PREFIX, PartKind, old_policy_prefix
+from vllm_opsctl.alarms.cloudwatch.account import Pace
+from vllm_opsctl.alarms.cloudwatch.wanted import alarm_parts
+from vllm_opsctl.alarms.resource_names import scaling_policy_prefix
 from vllm_opsctl.exporter.aws import aws_client, aws_mistakes
 
 POLICY_NAMES = ("demand", "kv-cache", "wake")
-"""All that names of our policies end with."""
+"""What names of our policies end with."""
+
+_OF_OPSCTL = re.compile(rf"opsctl-.+-(?:{'|'.join(POLICY_NAMES)})")
 
 _SCALING, _GROUPS, _ALARMS = "application-autoscaling", "autoscaling", "cloudwatch"
 _NAMESPACES = ("ecs", "sagemaker")
@@ -35,6 +40,7 @@ class Thing:
         properties: As the API has them.
         arn: Of what is there.
         where: The resource that it scales; empty for alarms.
+        was: Of what is wanted, its name in 0.1; empty when that is the same.
     """
 
     kind: PartKind
@@ -42,6 +48,7 @@ class Thing:
     properties: Mapping[str, Any]
     arn: str = ""
     where: str = ""
+    was: str = ""
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -63,11 +70,15 @@ class Contents:
     Args:
         things: Policies and alarms with names of ours, and targets that policies or the configuration name.
         crowded: Ids of targets with policies of somebody else.
+        rivals: By resource, a policy that opsctl made for another service.
+        sample: Tags of the first alarm: policies have none, and came the same way.
         groups: Least and most instances of each group that was asked for.
     """
 
     things: list[Thing] = field(default_factory=list)
     crowded: set[str] = field(default_factory=set)
+    rivals: dict[str, str] = field(default_factory=dict)
+    sample: Mapping[str, str] = field(default_factory=dict)
     groups: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
@@ -103,7 +114,8 @@ class ScalingAccount:
             AwsError: AWS refuses, or does not answer.
         """
         found = Contents()
-        names = {prefix_of(service) + end for end in POLICY_NAMES}
+        prefixes = (scaling_policy_prefix(service), old_policy_prefix(service))
+        names = {prefix + end for prefix in prefixes for end in POLICY_NAMES}
         places = {
             (one.place["ServiceNamespace"], one.where) for one in wanted if one.kind == "target"
         }
@@ -116,10 +128,15 @@ class ScalingAccount:
                     found.things.append(_policy("policy", one, one["ResourceId"], one["PolicyARN"]))
                 else:
                     found.crowded.add(one["ResourceId"])
+                    if _OF_OPSCTL.fullmatch(one["PolicyName"]):
+                        found.rivals[one["ResourceId"]] = one["PolicyName"]
         found.things += self._targets(places)
         groups = {one.where for one in wanted if one.kind == "group policy"}
         found.things += self._group_policies(names, groups, found)
-        found.things += self._alarms(service)
+        alarms = list(self._alarms(service))
+        found.things += alarms
+        if alarms:
+            found.sample = self.tags(alarms[0])
         return found
 
     def _targets(self, places: set[tuple[str, str]]) -> Iterator[Thing]:
@@ -145,6 +162,12 @@ class ScalingAccount:
             _GROUPS, "describe_policies", "ScalingPolicies", PolicyNames=sorted(names)
         ):
             yield _policy("group policy", one, one[_GROUP], one.get("PolicyARN", ""))
+        for group in sorted(groups):
+            for one in self._pages(
+                _GROUPS, "describe_policies", "ScalingPolicies", AutoScalingGroupName=group
+            ):
+                if one["PolicyName"] not in names and _OF_OPSCTL.fullmatch(one["PolicyName"]):
+                    found.rivals[group] = one["PolicyName"]
         if groups:
             for one in self._pages(
                 _GROUPS,
@@ -159,47 +182,34 @@ class ScalingAccount:
             "MetricAlarms": "metric alarm",
             "CompositeAlarms": "composite alarm",
         }
+        parts = alarm_parts(service)
         asked = {"AlarmNamePrefix": ALARM_PREFIX, "AlarmTypes": ["MetricAlarm", "CompositeAlarm"]}
         for page in self._answers(_ALARMS, "describe_alarms", **asked):
             for key, kind in kinds.items():
                 for one in page.get(key, ()):
                     name = one["AlarmName"]
-                    if f"/{service}/" in name and name.split("/")[1] == service:
+                    if name.count("/") > 1 and name.split("/")[1] in parts:
                         yield Thing(kind=kind, name=name, properties=one, arn=one["AlarmArn"])
 
-    def is_ours(self, thing: Thing, service: str) -> bool:
+    def tags(self, thing: Thing) -> dict[str, str]:
         """
-        Whether a target's or an alarm's tags say that opsctl made it for this service.
+        The tags of a target or an alarm; none of what has no ARN, as targets of before tags existed.
 
         Raises:
             AwsError: AWS refuses, or does not answer.
         """
+        if not thing.arn:
+            return {}
         if thing.kind == "target":
-            if not thing.arn:
-                # targets of before tags existed have none
-                return False
-            tags = self._ask(_SCALING, "list_tags_for_resource", ResourceARN=thing.arn)["Tags"]
-        else:
-            found = self._ask(_ALARMS, "list_tags_for_resource", ResourceARN=thing.arn)["Tags"]
-            tags = {one["Key"]: one["Value"] for one in found}
-        return dict(tags).items() >= {**OWNER, SERVICE_TAG: service}.items()
-
-    def stack_of(self, things: list[Thing]) -> str | None:
-        """
-        The CloudFormation stack that made a service's alarms, and so its policies, which have no tags.
-
-        Raises:
-            AwsError: AWS refuses, or does not answer.
-        """
-        alarm = next((one for one in things if one.kind == "metric alarm"), None)
-        if alarm is None:
-            return None
-        tags = self._ask(_ALARMS, "list_tags_for_resource", ResourceARN=alarm.arn)["Tags"]
-        return next((one["Value"] for one in tags if one["Key"] == STACK_TAG), None)
+            return dict(
+                self._ask(_SCALING, "list_tags_for_resource", ResourceARN=thing.arn)["Tags"]
+            )
+        found = self._ask(_ALARMS, "list_tags_for_resource", ResourceARN=thing.arn)["Tags"]
+        return {one["Key"]: one["Value"] for one in found}
 
     # -- changes -----------------------------------------------------------------------------------
 
-    def put(self, thing: Thing, service: str, *, new: bool) -> str:
+    def put(self, thing: Thing, *, new: bool) -> str:
         """
         Make it, or make it as it shall be.
 
@@ -211,9 +221,12 @@ class ScalingAccount:
         """
         arguments = dict(thing.properties)
         if thing.kind == "target":
-            # tags are given once; a target that is there keeps its own
-            tags = {"Tags": {**OWNER, SERVICE_TAG: service}} if new else {}
-            self._ask(_SCALING, "register_scalable_target", **arguments, **tags)
+            if not new:
+                # AWS takes tags with a registration only when it is the first
+                tags = arguments.pop("Tags")
+                if thing.arn:
+                    self._ask(_SCALING, "tag_resource", ResourceARN=thing.arn, Tags=tags)
+            self._ask(_SCALING, "register_scalable_target", **arguments)
             return ""
         if thing.kind == "policy":
             return str(self._ask(_SCALING, "put_scaling_policy", **arguments)["PolicyARN"])
@@ -221,7 +234,8 @@ class ScalingAccount:
             return str(self._ask(_GROUPS, "put_scaling_policy", **arguments).get("PolicyARN", ""))
         if not new:
             # a put leaves the tags of an alarm that is there
-            del arguments["Tags"]
+            tags = arguments.pop("Tags")
+            self._ask(_ALARMS, "tag_resource", ResourceARN=thing.arn, Tags=tags)
         call = "put_metric_alarm" if thing.kind == "metric alarm" else "put_composite_alarm"
         self._ask(_ALARMS, call, **arguments)
         return ""

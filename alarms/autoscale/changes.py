@@ -12,8 +12,19 @@ from vllm_opsctl.alarms.autoscale.parts import Part, PartKind
 from vllm_opsctl.alarms.autoscale.template import MODEL, TOPIC_PARAMETER, Scaling
 from vllm_opsctl.alarms.cloudwatch.definitions import Resolver
 from vllm_opsctl.alarms.cloudwatch.models import PARAMETER
+from vllm_opsctl.alarms.cloudwatch.ownership import (
+    OWNER,
+    SERVICE_TAG,
+    STACK_TAG,
+    missing_tags,
+    not_ours,
+    other_maker,
+    owner_tags,
+)
+from vllm_opsctl.alarms.cloudwatch.resources import sub
 from vllm_opsctl.alarms.differences import Action, Difference, foreign, to_do
 from vllm_opsctl.errors import AwsError, UsageError
+from vllm_opsctl.exporter.identity import Identity
 
 _ORDER: tuple[PartKind, ...] = (
     "target",
@@ -47,13 +58,15 @@ class Change:
         action: ``foreign`` when it is in the way and somebody else's.
         thing: As it shall be; of what is deleted, as it is.
         differences: Of a change.
-        why: Of what must not be touched, and of what is left.
+        why: Of what must not be touched, whose it is; of what is renamed, the new name.
+        was: Of what is created, the name in 0.1 that goes with this plan; empty for none.
     """
 
     action: Action
     thing: Thing
     differences: tuple[Difference, ...] = ()
     why: str = ""
+    was: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +128,12 @@ def wanted(scaling: Scaling, model: str | None) -> list[Thing]:
     }
     parameters = {PARAMETER: model or "", TOPIC_PARAMETER: ""}
     resolver = Resolver(body, parameters, policies)
-    return [_thing(part, resolver) for part in scaling.parts]
+    return [_thing(part, resolver, scaling.identity) for part in scaling.parts]
 
 
-def _thing(part: Part, resolver: Resolver) -> Thing:
+def _thing(part: Part, resolver: Resolver, identity: Identity) -> Thing:
     properties = resolver.resolved(dict(part.properties))
+    was = part.was if part.was != part.name else ""
     if part.kind == "group policy":
         properties = {"PolicyName": part.name, **properties}
         return Thing(
@@ -127,11 +141,16 @@ def _thing(part: Part, resolver: Resolver) -> Thing:
             name=part.name,
             properties=properties,
             where=properties["AutoScalingGroupName"],
+            was=was,
         )
     if part.kind in ("target", "policy"):
+        if part.kind == "target":
+            # CloudFormation's targets have no tags
+            properties["Tags"] = owner_tags(identity)
         where = properties["ResourceId"]
-        return Thing(kind=part.kind, name=part.name, properties=properties, where=where)
-    return Thing(kind=part.kind, name=properties["AlarmName"], properties=properties)
+        return Thing(kind=part.kind, name=part.name, properties=properties, where=where, was=was)
+    name = properties["AlarmName"]
+    return Thing(kind=part.kind, name=name, properties=properties, was=resolver.text(sub(was)))
 
 
 def plan(account: ScalingAccount, scaling: Scaling, model: str | None) -> ScalingPlan:
@@ -143,25 +162,27 @@ def plan(account: ScalingAccount, scaling: Scaling, model: str | None) -> Scalin
         AwsError: AWS refuses, or does not answer.
     """
     things = wanted(scaling, model)
-    there = _contents(account, scaling.service, things)
+    identity = scaling.identity
+    there = _contents(account, identity.service, things)
     found = {one.key: one for one in there.things}
     arns = {reference(one.where, one.name): one.arn for one in there.things if one.kind == "policy"}
-    owned = {one.where for one in there.things if one.kind == "policy"}
-    changes = [
-        _change(account, scaling.service, with_arns(thing, arns), found.get(thing.key), owned)
-        for thing in things
-    ]
+    ask = _Ownership(account, identity, there)
     kept = {thing.key for thing in things}
     stale = [one for one in there.things if one.key not in kept]
-    removed, notes = _removed(account, scaling.service, stale, there, owned)
+    new_names = {(one.kind, one.where, one.was): one.name for one in things if one.was}
+    removed, notes = _removed(ask, stale, new_names)
+    going = {one.thing.key for one in removed}
+    changes = [
+        _change(ask, with_arns(thing, arns), found.get(thing.key), going) for thing in things
+    ]
     return ScalingPlan(
-        scaling.service,
+        identity.service,
         tuple(sorted(changes, key=lambda one: _ORDER.index(one.thing.kind))) + removed,
         (*notes, *_group_notes(things, scaling, there)),
     )
 
 
-def removal(account: ScalingAccount, service: str) -> ScalingPlan:
+def removal(account: ScalingAccount, identity: Identity) -> ScalingPlan:
     """
     Everything of a service, to be deleted.
 
@@ -169,15 +190,14 @@ def removal(account: ScalingAccount, service: str) -> ScalingPlan:
         UsageError: A stack of CloudFormation made it.
         AwsError: AWS refuses, or does not answer.
     """
-    there = _contents(account, service, [])
-    owned = {one.where for one in there.things if one.kind == "policy"}
-    removed, notes = _removed(account, service, there.things, there, owned)
-    return ScalingPlan(service, removed, notes)
+    there = _contents(account, identity.service, [])
+    removed, notes = _removed(_Ownership(account, identity, there), there.things, {})
+    return ScalingPlan(identity.service, removed, notes)
 
 
 def _contents(account: ScalingAccount, service: str, things: list[Thing]) -> Contents:
     there = account.contents(service, things)
-    stack = account.stack_of(there.things)
+    stack = there.sample.get(STACK_TAG)
     if stack is not None:
         raise UsageError(
             f"the CloudFormation stack {stack} scales {service}: change or delete it there, or else it would "
@@ -206,51 +226,112 @@ def with_arns(thing: Thing, arns: Mapping[str, str]) -> Thing:
     return replace(thing, properties={**thing.properties, "AlarmActions": filled})
 
 
-def _change(
-    account: ScalingAccount, service: str, shall: Thing, now: Thing | None, owned: set[str]
-) -> Change:
-    if now is None:
-        return Change("create", shall)
-    different = tuple(differing(now, shall))
-    if not different:
-        return Change("unchanged", shall)
-    if not _is_ours(account, service, now, owned):
-        return Change("foreign", shall, different, _foreign_text(now))
-    return Change("change", shall, different)
+@dataclass(frozen=True, slots=True)
+class _Ownership:
+    """
+    Whose things are.
 
+    Args:
+        account: Knows tags.
+        identity: Who plans.
+        there: What the account has.
+    """
 
-def _is_ours(account: ScalingAccount, service: str, thing: Thing, owned: set[str]) -> bool:
-    if "policy" in thing.kind or (thing.kind == "target" and thing.where in owned):
-        return True
-    return account.is_ours(thing, service)
+    account: ScalingAccount
+    identity: Identity
+    there: Contents
 
+    @property
+    def looks(self) -> bool:
+        """Whether tags are asked for where nothing changes, and where a policy is ours."""
+        return bool(self.identity.free or self._others_alarms)
 
-def _foreign_text(thing: Thing) -> str:
-    if thing.kind == "target":
+    @property
+    def _others_alarms(self) -> str:
+        """Which other service, or environment of this one, has the alarms, and so the policies."""
+        return other_maker(self.there.sample, self.identity)
+
+    def not_ours(self, thing: Thing) -> str:
+        """Why something must not be changed; empty when it is the service's own."""
+        if "policy" in thing.kind:
+            return self._others_alarms
+        if self._has_our_policy(thing) and not self.looks:
+            return ""
+        tags = self.account.tags(thing)
+        other = other_maker(tags, self.identity)
+        if other or thing.kind != "target":
+            return other or not_ours(tags, self.identity)
+        if OWNER.items() <= tags.items() or self._has_our_policy(thing):
+            return ""
         return (
             "registered by somebody else, with other bounds: deregister it there, or hand it over with aws "
             f"application-autoscaling tag-resource --resource-arn {thing.arn} --tags "
-            "managed-by=opsctl,opsctl:service=…"
+            f"managed-by=opsctl,{SERVICE_TAG}={self.identity.service}"
         )
-    return "made by somebody else; rename that one"
+
+    def other(self, thing: Thing) -> str:
+        """Which other service has something that would not change; empty for none, or not known."""
+        if "policy" in thing.kind:
+            return self._others_alarms
+        is_new_target = thing.kind == "target" and not self._has_our_policy(thing)
+        if not (is_new_target or self.looks):
+            return ""
+        rival = self.rival(thing) if is_new_target else ""
+        return rival or other_maker(self.account.tags(thing), self.identity)
+
+    def rival(self, thing: Thing) -> str:
+        """Which other service of opsctl's scales a resource; empty for none."""
+        policy = self.there.rivals.get(thing.where)
+        if policy is None:
+            return ""
+        return (
+            f"{thing.where} belongs to another service, whose policy {policy} scales it; let one service "
+            "alone scale a resource"
+        )
+
+    def missing_tags(self, thing: Thing) -> tuple[Difference, ...]:
+        """Tags of free labels that something of the service lacks."""
+        if not self.looks or "policy" in thing.kind:
+            return ()
+        tags = self.account.tags(thing)
+        return tuple(missing_tags(tags, self.identity)) if OWNER.items() <= tags.items() else ()
+
+    def _has_our_policy(self, thing: Thing) -> bool:
+        return thing.kind == "target" and any(
+            one.kind == "policy" and one.where == thing.where for one in self.there.things
+        )
+
+
+def _change(ask: _Ownership, shall: Thing, now: Thing | None, going: set[Any]) -> Change:
+    if now is None:
+        why = ask.rival(shall) if shall.kind == "group policy" else ""
+        if why:
+            return Change("foreign", shall, why=why)
+        renamed = (shall.kind, shall.where, shall.was) in going
+        return Change("create", shall, was=shall.was if renamed else "")
+    shall = replace(shall, arn=now.arn)
+    different = tuple(differing(now, shall))
+    why = ask.other(now) or (ask.not_ours(now) if different else "")
+    if why:
+        return Change("foreign", shall, different, why)
+    different += ask.missing_tags(now)
+    return Change("change" if different else "unchanged", shall, different)
 
 
 def _removed(
-    account: ScalingAccount,
-    service: str,
-    stale: Sequence[Thing],
-    there: Contents,
-    owned: set[str],
+    ask: _Ownership, stale: Sequence[Thing], new_names: Mapping[Any, str]
 ) -> tuple[tuple[Change, ...], tuple[str, ...]]:
     found, notes = [], []
     for one in sorted(stale, key=lambda one: -_ORDER.index(one.kind)):
-        if not _is_ours(account, service, one, owned):
-            notes.append(f"{one.kind} {one.name}: left alone, opsctl did not make it for {service}")
-        elif one.kind == "target" and one.where in there.crowded:
+        why = ask.not_ours(one)
+        if why:
+            notes.append(f"{one.kind} {one.name}: left alone, {why}")
+        elif one.kind == "target" and one.where in ask.there.crowded:
             # deregistering would delete these too
             notes.append(f"target {one.name}: stays registered, it has policies of somebody else")
         else:
-            found.append(Change("delete", one))
+            new = new_names.get(one.key)
+            found.append(Change("delete", one, why=f"renamed to {new}" if new else ""))
     return tuple(found), tuple(notes)
 
 
@@ -284,7 +365,7 @@ def carry_out(account: ScalingAccount, found: ScalingPlan) -> Iterator[Change]:
             if change.action == "delete":
                 account.delete(thing)
             else:
-                arn = account.put(thing, found.service, new=change.action == "create")
+                arn = account.put(thing, new=change.action == "create")
                 arns[reference(thing.where, thing.name)] = arn
         except AwsError as problem:
             raise AwsError(

@@ -21,10 +21,11 @@ from vllm_opsctl.alarms.cloudwatch.resources import (
     sub,
     tags_of,
 )
-from vllm_opsctl.alarms.cloudwatch.validate import MAX_NAME
-from vllm_opsctl.errors import ConfigError
+from vllm_opsctl.alarms.prometheus.conventions import SIDECARS_ALERT
+from vllm_opsctl.alarms.resource_names import alarm_part, scaling_policy_prefix
 from vllm_opsctl.exporter.config import Config
 from vllm_opsctl.exporter.config_autoscaling import ResourceKind, ScaledResource, SignalName
+from vllm_opsctl.exporter.identity import identity_of
 
 PartKind = Literal["target", "policy", "group policy", "metric alarm", "composite alarm"]
 
@@ -72,7 +73,7 @@ _SHRINKING_S = 900.0
 _LONGEST_MINUTES = 1440
 """Of an alarm with points of a minute: a day (PutMetricAlarm)."""
 
-_SILENT = "what is silent is not known to be overloaded; LLMSidecarsDown tells that"
+_SILENT = f"what is silent is not known to be overloaded; {SIDECARS_ALERT} tells that"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +85,7 @@ class Part:
         kind: What it is.
         id: Its id in the template.
         name: Its name in the account; of a target its resource id.
+        was: What 0.1 called it; the same for most.
         properties: As CloudFormation has them.
         after: Ids of what must be there before.
     """
@@ -91,12 +93,13 @@ class Part:
     kind: PartKind
     id: str
     name: str
+    was: str
     properties: Mapping[str, Any]
     after: tuple[str, ...] = ()
 
 
-def prefix_of(service: str) -> str:
-    """What the names of a service's policies begin with."""
+def old_policy_prefix(service: str) -> str:
+    """What the names of a service's policies began with in 0.1."""
     return f"opsctl-{service}-"
 
 
@@ -119,9 +122,6 @@ def parts_of(config: Config, resource: ScaledResource, model: str, topic: Any) -
         resource: What is scaled.
         model: Served name, or a reference to the template's parameter.
         topic: ARN of tickets' topic, or a reference to it.
-
-    Raises:
-        ConfigError: An alarm's name would be too long.
     """
     return list(_Writer(config, resource, model, topic).all())
 
@@ -132,7 +132,7 @@ class _Writer:
         self._service = config.service.name
         self._resource, self._model, self._topic = resource, model, topic
         self._math = FleetMath(config, resource, model)
-        self._tags: Tags = tags_of({"service": self._service, "model": model})
+        self._tags: Tags = tags_of(identity_of(config), model=model)
 
     def all(self) -> Iterator[Part]:
         before: tuple[str, ...] = ()
@@ -180,13 +180,14 @@ class _Writer:
             kind="target",
             id=self._id("target"),
             name=place["ResourceId"],
+            was=place["ResourceId"],
             properties={**place, **bounds},
         )
 
     def _tracking(self, signal: SignalName, before: tuple[str, ...]) -> Part:
         metric = {"Metrics": self._math.tracked(signal)}
         target = {"TargetValue": self._math.target(signal), "CustomizedMetricSpecification": metric}
-        name = prefix_of(self._service) + signal.replace("_", "-")
+        name, was = self._policy_names(signal.replace("_", "-"))
         cooldown = math.ceil(self._settings.scale_out_s)
         if self._resource.kind == "auto-scaling-group":
             properties = {
@@ -195,7 +196,13 @@ class _Writer:
                 "EstimatedInstanceWarmup": cooldown,
                 "TargetTrackingConfiguration": target,
             }
-            return Part(kind="group policy", id=self._id(signal), name=name, properties=properties)
+            return Part(
+                kind="group policy",
+                id=self._id(signal),
+                name=name,
+                was=was,
+                properties=properties,
+            )
         tracking = {
             **target,
             "ScaleOutCooldown": cooldown,
@@ -208,7 +215,19 @@ class _Writer:
             "TargetTrackingScalingPolicyConfiguration": tracking,
         }
         return Part(
-            kind="policy", id=self._id(signal), name=name, properties=properties, after=before
+            kind="policy",
+            id=self._id(signal),
+            name=name,
+            was=was,
+            properties=properties,
+            after=before,
+        )
+
+    def _policy_names(self, what: str) -> tuple[str, str]:
+        """The name of a policy, and what 0.1 called it."""
+        return (
+            scaling_policy_prefix(self._service) + what,
+            old_policy_prefix(self._service) + what,
         )
 
     def _wake_policy(self, before: tuple[str, ...]) -> Part:
@@ -221,11 +240,12 @@ class _Writer:
             the first one serves.
         """
         step = {"MetricIntervalLowerBound": 0, "ScalingAdjustment": 1}
-        name = prefix_of(self._service) + "wake"
+        name, was = self._policy_names("wake")
         return Part(
             kind="policy",
             id=self._id("wake"),
             name=name,
+            was=was,
             properties={
                 "PolicyName": name,
                 **place_of(self._resource),
@@ -242,25 +262,22 @@ class _Writer:
 
     # -- alarms ------------------------------------------------------------------------------------
 
-    def _alarm_name(self, alert: str, way: str) -> str:
+    def _alarm_names(self, alert: str, way: str) -> tuple[str, str]:
+        """The name of an alarm, and what 0.1 called it."""
         where = f"{self._resource.kind}:{self._resource.name.replace('/', ':')}"
-        name = f"{alert} {way}/{self._service}/{where}/{self._model}"
-        if len(name) > MAX_NAME:
-            raise ConfigError(
-                [
-                    f"service.name, autoscaling.resources: {name!r} would be an alarm's name of {len(name)} "
-                    f"characters; {MAX_NAME} are allowed, use shorter names"
-                ]
-            )
-        return name
+        return (
+            f"{alert} {way}/{alarm_part(self._service)}/{alarm_part(where)}/{self._model}",
+            f"{alert} {way}/{self._service}/{where}/{self._model}",
+        )
 
     def _wake_alarm(self, policy: str) -> Part:
-        name = self._alarm_name(WAKE, "signal")
+        name, was = self._alarm_names(WAKE, "signal")
         component = {"Name": "InferenceComponentName", "Value": self._resource.name}
         return Part(
             kind="metric alarm",
             id=self._id("wake", "alarm"),
             name=name,
+            was=was,
             properties={
                 "AlarmName": sub(name),
                 "AlarmDescription": sub(
@@ -307,7 +324,7 @@ class _Writer:
         to_alarm: int | None = None,
         missing: MissingData = "notBreaching",
     ) -> Part:
-        name = self._alarm_name(alert, way)
+        name, was = self._alarm_names(alert, way)
         lines = (about, f"The number is {number}.", f"Missing data: {missing}; {_SILENT}.")
         resource = metric_alarm(
             name=name,
@@ -325,6 +342,7 @@ class _Writer:
             kind="metric alarm",
             id=self._id(alert, way),
             name=name,
+            was=was,
             properties={**resource["Properties"], **(told if way == "ticket" else {})},
         )
 
@@ -344,7 +362,7 @@ class _Writer:
             )
             both.append(one)
             yield one
-        name = self._alarm_name(FLAPPING, "ticket")
+        name, was = self._alarm_names(FLAPPING, "ticket")
         resource = composite_alarm(
             name=name,
             description=f"The fleet of {self._model} grew and shrank at least twice each within {hours} h: "
@@ -359,6 +377,7 @@ class _Writer:
             kind="composite alarm",
             id=self._id(FLAPPING, "ticket"),
             name=name,
+            was=was,
             properties=resource["Properties"],
             after=tuple(one.id for one in both),
         )

@@ -14,6 +14,7 @@ from vllm_opsctl.alarms.cloudwatch.models import AS_PARAMETER, MAX_LENGTH, PARAM
 from vllm_opsctl.alarms.cloudwatch.validate import mistakes
 from vllm_opsctl.errors import ConfigError
 from vllm_opsctl.exporter.config import Config
+from vllm_opsctl.exporter.identity import Identity, identity_of
 
 FILE = "autoscaling.yaml"
 MARK = "written by opsctl autoscale build"
@@ -30,7 +31,7 @@ class Scaling:
     What a configuration becomes.
 
     Args:
-        service: Name of the fleet.
+        identity: The service and its free labels.
         parts: Every resource, what others need first.
         notes: What was decided, or may surprise, one line each.
         has_topic: Tickets' topic is configured.
@@ -38,12 +39,17 @@ class Scaling:
         groups: Fewest and most instances of each group, which is bounded by its own.
     """
 
-    service: str
+    identity: Identity
     parts: tuple[Part, ...]
     notes: tuple[str, ...]
     has_topic: bool
     has_model: bool
     groups: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def service(self) -> str:
+        """Name of the service."""
+        return self.identity.service
 
     def body(self) -> dict[str, Any]:
         """The template as CloudFormation reads it."""
@@ -72,7 +78,7 @@ def scaling_of(config: Config) -> Scaling:
     for resource, model in zip(config.autoscaling.resources, models, strict=True):
         parts += parts_of(config, resource, model, topic)
     return Scaling(
-        config.service.name,
+        identity_of(config),
         tuple(parts),
         tuple(_notes(config)),
         config.alarms.ticket_topic is not None,

@@ -11,11 +11,15 @@ from vllm_opsctl.alarms.cloudwatch.wanted import (
     Item,
     Kind,
     Place,
-    alias_of,
+    alarm_parts,
     children,
+    old_board_name,
+    old_key_alias,
+    old_topic_name,
     service_in,
-    topic_name,
 )
+from vllm_opsctl.alarms.prometheus.conventions import ALERT_PREFIX
+from vllm_opsctl.alarms.resource_names import dashboard_name, key_alias, topic_name
 from vllm_opsctl.errors import AwsError
 from vllm_opsctl.exporter.aws import aws_client, aws_mistakes
 
@@ -26,15 +30,8 @@ PER_SECOND = 3.0
 READS_PER_SECOND = 6.0
 """DescribeAlarms may be asked nine times a second; others of the account ask too."""
 
-OWNER = {"managed-by": "opsctl"}
-SERVICE_TAG = "opsctl:service"
-STACK_TAG = "aws:cloudformation:stack-name"
-
 _KEY_WAITS_DAYS = 7
 """Until a key is deleted, the least that KMS allows; it can be kept until then."""
-
-_PREFIX = "LLM"
-"""Of all names of our alarms."""
 
 _GONE = ("NotFoundException", "NotFound", "ResourceNotFound", "ResourceNotFoundException")
 
@@ -101,14 +98,14 @@ class Account:
     # -- what is there -----------------------------------------------------------------------------
 
     def of_service(self, service: str) -> Iterator[Item]:
-        """Everything that is named as a service's is, whoever made it; tags are not asked for yet."""
+        """Everything with a name of a service's, by this release or 0.1, whoever made it; without tags."""
         yield from self._keys(service)
         yield from self._topics(service)
         yield from self.alarms(service)
         yield from self._boards(service)
 
     def tags(self, item: Item) -> dict[str, str]:
-        """The tags of something that is there; a board has none, and its text tells."""
+        """The tags of an alarm, topic or key; none when it is gone. A board's heading says whose it is."""
         if item.kind == "key":
             found = self._ask("kms", "list_resource_tags", KeyId=self._key_id(item.name))["Tags"]
             return {one["TagKey"]: one["TagValue"] for one in found}
@@ -117,27 +114,32 @@ class Account:
             found = self._ask("sns", "list_tags_for_resource", ResourceArn=arn)["Tags"]
         else:
             arn = self.place.alarm_arn(item.name)
-            found = self._ask("cloudwatch", "list_tags_for_resource", ResourceARN=arn)["Tags"]
+            answer = self._maybe("cloudwatch", "list_tags_for_resource", ResourceARN=arn)
+            found = answer["Tags"] if answer is not None else []
         return {one["Key"]: one["Value"] for one in found}
 
     def _keys(self, service: str) -> Iterator[Item]:
-        alias = alias_of(service)
-        found = self._maybe("kms", "describe_key", KeyId=alias)
-        if found is None or found["KeyMetadata"]["KeyState"] == "PendingDeletion":
-            return
-        key = found["KeyMetadata"]["KeyId"]
-        policy = self._ask("kms", "get_key_policy", KeyId=key, PolicyName="default")["Policy"]
-        rotates = self._ask("kms", "get_key_rotation_status", KeyId=key)["KeyRotationEnabled"]
-        properties = {
-            "Description": found["KeyMetadata"].get("Description", ""),
-            "KeyPolicy": json.loads(policy),
-            "EnableKeyRotation": rotates,
-        }
-        yield Item("key", alias, properties)
+        for alias in _names(key_alias(service), old_key_alias(service)):
+            found = self._maybe("kms", "describe_key", KeyId=alias)
+            if found is None or found["KeyMetadata"]["KeyState"] == "PendingDeletion":
+                continue
+            key = found["KeyMetadata"]["KeyId"]
+            policy = self._ask("kms", "get_key_policy", KeyId=key, PolicyName="default")["Policy"]
+            rotates = self._ask("kms", "get_key_rotation_status", KeyId=key)["KeyRotationEnabled"]
+            properties = {
+                "Description": found["KeyMetadata"].get("Description", ""),
+                "KeyPolicy": json.loads(policy),
+                "EnableKeyRotation": rotates,
+            }
+            yield Item("key", alias, properties)
 
     def _topics(self, service: str) -> Iterator[Item]:
-        for way in ("page", "ticket"):
-            name = topic_name(service, way)
+        names = [
+            name
+            for way in ("page", "ticket")
+            for name in _names(topic_name(service, way), old_topic_name(service, way))
+        ]
+        for name in names:
             found = self._maybe("sns", "get_topic_attributes", TopicArn=self.place.topic_arn(name))
             if found is not None:
                 attributes = found["Attributes"]
@@ -149,9 +151,10 @@ class Account:
                 yield Item("topic", name, properties)
 
     def alarms(self, service: str) -> Iterator[Item]:
-        """Alarms that are named as a service's are."""
+        """Alarms whose names have a service's part, by this release or 0.1."""
+        parts = alarm_parts(service)
         asked: dict[str, Any] = {
-            "AlarmNamePrefix": _PREFIX,
+            "AlarmNamePrefix": ALERT_PREFIX,
             "AlarmTypes": ["MetricAlarm", "CompositeAlarm"],
         }
         while True:
@@ -162,7 +165,7 @@ class Account:
             )
             for key, kind in kinds:
                 for one in page.get(key, ()):
-                    if service_in(one["AlarmName"]) == service:
+                    if service_in(one["AlarmName"]) in parts:
                         after = children(one) if kind == "composite alarm" else frozenset()
                         yield Item(kind, one["AlarmName"], one, after=after)
             if not page.get("NextToken"):
@@ -170,16 +173,10 @@ class Account:
             asked["NextToken"] = page["NextToken"]
 
     def _boards(self, service: str) -> Iterator[Item]:
-        asked = {"DashboardNamePrefix": f"{service}-"}
-        while True:
-            page = self._ask("cloudwatch", "list_dashboards", **asked)
-            for entry in page.get("DashboardEntries", ()):
-                name = entry["DashboardName"]
-                body = self._ask("cloudwatch", "get_dashboard", DashboardName=name)["DashboardBody"]
-                yield Item("board", name, {"DashboardBody": json.loads(body)})
-            if not page.get("NextToken"):
-                return
-            asked["NextToken"] = page["NextToken"]
+        for name in _names(dashboard_name(service, self.place.region), old_board_name(service)):
+            found = self._maybe("cloudwatch", "get_dashboard", DashboardName=name)
+            if found is not None:
+                yield Item("board", name, {"DashboardBody": json.loads(found["DashboardBody"])})
 
     # -- changes -----------------------------------------------------------------------------------
 
@@ -253,18 +250,18 @@ class Account:
     def _put_key(self, item: Item, *, new: bool) -> None:
         policy = json.dumps(item.properties["KeyPolicy"])
         if new:
-            tags = [{"TagKey": key, "TagValue": value} for key, value in item.tags.items()]
             made = self._ask(
                 "kms",
                 "create_key",
                 Description=item.properties["Description"],
                 Policy=policy,
-                Tags=tags,
+                Tags=_key_tags(item.tags),
             )
             key = made["KeyMetadata"]["KeyId"]
             self._ask("kms", "create_alias", AliasName=item.name, TargetKeyId=key)
         else:
             key = self._key_id(item.name)
+            self._ask("kms", "tag_resource", KeyId=key, Tags=_key_tags(item.tags))
             self._ask("kms", "put_key_policy", KeyId=key, PolicyName="default", Policy=policy)
             self._ask(
                 "kms",
@@ -286,6 +283,7 @@ class Account:
             )
             return
         arn = self.place.topic_arn(item.name)
+        self._ask("sns", "tag_resource", ResourceArn=arn, Tags=_pairs(item.tags))
         for name, value in texts.items():
             self._ask(
                 "sns",
@@ -319,6 +317,15 @@ class Account:
                 if problem.response.get("Error", {}).get("Code") in _GONE:
                     return None
                 raise
+
+
+def _names(*names: str) -> Iterator[str]:
+    """Each name once, without empty ones."""
+    yield from dict.fromkeys(filter(None, names))
+
+
+def _key_tags(tags: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"TagKey": key, "TagValue": value} for key, value in tags.items()]
 
 
 def _pairs(tags: Mapping[str, str]) -> list[dict[str, str]]:

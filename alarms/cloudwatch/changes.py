@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from vllm_opsctl.alarms.cloudwatch.account import OWNER, SERVICE_TAG, STACK_TAG
+from vllm_opsctl.alarms.cloudwatch.ownership import (
+    OWNER,
+    SERVICE_TAG,
+    STACK_TAG,
+    Owner,
+    board_maker,
+    missing_tags,
+    not_ours,
+    other_maker,
+    without_stack,
+)
 from vllm_opsctl.alarms.cloudwatch.wanted import Item, in_order
 from vllm_opsctl.alarms.differences import Action, Difference, foreign, to_do
 
@@ -23,13 +34,12 @@ _DEFAULTS: Mapping[str, Any] = {
 }
 """Of what alarms are when nothing is said; a hand that changed one of these is seen too."""
 
-_NOT_OURS = "not made by opsctl for this service"
-
 
 class Tagged(Protocol):
     """Who knows the tags of things that are there."""
 
-    def tags(self, item: Item) -> dict[str, str]: ...
+    def tags(self, item: Item) -> dict[str, str]:
+        """The tags of an alarm, topic or key; none when it is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +51,29 @@ class Change:
         action: ``foreign`` when it is in the way and somebody else's.
         item: As it shall be; of what is deleted, as it is.
         differences: Of a change.
-        why: Of something foreign, whose it is.
+        why: Of something foreign, whose it is; of what is renamed, the new name.
+        was: Of what is created, the name in 0.1 that goes with this plan; empty for none.
     """
 
     action: Action
     item: Item
     differences: tuple[Difference, ...] = ()
     why: str = ""
+    was: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """
+    Something that is left alone and in nobody's way.
+
+    Args:
+        name: Its name.
+        why: Whose it is, or what is to be done about it.
+    """
+
+    name: str
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +83,11 @@ class Plan:
 
     Args:
         changes: Unchanged things are among them.
-        left: Names like ours that are somebody else's and in nobody's way.
+        left: What has a name like ours and stays.
     """
 
     changes: tuple[Change, ...]
-    left: tuple[str, ...] = ()
+    left: tuple[Left, ...] = ()
 
     @property
     def to_do(self) -> tuple[Change, ...]:
@@ -78,7 +104,7 @@ def plan(
     shall: Sequence[Item],
     there: Iterable[Item],
     account: Tagged,
-    service: str,
+    owner: Owner,
     *,
     everything: bool = False,
 ) -> Plan:
@@ -88,62 +114,102 @@ def plan(
     Args:
         shall: What shall be there, in order.
         there: What is, under names of the service.
-        account: Knows tags; asked for what would change.
-        service: Name of the fleet.
+        account: Knows tags. Tags of what does not change are asked for when the owner has free labels, or
+            the first of them is another owner's.
+        owner: Whose all of it is.
         everything: Topics and key go too when they are not wanted: their subscribers are lost.
     """
-    left: list[str] = []
-    changes = []
     found = {(item.kind, item.name): item for item in there}
-    for item in shall:
-        now = found.pop((item.kind, item.name), None)
-        if now is None:
-            changes.append(Change("create", item))
-            continue
-        differences = tuple(differing(now, item))
-        if not differences:
-            changes.append(Change("unchanged", item))
-            continue
-        why = whose(now, account, service)
-        changes.append(Change("foreign" if why else "change", item, differences, why))
-    stale = [item for item in found.values() if everything or item.kind not in ("key", "topic")]
-    for item in reversed(in_order(stale)):
-        if whose(item, account, service):
-            left.append(item.name)
+    pairs = [(item, found.pop((item.kind, item.name), None)) for item in shall]
+    first = next((now for _, now in pairs if now is not None and now.kind != "board"), None)
+    look = bool(owner.identity.free) or (
+        first is not None and bool(other_maker(account.tags(first), owner.identity))
+    )
+    stale = {
+        key: Left(item.name, whose(item, account, owner))
+        for key, item in found.items()
+        if everything or item.kind not in _KEPT or _renamed(item, shall)
+    }
+    changes = [
+        Change("create", item, was=_old_name(item, stale))
+        if now is None
+        else _compared(item, now, account, owner, look=look)
+        for item, now in pairs
+    ]
+    left = []
+    for item in reversed(in_order([found[key] for key in stale])):
+        one, new = stale[item.kind, item.name], _renamed(item, shall)
+        if one.why:
+            left.append(one)
+        elif new and item.kind in _KEPT and not everything:
+            left.append(Left(item.name, _KEPT[item.kind].format(new=new)))
         else:
-            changes.append(Change("delete", item))
+            changes.append(Change("delete", item, why=f"renamed to {new}" if new else ""))
     return Plan(tuple(changes), tuple(left))
 
 
-def whose(item: Item, account: Tagged, service: str) -> str:
+_KEPT = {
+    "key": "0.1's name for {new}, still the key of 0.1's topics; opsctl alarms destroy deletes both",
+    "topic": "0.1's name for {new}, to which everything goes now: move its subscriptions there",
+}
+"""What is not deleted with its old name, for the sake of subscribers."""
+
+
+def _renamed(item: Item, shall: Sequence[Item]) -> str:
+    """The name that something has now which 0.1 called like this item; empty for none."""
+    return next((one.name for one in shall if (one.kind, one.was) == (item.kind, item.name)), "")
+
+
+def _old_name(item: Item, stale: Mapping[Any, Left]) -> str:
+    old = stale.get((item.kind, item.was))
+    goes = old is not None and not old.why and item.kind not in _KEPT
+    return item.was if goes else ""
+
+
+def _compared(item: Item, now: Item, account: Tagged, owner: Owner, *, look: bool) -> Change:
+    differences = tuple(differing(now, item))
+    if differences:
+        why = whose(now, account, owner)
+        if why:
+            return Change("foreign", item, differences, why)
+    if look and item.kind != "board":
+        tags = account.tags(now)
+        why = other_maker(tags, owner.identity)
+        if why:
+            return Change("foreign", item, differences, why)
+        if OWNER.items() <= tags.items() and STACK_TAG not in tags:
+            differences += tuple(missing_tags(tags, owner.identity))
+    return Change("change" if differences else "unchanged", item, differences)
+
+
+def whose(item: Item, account: Tagged, owner: Owner) -> str:
     """Whose something is, in words; empty when it is ours to change."""
-    if item.kind == "board":
-        return "" if is_ours(item.properties["DashboardBody"]) else _NOT_OURS
-    tags = account.tags(item)
-    if STACK_TAG in tags:
-        return f"of the CloudFormation stack {tags[STACK_TAG]}; deploy the template there, or delete it"
-    expected = {**OWNER, SERVICE_TAG: service}
-    return "" if expected.items() <= tags.items() else _NOT_OURS
-
-
-def is_ours(body: Mapping[str, Any]) -> bool:
-    """Whether a board says that opsctl wrote it; its tags cannot be asked for everywhere."""
-    return any(
-        OWNER_TEXT in str(one.get("properties", {}).get("markdown", ""))
-        for one in body.get("widgets", ())
-    )
-
-
-OWNER_TEXT = "written by opsctl"
-"""In a board that may be replaced."""
+    if item.kind != "board":
+        return not_ours(account.tags(item), owner.identity)
+    maker = board_maker(item.properties["DashboardBody"])
+    if maker is None:
+        return not_ours({}, owner.identity)
+    tags = dict(maker.tags)
+    service = tags[SERVICE_TAG]
+    if service != owner.identity.service and maker.alarm is not None:
+        return f"belongs to service {service}, by its name in 0.1; opsctl alarms apply renames it there"
+    if service == owner.identity.service and maker.region != owner.region:
+        return f"belongs to service {service} in {maker.region or 'several regions'}"
+    if maker.alarm is not None:
+        # what made the alarms on it made the board too
+        name = maker.alarm.partition(":alarm:")[2]
+        tags |= account.tags(Item("metric alarm", name, {}))
+    return not_ours(tags, owner.identity)
 
 
 def differing(now: Item, shall: Item) -> Iterator[Difference]:
     """Properties that differ; what the API adds of its own accord is not looked at."""
     if shall.kind in ("key", "topic", "board"):
         for key, value in shall.properties.items():
-            if now.properties.get(key) != value:
-                yield Difference(key, now.properties.get(key), value)
+            is_ = now.properties.get(key)
+            # a stack's board says so, and is no other board for it
+            if is_ != value and (shall.kind != "board" or _without_stack(is_) != value):
+                yield Difference(key, is_, value)
         return
     for key in dict.fromkeys((*shall.properties, *_DEFAULTS)):
         default = _DEFAULTS.get(key)
@@ -152,6 +218,10 @@ def differing(now: Item, shall: Item) -> Iterator[Difference]:
             yield from _queries(old or [], new or [])
         elif old != new and (old or new):
             yield Difference(key, old, new)
+
+
+def _without_stack(body: Any) -> Any:
+    return json.loads(without_stack(json.dumps(body)))
 
 
 def _queries(

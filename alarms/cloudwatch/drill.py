@@ -15,12 +15,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from vllm_opsctl.alarms.burn import Notify
-from vllm_opsctl.alarms.cloudwatch.account import OWNER, SERVICE_TAG, Account
+from vllm_opsctl.alarms.cloudwatch.account import Account
+from vllm_opsctl.alarms.cloudwatch.ownership import other_maker, owner_tags
 from vllm_opsctl.alarms.cloudwatch.wanted import Item
 from vllm_opsctl.alarms.drill import Step, arrived, subscribers
 from vllm_opsctl.alarms.prometheus.conventions import DRILL_ALERT
+from vllm_opsctl.alarms.resource_names import alarm_part
 from vllm_opsctl.alarms.sns_topic import Listener, Topic
 from vllm_opsctl.errors import AwsError
+from vllm_opsctl.exporter.identity import Identity
 from vllm_opsctl.exporter.units import format_duration
 
 
@@ -31,7 +34,7 @@ class CloudWatchDrill:
 
     Args:
         way: What is drilled.
-        service: Name of the fleet.
+        identity: Whose alarms they are.
         shall: What the configuration wants in the account.
         account: Where it is.
         listen: Subscribe a queue for a while, to see the drill arrive.
@@ -40,7 +43,7 @@ class CloudWatchDrill:
     """
 
     way: Notify
-    service: str
+    identity: Identity
     shall: Sequence[Item]
     account: Account
     listen: bool
@@ -55,7 +58,14 @@ class CloudWatchDrill:
             AwsError: AWS refuses what the drill needs.
         """
         expected = [item.name for item in self.shall if self._notifies(item)]
-        there = [item for item in self.account.alarms(self.service) if item.name in expected]
+        there = [
+            item for item in self.account.alarms(self.identity.service) if item.name in expected
+        ]
+        other = other_maker(self.account.tags(there[0]), self.identity) if there else ""
+        if other:
+            # its subscribers would hear of this drill
+            yield Step("alarms", "failed", f"{there[0].name} {other}")
+            return
         yield from self._alarms(expected, there)
         topics = Counter(arn for item in there for arn in item.properties.get("AlarmActions", ()))
         if not topics:
@@ -109,14 +119,14 @@ class CloudWatchDrill:
         drill = secrets.token_hex(4)
         item = Item(
             "composite alarm",
-            f"{DRILL_ALERT} {self.way}/{self.service}/{drill}",
+            f"{DRILL_ALERT} {self.way}/{alarm_part(self.identity.service)}/{drill}",
             {
                 "AlarmRule": "FALSE",
                 "AlarmDescription": "Somebody checks with opsctl alarms test that this way of alarms works. "
                 "Nothing needs to be done.",
                 "AlarmActions": [topic.arn],
             },
-            {**OWNER, SERVICE_TAG: self.service},
+            owner_tags(self.identity),
         )
         with ExitStack() as cleanup:
             listener: Listener | None = None

@@ -22,10 +22,17 @@ from typing import Any
 from vllm_opsctl.alarms.alert_rules import AlertRule
 from vllm_opsctl.alarms.burn import Notify
 from vllm_opsctl.alarms.cloudwatch.resources import logical_id, tags_of
-from vllm_opsctl.alarms.cloudwatch.signals import SIDECARS
 from vllm_opsctl.alarms.cloudwatch.validate import MAX_QUERY
-from vllm_opsctl.alarms.prometheus.conventions import BURN_ALERT, FLOOR_ALERT
+from vllm_opsctl.alarms.prometheus.conventions import (
+    BURN_ALERT,
+    FLOOR_ALERT,
+    SELECTED_RECORDING,
+    SIDECARS_ALERT,
+)
 from vllm_opsctl.alarms.rules import Rulebook
+from vllm_opsctl.exporter.identity import SERVICE, Identity
+from vllm_opsctl.exporter.matchers import matchers_in
+from vllm_opsctl.exporter.series import quoted
 
 EVERY_S = 60
 """Evaluation interval; 10 to 3,600 s are allowed."""
@@ -33,7 +40,11 @@ EVERY_S = 60
 RECOVERY_S = 120
 """How long a series must stay away before its alarm ends, so that one late export ends none."""
 
-_RECORDED = re.compile(r'(llm_slo:[\w:]+)\{objective="([^"]+)"\}')
+_RECORDED = re.compile(
+    rf"max by \(model\) \({SELECTED_RECORDING.pattern}\)|{SELECTED_RECORDING.pattern}"
+)
+"""Groups 1 and 2, or 3 and 4, are as of SELECTED_RECORDING; what is not recorded has no duplicates."""
+
 _METRIC = re.compile(r"\b((?:vllm|opsctl)_\w+)(\{([^{}]*)\})?")
 _PART = re.compile(r"\bvllm_\w+_(?:bucket|sum|count)\b")
 _HISTOGRAM = re.compile(r"\b(rate|increase)\((\w+)_count((?:\{[^{}]*\})?\[\w+\](?: offset \w+)?)\)")
@@ -66,21 +77,21 @@ class PromqlAlarm:
 
 
 def promql_alarms(
-    rulebook: Rulebook, service: str, *, heartbeat: bool
+    rulebook: Rulebook, identity: Identity, *, heartbeat: bool
 ) -> tuple[list[PromqlAlarm], list[str]]:
     """
     The alarms of a rulebook, and what there is none for, one line each.
 
     Args:
-        rulebook: Of the sidecar's metrics.
-        service: Name of the fleet, the resource's ``service.name``.
+        rulebook: Of the sidecar's metrics; of the identity its selectors have the service alone.
+        identity: The service, the resource's ``service.name``, and its other attributes.
         heartbeat: A classic alarm watches the sidecars; else PromQL does, for a day of silence.
     """
-    ask = _Asker(_recordings(rulebook), service)
+    ask = _Asker(_recordings(rulebook), identity)
     found, left_out = [], []
     grouped = _grouped(rulebook.alerts)
     for (alert, objective, notify), rules in grouped.items():
-        if alert == SIDECARS and heartbeat:
+        if alert == SIDECARS_ALERT and heartbeat:
             continue
         try:
             query = ask.any_of(rules)
@@ -98,11 +109,11 @@ def promql_alarms(
     return found, left_out
 
 
-def promql_alarm(name: str, description: str, alarm: PromqlAlarm, topic: Any, service: str) -> Any:
+def promql_alarm(
+    name: str, description: str, alarm: PromqlAlarm, topic: Any, identity: Identity
+) -> Any:
     """The resource."""
-    facts = {"service": service, "notify": alarm.notify}
-    if alarm.objective is not None:
-        facts["objective"] = alarm.objective
+    about = {"objective": alarm.objective} if alarm.objective is not None else {}
     return {
         "Type": "AWS::CloudWatch::Alarm",
         "Properties": {
@@ -118,7 +129,7 @@ def promql_alarm(name: str, description: str, alarm: PromqlAlarm, topic: Any, se
             "EvaluationInterval": EVERY_S,
             "AlarmActions": [topic],
             "OKActions": [topic],
-            "Tags": tags_of(facts),
+            "Tags": tags_of(identity, notify=alarm.notify, **about),
         },
     }
 
@@ -167,7 +178,7 @@ def _grouped(rules: list[AlertRule]) -> Mapping[_Key, list[AlertRule]]:
 @dataclass(frozen=True, slots=True)
 class _Asker:
     recordings: Mapping[tuple[str, str], str]
-    service: str
+    identity: Identity
 
     def any_of(self, rules: list[AlertRule]) -> str:
         """
@@ -196,13 +207,22 @@ class _Asker:
 
     def _written_out(self, expression: str) -> str:
         """The expression with every recording replaced by what it records."""
-        return _RECORDED.sub(
-            lambda match: f"({self._written_out(self.recordings[match[1], match[2]])})", expression
-        )
+        return _RECORDED.sub(self._recorded, expression)
+
+    def _recorded(self, match: re.Match[str]) -> str:
+        key = match[1] or match[3], match[2] or match[4]
+        return f"({self._written_out(self.recordings[key])})"
 
     def _selected(self, match: re.Match[str]) -> str:
-        """A selector by the name that was sent, of this fleet alone."""
-        matchers = [f'"@resource.service.name"="{self.service}"', *filter(None, [match[3]])]
+        """
+        A selector by the name that was sent, of this fleet alone.
+
+        Its identity is the resource's: no data point has a label ``service``.
+        """
+        resource = {"service.name": self.identity.service, **dict(self.identity.free)}
+        matchers = [f'"@resource.{name}"={quoted(value)}' for name, value in resource.items()]
+        if match[3]:
+            matchers += [str(one) for one in matchers_in(match[3]) if one.label != SERVICE]
         return f"{match[1].removesuffix('_total')}{{{', '.join(matchers)}}}"
 
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vllm_opsctl.alarms.cloudwatch.evaluator import MissingData
+from vllm_opsctl.alarms.cloudwatch.ownership import owner_tags, tag_value
+from vllm_opsctl.exporter.identity import Identity
 from vllm_opsctl.exporter.sinks.cloudwatch.datum import Dimensions
 
 Tags = list[dict[str, Any]]
@@ -35,10 +37,12 @@ def logical_id(*parts: str) -> str:
     return "".join(word[:1].upper() + word[1:] for word in words)[:200] + digest
 
 
-def tags_of(facts: Mapping[str, str]) -> Tags:
-    """Tags of a resource: who made it, and what it is about."""
-    found = [{"Key": "managed-by", "Value": "opsctl"}]
-    return found + [{"Key": f"opsctl:{key}", "Value": sub(text)} for key, text in facts.items()]
+def tags_of(identity: Identity, **facts: str) -> Tags:
+    """Tags of a resource: who made it for whom, and what it is about."""
+    found = owner_tags(identity)
+    for fact, text in facts.items():
+        found[f"opsctl:{fact}"] = text if "${" in text else tag_value(text)
+    return [{"Key": key, "Value": sub(text)} for key, text in found.items()]
 
 
 def stat(

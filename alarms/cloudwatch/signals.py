@@ -13,15 +13,21 @@ from typing import Literal
 from vllm_opsctl.alarms.alerts import shipped_alerts
 from vllm_opsctl.alarms.burn import Notify
 from vllm_opsctl.alarms.cloudwatch.evaluator import MissingData
+from vllm_opsctl.alarms.prometheus.conventions import (
+    CACHE_FULL_ALERT,
+    HITS_FELL_ALERT,
+    QUEUE_ALERT,
+    SIDECARS_ALERT,
+    STALLED_ALERT,
+    TARGET_ALERT,
+    THRASH_ALERT,
+    VANISHED_ALERT,
+)
 from vllm_opsctl.exporter.sinks.cloudwatch.curated import curated
 
 SILENT_IS_FINE = (
-    "what is silent has no load, and a sidecar that died is told by LLMSidecarsDown alone"
+    f"what is silent has no load, and a sidecar that died is told by {SIDECARS_ALERT} alone"
 )
-
-THRASH = "LLMKVPreemptionThrash"
-SIDECARS = "LLMSidecarsDown"
-VANISHED = "LLMModelVanished"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +74,7 @@ class Signal:
 
 SIGNALS: tuple[Signal, ...] = (
     Signal(
-        alert=SIDECARS,
+        alert=SIDECARS_ALERT,
         per="service",
         notify="page",
         reads=(("beats", "Heartbeat", "SampleCount"),),
@@ -83,7 +89,7 @@ SIGNALS: tuple[Signal, ...] = (
         number="how many heartbeats came in a minute",
     ),
     Signal(
-        alert=VANISHED,
+        alert=VANISHED_ALERT,
         notify="page",
         modes=("engine-dead", "process-restart", "liveness-probe-kill"),
         reads=(("readings", "RequestsRunning", "SampleCount"),),
@@ -93,13 +99,13 @@ SIGNALS: tuple[Signal, ...] = (
         to_alarm=2,
         missing="breaching",
         because="an engine that cannot be read has no gauges; N = 2 is a minute longer than "
-        "LLMSidecarsDown, which mutes this",
+        f"{SIDECARS_ALERT}, which mutes this",
         summary="No replica of {model} reports any more.",
         number="how many readings came in a minute",
-        muted_by=SIDECARS,
+        muted_by=SIDECARS_ALERT,
     ),
     Signal(
-        alert="LLMEngineStalled",
+        alert=STALLED_ALERT,
         notify="page",
         modes=("engine-hung", "nccl-collective-hang"),
         reads=(
@@ -115,12 +121,12 @@ SIGNALS: tuple[Signal, ...] = (
         threshold=1,
         periods=5,
         to_alarm=5,
-        because="without gauges nothing is known to wait; LLMModelVanished tells that",
+        because=f"without gauges nothing is known to wait; {VANISHED_ALERT} tells that",
         summary="{model} holds requests, but no token has come for five minutes.",
         number="1 while requests are held and nothing is observed",
     ),
     Signal(
-        alert=THRASH,
+        alert=THRASH_ALERT,
         modes=("kv-preemption-thrash",),
         reads=(
             ("preempted", "Preemptions", "Sum"),
@@ -137,7 +143,7 @@ SIGNALS: tuple[Signal, ...] = (
         number="preemptions per started request over five minutes",
     ),
     Signal(
-        alert="LLMQueueOverload",
+        alert=QUEUE_ALERT,
         modes=("queue-overload", "concurrency-cap", "output-length-shift", "prompt-length-shift"),
         reads=(
             ("waiting", "RequestsWaiting", "Average"),
@@ -149,10 +155,10 @@ SIGNALS: tuple[Signal, ...] = (
         to_alarm=12,
         summary="More requests come to {model} than it can serve.",
         number="the queue's length in whole batches",
-        muted_by=THRASH,
+        muted_by=THRASH_ALERT,
     ),
     Signal(
-        alert="LLMKVCacheFull",
+        alert=CACHE_FULL_ALERT,
         modes=("kv-too-small", "kv-preemption-thrash", "output-length-shift"),
         reads=(("kv", "KVCacheUsage", "Average"),),
         threshold=95,
@@ -160,7 +166,7 @@ SIGNALS: tuple[Signal, ...] = (
         to_alarm=25,
         summary="The KV cache of {model} has been full for half an hour.",
         number="the KV cache's usage, percent",
-        muted_by=THRASH,
+        muted_by=THRASH_ALERT,
     ),
 )
 
@@ -177,8 +183,8 @@ def signals(interval_s: float) -> tuple[Signal, ...]:
 
 
 _NO_COUNTERPART = {
-    "LLMPrefixCacheHitsFell": "it compares with an hour ago, which metric math cannot look at",
-    "LLMTargetDown": "the metrics are the fleet's; one replica is not told apart",
+    HITS_FELL_ALERT: "it compares with an hour ago, which metric math cannot look at",
+    TARGET_ALERT: "the metrics are the fleet's; one replica is not told apart",
 }
 
 

@@ -11,14 +11,15 @@ from vllm_opsctl.alarms.alertmanager import region_of
 from vllm_opsctl.alarms.burn import Notify
 from vllm_opsctl.alarms.cloudwatch.models import AS_PARAMETER, MAX_LENGTH, PARAMETER, models_of
 from vllm_opsctl.alarms.cloudwatch.promql import promql_alarms
-from vllm_opsctl.alarms.cloudwatch.signals import SIDECARS, not_covered, signals
+from vllm_opsctl.alarms.cloudwatch.signals import not_covered, signals
 from vllm_opsctl.alarms.cloudwatch.topics import topic_outputs, topic_resources
 from vllm_opsctl.alarms.cloudwatch.writer import AlarmWriter
-from vllm_opsctl.alarms.prometheus.conventions import BURN_ALERT, FLOOR_ALERT
+from vllm_opsctl.alarms.prometheus.conventions import BURN_ALERT, FLOOR_ALERT, SIDECARS_ALERT
 from vllm_opsctl.alarms.rules import build_rules
 from vllm_opsctl.errors import ConfigError
 from vllm_opsctl.exporter.aws import sends_heartbeat
 from vllm_opsctl.exporter.config import Config
+from vllm_opsctl.exporter.identity import identity_of
 
 LONGEST_INTERVAL_S = 300.0
 """The shortest windows are five minutes; data that come more seldom leave them empty."""
@@ -110,13 +111,13 @@ def build_template(config: Config, models: Sequence[str] = ()) -> Template:
 
 def _promql_template(config: Config) -> Template:
     """For metrics that arrive by OTLP; every alarm is of all models."""
-    rulebook = build_rules(config, "sidecar")
+    rulebook = build_rules(_by_service_alone(config), "sidecar")
     writer = AlarmWriter(config, rulebook.links)
     settings = config.exporter.cloudwatch
     heartbeat = sends_heartbeat(settings)
-    alarms, left_out = promql_alarms(rulebook, config.service.name, heartbeat=heartbeat)
+    alarms, left_out = promql_alarms(rulebook, identity_of(config), heartbeat=heartbeat)
     if heartbeat:
-        (beats,) = (one for one in signals(settings.interval) if one.alert == SIDECARS)
+        (beats,) = (one for one in signals(settings.interval) if one.alert == SIDECARS_ALERT)
         writer.signal(beats, None)
     for alarm in alarms:
         writer.promql(alarm)
@@ -126,9 +127,21 @@ def _promql_template(config: Config) -> Template:
     ]
     if not heartbeat:
         notes.append(
-            "metrics go by way of a collector: LLMSidecarsDown is PromQL too, and ends after a day of silence"
+            f"metrics go by way of a collector: {SIDECARS_ALERT} is PromQL too, and ends after a day of "
+            "silence"
         )
     return Template(_body(config, writer, {}), [*rulebook.left_out, *left_out], notes)
+
+
+def _by_service_alone(config: Config) -> Config:
+    """
+    A configuration whose rules have the label ``service`` and no other of the identity.
+
+    By OTLP all of these are attributes of the resource, and no series lacks them.
+    """
+    exporter = config.exporter.model_copy(update={"labels": {}})
+    alarms = config.alarms.model_copy(update={"read_unlabelled": False})
+    return config.model_copy(update={"exporter": exporter, "alarms": alarms})
 
 
 def _body(config: Config, writer: AlarmWriter, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -140,7 +153,7 @@ def _body(config: Config, writer: AlarmWriter, parameters: dict[str, Any]) -> di
     }
     if parameters:
         body["Parameters"] = parameters
-    body["Resources"] = {**topic_resources(config.service.name, ways), **writer.resources}
+    body["Resources"] = {**topic_resources(identity_of(config), ways), **writer.resources}
     if ways:
         body["Outputs"] = topic_outputs(ways)
     return body
@@ -172,7 +185,7 @@ def _check(config: Config) -> None:
 def _notes(config: Config) -> Iterator[str]:
     if config.exporter.cloudwatch.sink == "off":
         yield (
-            "exporter.cloudwatch.sink is off: no metrics arrive, and LLMSidecarsDown will page; set put "
+            f"exporter.cloudwatch.sink is off: no metrics arrive, and {SIDECARS_ALERT} will page; set put "
             "or emf"
         )
     for key in ("page_topic", "ticket_topic"):

@@ -15,30 +15,32 @@ from typing import Any
 
 from vllm_opsctl.alarms.burn import Notify
 from vllm_opsctl.alarms.cloudwatch.resources import Tags, tags_of
+from vllm_opsctl.alarms.resource_names import topic_display_name
+from vllm_opsctl.exporter.identity import Identity
 
 KEY = "TopicKey"
 TOPIC_IDS: dict[Notify, str] = {"page": "PageTopic", "ticket": "TicketTopic"}
 _CLOUDWATCH = {"Service": "cloudwatch.amazonaws.com"}
 
 
-def topic_resources(service: str, ways: tuple[Notify, ...]) -> dict[str, Any]:
+def topic_resources(identity: Identity, ways: tuple[Notify, ...]) -> dict[str, Any]:
     """
     The topics of some ways, their policies and their key.
 
     Args:
-        service: Name of the fleet.
+        identity: Whose they are.
         ways: Which topics; none, no key either.
     """
     if not ways:
         return {}
-    found = {KEY: _key(tags_of({"service": service}))}
+    found = {KEY: _key(tags_of(identity))}
     for way in ways:
         found[TOPIC_IDS[way]] = {
             "Type": "AWS::SNS::Topic",
             "Properties": {
-                "DisplayName": f"{service} {way}",
+                "DisplayName": topic_display_name(identity.service, way),
                 "KmsMasterKeyId": {"Ref": KEY},
-                "Tags": tags_of({"service": service, "notify": way}),
+                "Tags": tags_of(identity, notify=way),
             },
         }
         found[f"{TOPIC_IDS[way]}Policy"] = _policy(TOPIC_IDS[way])

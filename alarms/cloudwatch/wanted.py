@@ -10,15 +10,23 @@ from typing import Any, Literal
 
 from vllm_opsctl.alarms.cloudwatch.composite import RuleError, parse_rule
 from vllm_opsctl.alarms.cloudwatch.definitions import BOARD, COMPOSITE_ALARM, METRIC_ALARM, Resolver
+from vllm_opsctl.alarms.cloudwatch.ownership import without_stack
 from vllm_opsctl.alarms.cloudwatch.topics import KEY, TOPIC_IDS
+from vllm_opsctl.alarms.prometheus.conventions import ALERT_PREFIX
+from vllm_opsctl.alarms.resource_names import (
+    alarm_part,
+    key_alias,
+    old_dashboard_name,
+    topic_name,
+)
 
 Kind = Literal["key", "topic", "metric alarm", "composite alarm", "board"]
 
 ORDER: tuple[Kind, ...] = ("key", "topic", "metric alarm", "composite alarm", "board")
 """What comes later refers to what comes before."""
 
-NAME_LENGTH = 256
-"""Of a topic, of A-Z a-z 0-9 _ and - (CreateTopic, SNS API reference)."""
+_LEGAL = re.compile(r"[A-Za-z0-9_-]+")
+"""What 0.1 could call dashboards, topics and keys: it took a service's name as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +64,7 @@ class Item:
         properties: As the API takes them, without name and tags.
         tags: By key.
         after: Alarms that must be there before, composites alone.
+        was: What 0.1 called it; empty when its name is the same, or could not be.
     """
 
     kind: Kind
@@ -63,16 +72,27 @@ class Item:
     properties: Mapping[str, Any]
     tags: Mapping[str, str] = field(default_factory=dict)
     after: frozenset[str] = frozenset()
+    was: str = ""
 
 
-def topic_name(service: str, way: str) -> str:
-    """The name of a service's topic: ``chat-page``."""
-    return f"{service}-{way}"
+def old_topic_name(service: str, way: str) -> str:
+    """What 0.1 called a service's topic; empty when SNS refused that."""
+    return f"{service}-{way}" if _LEGAL.fullmatch(service) else ""
 
 
-def alias_of(service: str) -> str:
-    """The alias of the key of a service's topics."""
-    return f"alias/opsctl-{service}"
+def old_key_alias(service: str) -> str:
+    """What 0.1 called the alias of a service's key; empty when KMS refused that."""
+    return f"alias/opsctl-{service}" if _LEGAL.fullmatch(service) else ""
+
+
+def old_board_name(service: str) -> str:
+    """What 0.1 called a service's dashboard; empty when CloudWatch refused that."""
+    return old_dashboard_name(service) if _LEGAL.fullmatch(service) else ""
+
+
+def alarm_parts(service: str) -> frozenset[str]:
+    """How names of a service's alarms have the service, now and in 0.1."""
+    return frozenset((alarm_part(service), service))
 
 
 def wanted(template: Mapping[str, Any], service: str, place: Place) -> list[Item]:
@@ -92,7 +112,7 @@ def wanted(template: Mapping[str, Any], service: str, place: Place) -> list[Item
         "AWS::Partition": place.partition,
         "AWS::Region": place.region,
         "AWS::AccountId": place.account,
-        KEY: alias_of(service),
+        KEY: key_alias(service),
         **{
             name: place.topic_arn(topic_name(service, way))
             for way, name in TOPIC_IDS.items()
@@ -103,7 +123,7 @@ def wanted(template: Mapping[str, Any], service: str, place: Place) -> list[Item
     found = [
         item
         for one in resources.values()
-        if (item := _item(one["Type"], resolver.resolved(one["Properties"]))) is not None
+        if (item := _item(one["Type"], one["Properties"], resolver, service)) is not None
     ]
     policies = {
         one["Properties"]["Topics"][0]["Ref"]: resolver.resolved(
@@ -112,16 +132,19 @@ def wanted(template: Mapping[str, Any], service: str, place: Place) -> list[Item
         for one in resources.values()
         if one["Type"] == "AWS::SNS::TopicPolicy"
     }
-    for way, name in TOPIC_IDS.items():
-        if name in resources:
-            properties = resolver.resolved(resources[name]["Properties"])
+    for way, topic in TOPIC_IDS.items():
+        if topic in resources:
+            properties = resolver.resolved(resources[topic]["Properties"])
             tags = _tags(properties.pop("Tags"))
-            properties["Policy"] = policies[name]
-            found.append(Item("topic", topic_name(service, way), properties, tags))
+            properties["Policy"] = policies[topic]
+            name, old = topic_name(service, way), old_topic_name(service, way)
+            found.append(Item("topic", name, properties, tags, was=_if_other(old, name)))
     if KEY in resources:
         properties = resolver.resolved(resources[KEY]["Properties"])
         tags = _tags(properties.pop("Tags"))
-        found.append(Item("key", alias_of(service), properties, tags))
+        alias = key_alias(service)
+        was = _if_other(old_key_alias(service), alias)
+        found.append(Item("key", alias, properties, tags, was=was))
     return in_order(found)
 
 
@@ -140,18 +163,32 @@ def in_order(items: list[Item]) -> list[Item]:
     return found
 
 
-def _item(kind: str, properties: dict[str, Any]) -> Item | None:
-    if kind == METRIC_ALARM:
-        tags = _tags(properties.pop("Tags"))
-        return Item("metric alarm", properties.pop("AlarmName"), properties, tags)
-    if kind == COMPOSITE_ALARM:
-        tags = _tags(properties.pop("Tags"))
-        name = properties.pop("AlarmName")
-        return Item("composite alarm", name, properties, tags, children(properties))
+def _item(kind: str, resource: Mapping[str, Any], resolver: Resolver, service: str) -> Item | None:
     if kind == BOARD:
-        body = json.loads(properties["DashboardBody"])
-        return Item("board", properties["DashboardName"], {"DashboardBody": body})
-    return None
+        name = resolver.text(resource["DashboardName"])
+        text = resource["DashboardBody"]
+        body = resolver.text({"Fn::Sub": without_stack(text["Fn::Sub"])})
+        properties = {"DashboardBody": json.loads(body)}
+        return Item("board", name, properties, was=_if_other(old_board_name(service), name))
+    if kind not in (METRIC_ALARM, COMPOSITE_ALARM):
+        return None
+    properties = resolver.resolved(resource)
+    tags = _tags(properties.pop("Tags"))
+    name = properties.pop("AlarmName")
+    was = _if_other(_old_alarm_name(name, service, tags), name)
+    if kind == METRIC_ALARM:
+        return Item("metric alarm", name, properties, tags, was=was)
+    return Item("composite alarm", name, properties, tags, children(properties), was)
+
+
+def _old_alarm_name(name: str, service: str, tags: Mapping[str, str]) -> str:
+    """The name with service and objective as they are, however long."""
+    alert, _, about, *model = name.split("/", 3)
+    return "/".join([alert, service, tags.get("opsctl:objective", about), *model])
+
+
+def _if_other(old: str, name: str) -> str:
+    return old if old != name else ""
 
 
 def children(composite: Mapping[str, Any]) -> frozenset[str]:
@@ -170,6 +207,6 @@ def _tags(tags: list[dict[str, str]]) -> dict[str, str]:
 
 
 def service_in(alarm: str) -> str | None:
-    """The service in the name of an alarm that is called as ours are: ``LLMModelVanished page/chat/…``."""
-    match = re.match(r"LLM[^/]*/([^/]+)/", alarm + "/")
+    """The service's part of an alarm's name that is built as ours are: ``LLMModelVanished page/chat/…``."""
+    match = re.match(rf"{ALERT_PREFIX}[^/]*/([^/]+)/", alarm + "/")
     return match[1] if match else None

@@ -14,7 +14,7 @@ from typing import Any
 
 from vllm_opsctl.alarms.alert_rules import AlertRule
 from vllm_opsctl.alarms.burn import FLOOR, Notify, Row, budget_of, duration_text
-from vllm_opsctl.alarms.cloudwatch.models import AS_PARAMETER, MAX_LENGTH
+from vllm_opsctl.alarms.cloudwatch.models import AS_PARAMETER
 from vllm_opsctl.alarms.cloudwatch.promql import PromqlAlarm, promql_alarm, promql_id, told
 from vllm_opsctl.alarms.cloudwatch.resources import (
     composite_alarm,
@@ -25,16 +25,19 @@ from vllm_opsctl.alarms.cloudwatch.resources import (
     stat,
     tags_of,
 )
-from vllm_opsctl.alarms.cloudwatch.signals import SILENT_IS_FINE, THRASH, Signal
+from vllm_opsctl.alarms.cloudwatch.signals import SILENT_IS_FINE, Signal
 from vllm_opsctl.alarms.cloudwatch.topics import topic_ref
-from vllm_opsctl.alarms.cloudwatch.validate import MAX_NAME
 from vllm_opsctl.alarms.links import Links
-from vllm_opsctl.alarms.prometheus.conventions import BURN_ALERT
-from vllm_opsctl.errors import ConfigError
+from vllm_opsctl.alarms.prometheus.conventions import ALERT_PREFIX, BURN_ALERT, THRASH_ALERT
+from vllm_opsctl.alarms.resource_names import alarm_part
 from vllm_opsctl.exporter.config import Config
+from vllm_opsctl.exporter.identity import Identity, identity_of
 from vllm_opsctl.exporter.sinks.cloudwatch.datum import Dimensions
 from vllm_opsctl.exporter.sinks.cloudwatch.interval import Labels
 from vllm_opsctl.exporter.units import format_percent
+
+WINDOW_ALARM = f"{ALERT_PREFIX}SLOWindow"
+"""Of one window of a row; only its composite notifies."""
 
 
 @dataclass(slots=True)
@@ -141,7 +144,7 @@ class AlarmWriter:
             expression("number", text, number.partition(";")[0]),
         ]
         self.resources[name] = metric_alarm(
-            name=self._name(f"LLMSLOWindow {kind}", objective, model),
+            name=self._name(f"{WINDOW_ALARM} {kind}", objective, model),
             description=f"{about} It notifies nobody by itself.\nThe number: {number}.\n"
             f"Missing data: notBreaching; {SILENT_IS_FINE}.",
             queries=queries,
@@ -150,7 +153,7 @@ class AlarmWriter:
             periods=periods,
             to_alarm=periods,
             missing="notBreaching",
-            tags=tags_of({"service": self._service, "objective": objective, "model": model}),
+            tags=tags_of(self._identity, objective=objective, model=model),
         )
         return name
 
@@ -168,10 +171,8 @@ class AlarmWriter:
             "alarms behind it.\n" + self._leads(rules[0].annotations, model),
             rule=text,
             topic=self._topic(way),
-            suppressor=logical_id("signal", THRASH, model) if way == "ticket" else None,
-            tags=tags_of(
-                {"service": self._service, "objective": objective, "model": model, "notify": way}
-            ),
+            suppressor=logical_id("signal", THRASH_ALERT, model) if way == "ticket" else None,
+            tags=tags_of(self._identity, objective=objective, model=model, notify=way),
         )
         return name
 
@@ -195,10 +196,10 @@ class AlarmWriter:
         ]
         if signal.expression is not None:
             queries.append(expression("number", signal.expression, signal.number))
-        facts = {"service": self._service, **({"model": model} if model is not None else {})}
+        facts = {"model": model} if model is not None else {}
         name = logical_id("signal", signal.alert, model or "")
         self.resources[name] = metric_alarm(
-            name=self._name(f"{signal.alert} signal", "-", model),
+            name=self._name(f"{signal.alert} signal", None, model),
             description=f"{summary} It notifies nobody by itself.\nThe number: {signal.number}.\n"
             f"Missing data: {signal.missing}; {signal.because}.",
             queries=queries,
@@ -207,22 +208,22 @@ class AlarmWriter:
             periods=signal.periods,
             to_alarm=signal.to_alarm,
             missing=signal.missing,
-            tags=tags_of(facts),
+            tags=tags_of(self._identity, **facts),
         )
         rule, suppressor = in_alarm(name), None
-        if signal.muted_by == THRASH:
-            suppressor = logical_id("signal", THRASH, model or "")
+        if signal.muted_by == THRASH_ALERT:
+            suppressor = logical_id("signal", THRASH_ALERT, model or "")
         elif signal.muted_by is not None:
             rule += f" AND NOT {in_alarm(self._fleet_signal(signal.muted_by, model))}"
         annotations = self.links.annotations("model" if of_model else "none", signal.modes, None)
         self.resources[logical_id(signal.alert, model or "")] = composite_alarm(
-            name=self._name(f"{signal.alert} {signal.notify}", "-", model),
+            name=self._name(f"{signal.alert} {signal.notify}", None, model),
             description=f"{summary}\nThe number is in the alarm behind it: {signal.number}.\n"
             + self._leads(annotations, model or ""),
             rule=rule,
             topic=self._topic(signal.notify),
             suppressor=suppressor,
-            tags=tags_of({**facts, "notify": signal.notify}),
+            tags=tags_of(self._identity, **facts, notify=signal.notify),
         )
 
     # -- metrics by OTLP ---------------------------------------------------------------------------
@@ -239,11 +240,11 @@ class AlarmWriter:
         leads = {key: told(text) for key, text in alarm.rule.annotations.items()}
         description = "\n".join([*lines, self._leads(leads, "")])
         self.resources[promql_id(alarm)] = promql_alarm(
-            self._name(f"{alarm.alert} {alarm.notify}", alarm.objective or "-", None),
+            self._name(f"{alarm.alert} {alarm.notify}", alarm.objective, None),
             description,
             alarm,
             self._topic(alarm.notify),
-            self._service,
+            self._identity,
         )
 
     def _fleet_signal(self, alert: str, model: str | None) -> str:
@@ -256,26 +257,18 @@ class AlarmWriter:
         return self.config.service.name
 
     @property
+    def _identity(self) -> Identity:
+        return identity_of(self.config)
+
+    @property
     def _labels(self) -> Labels:
         return Labels(self._service, None)
 
-    def _name(self, alert: str, objective: str, model: str | None) -> str:
-        """
-        An alarm's name: alert, service, objective and model; only the last can hold a slash.
-
-        Raises:
-            ConfigError: It is too long for CloudWatch.
-        """
-        name = "/".join([alert, self._service, objective, *([model] if model is not None else [])])
-        longest = len(name) + (MAX_LENGTH if model == AS_PARAMETER else 0)
-        if longest > MAX_NAME:
-            raise ConfigError(
-                [
-                    f"service.name, objectives: {name} would be an alarm's name of {longest} characters; "
-                    f"{MAX_NAME} are allowed, choose shorter names"
-                ]
-            )
-        return name
+    def _name(self, alert: str, objective: str | None, model: str | None) -> str:
+        """An alarm's name: alert, service, objective and model; only the last can hold a slash."""
+        about = "-" if objective is None else alarm_part(objective)
+        model_part = [model] if model is not None else []
+        return "/".join([alert, alarm_part(self._service), about, *model_part])
 
     def _stat(
         self,

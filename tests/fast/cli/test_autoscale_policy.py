@@ -39,26 +39,36 @@ def test_every_request_that_is_made_is_allowed(opsctl: Opsctl) -> None:
     for service, operation in called:
         name = "".join(word.title() for word in operation.split("_"))
         assert f"{service}:{name}" in allowed
-    # tags are given along with what is made
     of_others = ("ecs:", "sagemaker:", "iam:")
     extra = {action for action in allowed if not action.startswith(of_others)} - {
         f"{service}:{''.join(word.title() for word in operation.split('_'))}"
         for service, operation in called
     }
-    assert extra == {"application-autoscaling:TagResource", "cloudwatch:TagResource"}
+    assert extra == set()
 
 
 def test_permissions_are_for_what_is_configured(opsctl: Opsctl) -> None:
     found = statements(opsctl, OPSCTL_EXPORTER__CLOUDWATCH__REGION="eu-central-1")
     resources = {name: one["Resource"] for name, one in found.items()}
 
-    assert resources["ResourceEcsServiceLlmChat"] == ["arn:aws:ecs:eu-central-1:*:service/llm/chat"]
+    (ecs,) = [name for name in resources if name.startswith("ResourceEcsServiceLlmChat")]
+    assert resources[ecs] == ["arn:aws:ecs:eu-central-1:*:service/llm/chat"]
     assert resources["ScaleGroups"] == [
         "arn:aws:autoscaling:eu-central-1:*:autoScalingGroup:*:autoScalingGroupName/embed"
     ]
     assert not any(
         action.partition(":")[2] == "*" for one in found.values() for action in one["Action"]
     )
+
+
+def test_two_resources_of_like_names_have_two_statements(opsctl: Opsctl) -> None:
+    both = """
+    - {kind: ecs-service, name: llm/chat-eu, model: a, max_num_seqs: 8, max: 2}
+    - {kind: ecs-service, name: llm/chateu, model: b, max_num_seqs: 8, max: 2}
+    """
+    found = statements(opsctl, OPSCTL_AUTOSCALING__RESOURCES=both)
+
+    assert len([name for name in found if name.startswith("Resource")]) == 2
 
 
 def test_the_service_linked_role_is_made_for_these_services_alone(opsctl: Opsctl) -> None:
@@ -82,4 +92,4 @@ def test_a_group_alone_needs_nothing_of_application_auto_scaling_but_to_look(
     group = "[{kind: auto-scaling-group, name: embed, max_num_seqs: 8, max: 2}]"
     found = statements(opsctl, OPSCTL_AUTOSCALING__RESOURCES=group)
 
-    assert set(found) == {"Compare", "ScaleGroups", "Alarms"}
+    assert set(found) == {"Compare", "ScaleGroups", "Alarms", "Composites"}

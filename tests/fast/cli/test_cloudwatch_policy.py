@@ -6,7 +6,7 @@ import inspect
 import json
 import re
 from collections.abc import Iterator
-from fnmatch import fnmatch
+from fnmatch import fnmatch, fnmatchcase
 from typing import Any
 
 import botocore.session
@@ -19,7 +19,10 @@ from moto import mock_aws
 from paths import ROOT
 from transcripts import TRANSCRIPTS, written
 
+from vllm_opsctl.alarms.autoscale.parts import CEILING
 from vllm_opsctl.alarms.cloudwatch import account
+from vllm_opsctl.alarms.prometheus.conventions import BURN_ALERT, DRILL_ALERT
+from vllm_opsctl.alarms.resource_names import alarm_part, dashboard_name, key_alias, topic_name
 from vllm_opsctl.alarms.sns_topic import Topic
 from vllm_opsctl.cli.cloudwatch_policy import policy as policy_command
 from vllm_opsctl.exporter import aws
@@ -88,8 +91,9 @@ def test_a_policy_allows_known_actions_on_well_formed_resources(
         "autoscaling:DescribePolicies",
         "cloudwatch:DescribeAlarms",
         "cloudwatch:GetMetricData",
-        "cloudwatch:ListDashboards",
         "cloudwatch:ListMetrics",
+        # it has one, and must be allowed for all the same
+        "cloudwatch:PutCompositeAlarm",
         "cloudwatch:PutMetricData",
         "kms:CreateKey",
         "sagemaker:ListInferenceComponents",
@@ -301,6 +305,88 @@ def test_every_request_of_plan_apply_and_destroy_is_allowed(opsctl: Opsctl) -> N
 
     # to tag on creation is a permission of its own
     assert operations | {"sns:TagResource", "kms:TagResource"} == allowed
+
+
+@pytest.mark.parametrize("service", ["chat", "chat.v2", "c" * 70])
+def test_a_service_may_change_its_own_alone(opsctl: Opsctl, service: str) -> None:
+    """Matched as IAM does: * stands for anything."""
+    account = "eu-central-1:123456789012"
+
+    def allowed(name: str, whom: str, action: str, service: str) -> bool:
+        env = {
+            "OPSCTL_SERVICE__NAME": service,
+            "OPSCTL_EXPORTER__CLOUDWATCH__REGION": "eu-central-1",
+            **AUTOSCALING_EXAMPLE,
+        }
+        return any(
+            fnmatchcase(name, resource)
+            for one in policy(opsctl, "--for", whom, env=env)
+            if action in listed(one["Action"])
+            for resource in listed(one["Resource"])
+        )
+
+    part = alarm_part(service)
+    alarm = f"arn:aws:cloudwatch:{account}:alarm:"
+    own = [
+        (f"{alarm}{BURN_ALERT} page/{part}/ttft/tiny", "alarms", "cloudwatch:DeleteAlarms"),
+        (f"{alarm}{BURN_ALERT} page/{service}/ttft/tiny", "alarms", "cloudwatch:DeleteAlarms"),
+        (
+            f"arn:aws:cloudwatch::123456789012:dashboard/{dashboard_name(service, 'eu-central-1')}",
+            "alarms",
+            "cloudwatch:PutDashboard",
+        ),
+        (
+            f"arn:aws:sns:{account}:{topic_name(service, 'page')}",
+            "alarms",
+            "sns:SetTopicAttributes",
+        ),
+        (f"arn:aws:kms:{account}:{key_alias(service)}", "alarms", "kms:DeleteAlias"),
+        (
+            f"{alarm}{DRILL_ALERT} page/{part}/1f2e3d4c",
+            "cloudwatch-drill",
+            "cloudwatch:SetAlarmState",
+        ),
+        (f"{alarm}{CEILING} ticket/{part}/x/tiny", "autoscale", "cloudwatch:DeleteAlarms"),
+    ]
+    for name, whom, action in own:
+        assert allowed(name, whom, action, service), name
+        for other in ("chat-eu", "cha", "chat.v"):
+            assert not allowed(name, whom, action, other), f"{name} of {other}"
+    drilled = f"{alarm}{BURN_ALERT} page/{part}/ttft/tiny"
+    assert not allowed(drilled, "cloudwatch-drill", "cloudwatch:SetAlarmState", service)
+
+
+def test_0_1s_board_is_allowed_until_it_has_its_new_name(opsctl: Opsctl) -> None:
+    env = {"OPSCTL_SERVICE__NAME": "chat", "OPSCTL_EXPORTER__CLOUDWATCH__REGION": "eu-central-1"}
+    (board,) = [one for one in policy(opsctl, "--for", "alarms", env=env) if one["Sid"] == "Board"]
+
+    assert board["Resource"] == [
+        "arn:aws:cloudwatch::*:dashboard/chat-eu-central-1-slo",
+        "arn:aws:cloudwatch::*:dashboard/chat-slo",
+    ]
+
+
+@pytest.mark.parametrize("whom", ["alarms", "cloudwatch-drill", "autoscale"])
+def test_composite_alarms_are_allowed_everywhere_and_alone(opsctl: Opsctl, whom: str) -> None:
+    """AWS takes no narrower scope (PutCompositeAlarm, CloudWatch API reference)."""
+    statements = policy(opsctl, "--for", whom, env=AUTOSCALING_EXAMPLE)
+    (one,) = [one for one in statements if "cloudwatch:PutCompositeAlarm" in listed(one["Action"])]
+
+    assert one == {
+        "Sid": "Composites",
+        "Effect": "Allow",
+        "Action": ["cloudwatch:PutCompositeAlarm"],
+        "Resource": "*",
+    }
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_ids_of_statements_are_legal_and_differ(opsctl: Opsctl, variant: str) -> None:
+    arguments, env = VARIANTS[variant]
+    ids = [one["Sid"] for one in policy(opsctl, *arguments, env=env)]
+
+    assert all(re.fullmatch(r"[A-Za-z0-9]+", sid) for sid in ids)
+    assert len({*ids}) == len(ids)
 
 
 def xform_name_back(service: str, method: str) -> str:

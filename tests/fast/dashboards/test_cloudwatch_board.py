@@ -137,8 +137,9 @@ def test_each_model_has_its_own_sections() -> None:
 def test_stacks_of_different_models_have_boards_of_different_names() -> None:
     properties = body_of(Config())["Resources"][LOGICAL_ID]["Properties"]
 
-    assert properties["DashboardName"] == {"Fn::Sub": "${AWS::StackName}-slo"}
-    assert body_of(config())["Resources"][LOGICAL_ID]["Properties"]["DashboardName"] == "chat-slo"
+    assert properties["DashboardName"] == {"Fn::Sub": "${AWS::StackName}-${AWS::Region}-slo"}
+    named = body_of(config())["Resources"][LOGICAL_ID]["Properties"]["DashboardName"]
+    assert named == {"Fn::Sub": "chat-${AWS::Region}-slo"}
 
 
 def test_a_configurations_own_board_is_valid() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from typing import Any
 
 import botocore.session
@@ -22,11 +24,13 @@ from vllm_opsctl.alarms.autoscale.changes import (
     plan,
     removal,
 )
+from vllm_opsctl.alarms.autoscale.parts import Part
 from vllm_opsctl.alarms.autoscale.template import scaling_of
 from vllm_opsctl.alarms.cloudwatch.account import Pace
 from vllm_opsctl.alarms.differences import Difference
 from vllm_opsctl.errors import AwsError, UsageError
 from vllm_opsctl.exporter.config import Config
+from vllm_opsctl.exporter.identity import Identity
 
 # -- an account that takes what botocore takes ------------------------------------------------------
 
@@ -107,6 +111,9 @@ class Aws:
         found = [self.targets[name] for name in given["ResourceIds"] if name in self.targets]
         return self._page("ScalableTargets", found, given.get("NextToken"))
 
+    def application_autoscaling_tag_resource(self, **given: Any) -> Any:
+        self.tags[given["ResourceARN"]] |= given["Tags"]
+
     def application_autoscaling_list_tags_for_resource(self, **given: Any) -> Any:
         return {"Tags": self.tags.get(given["ResourceARN"], {})}
 
@@ -125,7 +132,12 @@ class Aws:
         return {}
 
     def autoscaling_describe_policies(self, **given: Any) -> Any:
-        found = [p for (_, name), p in self.group_policies.items() if name in given["PolicyNames"]]
+        found = [
+            policy
+            for (group, name), policy in self.group_policies.items()
+            if name in given.get("PolicyNames", [name])
+            and group == given.get("AutoScalingGroupName", group)
+        ]
         return self._page("ScalingPolicies", found, given.get("NextToken"))
 
     def autoscaling_describe_auto_scaling_groups(self, **given: Any) -> Any:
@@ -160,6 +172,9 @@ class Aws:
         ]
         page = self._page("entries", found, given.get("NextToken"))
         return {**{one["kind"]: [one] for one in page.pop("entries")}, **page}
+
+    def cloudwatch_tag_resource(self, **given: Any) -> Any:
+        self.tags[given["ResourceARN"]] |= {one["Key"]: one["Value"] for one in given["Tags"]}
 
     def cloudwatch_list_tags_for_resource(self, **given: Any) -> Any:
         tags = self.tags[given["ResourceARN"]]
@@ -284,7 +299,7 @@ def test_destroying_leaves_nothing_of_ours_and_all_of_others(aws: Aws) -> None:
     place = {k: aws.targets["service/llm/chat"][k] for k in ("ServiceNamespace", "ResourceId")}
     aws.policies["service/llm/chat", "theirs"] = {**place, "PolicyName": "theirs", "PolicyARN": "x"}
 
-    found = removal(account_of(), "chat")
+    found = removal(account_of(), Identity("chat"))
     list(carry_out(account_of(), found))
 
     assert set(aws.alarms) == {stranger}
@@ -292,7 +307,7 @@ def test_destroying_leaves_nothing_of_ours_and_all_of_others(aws: Aws) -> None:
     assert set(aws.targets) == {"service/llm/chat"}, "deregistering would delete their policy too"
     assert "target service/llm/chat: stays registered" in found.notes[0]
     assert not aws.group_policies
-    assert removal(account_of(), "chat").to_do == ()
+    assert removal(account_of(), Identity("chat")).to_do == ()
 
 
 def test_a_target_of_somebody_else_is_not_touched(aws: Aws) -> None:
@@ -324,7 +339,7 @@ def test_what_a_stack_made_is_left_to_it(aws: Aws) -> None:
     with pytest.raises(UsageError, match="the CloudFormation stack chat-scaling scales chat"):
         planned(scaled())
     with pytest.raises(UsageError, match="change or delete it there"):
-        removal(account_of(), "chat")
+        removal(account_of(), Identity("chat"))
     assert aws.changes == []
 
 
@@ -337,9 +352,112 @@ def test_an_alarm_of_somebody_else_is_not_touched(aws: Aws) -> None:
     (foreign,) = planned(scaled(ECS)).foreign
 
     assert foreign.thing.name == name
-    assert removal(account_of(), "chat").notes == (
-        f"metric alarm {name}: left alone, opsctl did not make it for chat",
+    assert removal(account_of(), Identity("chat")).notes == (
+        f"metric alarm {name}: left alone, not made by opsctl; rename or delete it, or choose another "
+        "service.name",
     )
+
+
+def of(one: Config, service: str = "chat", **labels: str) -> Config:
+    """The configuration of another service, or of one with free labels."""
+    return one.model_copy(
+        update={
+            "service": one.service.model_copy(update={"name": service}),
+            "exporter": one.exporter.model_copy(update={"labels": labels}),
+        }
+    )
+
+
+def test_a_resource_is_scaled_by_one_service_alone(aws: Aws) -> None:
+    applied(scaled(ECS))
+    before = copy.deepcopy((aws.targets, aws.policies, aws.alarms))
+    (foreign,) = planned(of(scaled(ECS), "shop")).foreign
+
+    assert foreign.thing.kind == "target"
+    assert "another service, whose policy opsctl-chat-" in foreign.why
+    assert removal(account_of(), Identity("shop")).to_do == ()
+    # of a stack, whose targets have no tags
+    aws.tags = {arn: {} for arn in aws.tags}
+    assert planned(of(scaled(ECS), "shop")).foreign
+    assert (aws.targets, aws.policies, aws.alarms) == before
+
+
+@pytest.mark.usefixtures("aws")
+def test_a_group_is_scaled_by_one_service_alone() -> None:
+    applied(scaled(RESOURCES[3:]))
+    found = planned(of(scaled(RESOURCES[3:]), "shop"))
+
+    assert {one.thing.kind for one in found.foreign} == {"group policy"}
+    assert "embed belongs to another service, whose policy opsctl-chat-" in found.foreign[0].why
+    assert planned(scaled(RESOURCES[3:])).foreign == ()
+
+
+def test_a_target_of_another_service_is_refused_by_name(aws: Aws) -> None:
+    applied(scaled(ECS))
+    aws.policies.clear()
+    (foreign,) = planned(of(scaled(ECS), "shop")).foreign
+
+    assert foreign.why == "belongs to service chat; rename or delete it there"
+
+
+@pytest.mark.usefixtures("aws")
+def test_another_environment_of_the_service_is_refused_and_left_alone() -> None:
+    applied(of(scaled(ECS), environment="staging"))
+
+    for other in (scaled(ECS), of(scaled(ECS), environment="prod")):
+        found = planned(other)
+        assert len(found.foreign) == len(found.changes), "policies too, which have no tags"
+        assert all(
+            one.why.startswith("belongs to chat (environment staging); ") for one in found.foreign
+        )
+    left = removal(account_of(), Identity("chat", (("environment", "prod"),)))
+    assert left.to_do == ()
+    assert planned(of(scaled(ECS), environment="staging")).to_do == ()
+
+
+def test_what_has_no_labels_gets_them_once(aws: Aws) -> None:
+    applied(scaled(ECS))
+    labelled = of(scaled(ECS), environment="prod")
+    found = applied(labelled)
+
+    assert {one.action for one in found.to_do} == {"change"}
+    assert {d.path for one in found.to_do for d in one.differences} == {"Tags.opsctl:environment"}
+    assert all(tags["opsctl:environment"] == "prod" for tags in aws.tags.values())
+    assert planned(labelled).to_do == ()
+
+
+def test_0_1s_names_become_legal_ones_and_nothing_is_left(aws: Aws) -> None:
+    service = "chat.v2:" + "x" * 60
+    one = of(scaled(), service)
+    old = replace(
+        scaling_of(one),
+        parts=tuple(
+            replace(part, name=part.was, properties=renamed(part)) for part in scaling_of(one).parts
+        ),
+    )
+    list(carry_out(account_of(), plan(account_of(), old, None)))
+    names = {*aws.alarms, *(name for _, name in aws.policies)}
+    assert all(f"/{service}/" in name or f"opsctl-{service}-" in name for name in names)
+
+    found = applied(one)
+    created = {change.thing.name: change.was for change in found.to_do if change.was}
+    deleted = {change.thing.name: change.why for change in found.to_do if change.action == "delete"}
+    assert {*created.values()} == {*deleted} >= names
+    assert all(deleted[was] == f"renamed to {name}" for name, was in created.items())
+    assert planned(one).to_do == ()
+    assert not names & {*aws.alarms, *(name for _, name in aws.policies)}
+
+
+def renamed(part: Part) -> dict[str, Any]:
+    """A part's properties as 0.1 had them."""
+    found = dict(part.properties)
+    if "PolicyName" in found:
+        found["PolicyName"] = part.was
+    if "AlarmName" in found:
+        found["AlarmName"] = part.was
+    if "AlarmRule" in found:
+        found["AlarmRule"] = "FALSE"
+    return found
 
 
 @pytest.mark.usefixtures("aws")

@@ -310,7 +310,6 @@ def test_a_resource_that_cannot_be(kind: str, change: dict[str, Any], said: str)
             },
             r"autoscaling.resources\[1\].model: tiny scales another resource already",
         ),
-        ({"service": {"name": "s" * 250}}, "would be an alarm's name of"),
     ],
 )
 def test_a_configuration_that_does_not_go_with_scaling(more: dict[str, Any], said: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -16,16 +17,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from parts.emulated_aws import REGION
 
-from vllm_opsctl.alarms.cloudwatch.account import OWNER, SERVICE_TAG, STACK_TAG, Pace
+from vllm_opsctl.alarms.cloudwatch.account import Pace
 from vllm_opsctl.alarms.cloudwatch.changes import Plan, plan
+from vllm_opsctl.alarms.cloudwatch.ownership import (
+    OWNER,
+    SERVICE_TAG,
+    STACK_TAG,
+    Owner,
+    board_mark,
+)
 from vllm_opsctl.alarms.cloudwatch.wanted import ORDER, Item, Place, service_in, wanted
 from vllm_opsctl.cli.alarms_apply import carry_out
 from vllm_opsctl.errors import AwsError
+from vllm_opsctl.exporter.identity import Identity
 
 PLACE = Place("aws", REGION, "123456789012")
 SHALL = wanted(body_of(config()), "chat", PLACE)
 (BOARD,) = (item for item in SHALL if item.kind == "board")
 OURS = {**OWNER, SERVICE_TAG: "chat"}
+CHAT = Owner(Identity("chat"), REGION)
 
 
 @dataclass
@@ -34,6 +44,7 @@ class InMemory:
 
     items: list[Item] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
+    owner: Owner = CHAT
 
     def tags(self, item: Item) -> dict[str, str]:
         self.asked.append(item.name)
@@ -41,7 +52,7 @@ class InMemory:
 
     def plan(self, shall: list[Item], *, everything: bool = False) -> Plan:
         there = [copy.deepcopy(item) for item in self.items]
-        return plan(shall, there, self, "chat", everything=everything)
+        return plan(shall, there, self, self.owner, everything=everything)
 
     def carry_out(self, found: Plan) -> None:
         for change in found.to_do:
@@ -121,13 +132,13 @@ def test_all_is_new_in_an_empty_account() -> None:
     assert actions(InMemory().plan(SHALL)) == {"create": [item.name for item in SHALL]}
 
 
-def test_nothing_is_done_twice_and_no_tags_are_asked_for() -> None:
+def test_nothing_is_done_twice_and_one_thing_is_asked_for_its_tags() -> None:
     account = InMemory(list(SHALL))
     found = account.plan(SHALL)
 
     assert not found.to_do
     assert {*actions(found)} == {"unchanged"}
-    assert account.asked == []
+    assert account.asked == [SHALL[0].name]
 
 
 @pytest.mark.parametrize(
@@ -213,7 +224,7 @@ def test_what_is_somebody_elses_stays(tags: Mapping[str, str]) -> None:
     found = InMemory([*SHALL, replace(STALE, tags=tags)]).plan(SHALL)
 
     assert not found.to_do
-    assert found.left == (STALE.name,)
+    assert [one.name for one in found.left] == [STALE.name]
 
 
 @pytest.mark.parametrize(
@@ -230,12 +241,208 @@ def test_what_is_in_the_way_and_somebody_elses_is_told(tags: Mapping[str, str], 
     assert (change.item.name, why in change.why) == ("chat-page", True)
 
 
-def test_a_board_says_itself_whose_it_is() -> None:
-    theirs = replace(BOARD, name="chat-mine", properties={"DashboardBody": {"widgets": []}})
-    found = InMemory([BOARD, theirs]).plan([])
+def in_the_way(tags: Mapping[str, str], owner: Owner = CHAT) -> Plan:
+    """What is planned where a topic of the service's name has these tags, and nothing else differs."""
+    shall = one("chat-page")
+    theirs = replace(shall, tags=tags)
+    account = InMemory([item if item is not shall else theirs for item in SHALL], owner=owner)
+    return account.plan(SHALL)
 
-    assert actions(found) == {"delete": ["chat-slo"]}
-    assert found.left == ("chat-mine",)
+
+EU = Owner(Identity("chat", (("cluster", "eu"), ("environment", "prod"))), REGION)
+
+
+def test_what_belongs_to_another_service_is_refused_by_name() -> None:
+    shall = one("LLMSidecarsDown signal/chat/-")
+    theirs = replace(changed(shall, Threshold=9.0), tags={**OWNER, SERVICE_TAG: "shop"})
+    found = InMemory([item if item is not shall else theirs for item in SHALL]).plan(SHALL)
+
+    (change,) = found.foreign
+    assert change.why == "belongs to service shop; rename or delete it there"
+
+
+@pytest.mark.parametrize("owner", [CHAT, EU])
+def test_another_environment_of_the_service_is_refused_though_nothing_would_change(
+    owner: Owner,
+) -> None:
+    staging = {**OURS, "opsctl:environment": "staging"}
+    account = InMemory([replace(item, tags={**item.tags, **staging}) for item in SHALL])
+    account.owner = owner
+    found = account.plan(SHALL)
+
+    assert {change.item.kind for change in found.foreign} >= {"topic", "key", "metric alarm"}
+    assert {change.why.partition(";")[0] for change in found.foreign} == {
+        "belongs to chat (environment staging)"
+    }
+    emptied = account.plan([], everything=True)
+    assert {change.item.kind for change in emptied.to_do} <= {"board"}
+
+
+@pytest.mark.parametrize(
+    ("tags", "missing"),
+    [
+        ({}, ["opsctl:cluster", "opsctl:environment"]),
+        ({"opsctl:cluster": "eu"}, ["opsctl:environment"]),
+        ({"opsctl:cluster": "eu", "opsctl:environment": "prod"}, []),
+    ],
+)
+def test_what_has_fewer_labels_is_ours_and_gets_them(
+    tags: Mapping[str, str], missing: list[str]
+) -> None:
+    labelled = config(exporter={"cloudwatch": {"sink": "put"}, "labels": dict(EU.identity.free)})
+    shall = [item for item in wanted(body_of(labelled), "chat", PLACE) if item.kind != "board"]
+    there = [
+        replace(old, tags={**old.tags, **tags})
+        for item in shall
+        for old in SHALL
+        if old.name == item.name
+    ]
+    found = InMemory(there, owner=EU).plan(shall)
+
+    assert not found.foreign
+    paths = {tuple(d.path for d in change.differences) for change in found.changes}
+    assert paths == {tuple(f"Tags.{name}" for name in missing)}
+    assert {change.action for change in found.changes} == {"change" if missing else "unchanged"}
+
+
+# -- boards, which are global -----------------------------------------------------------------------
+
+
+def heading(text: str) -> Item:
+    """The board with another heading."""
+    body = copy.deepcopy(BOARD.properties["DashboardBody"])
+    body["widgets"][0]["properties"]["markdown"] = text
+    return replace(BOARD, properties={"DashboardBody": body})
+
+
+def made_by(identity: Identity, region: str = REGION, stack: str | None = None) -> Item:
+    return heading(f"# {identity.service}: objectives\n{board_mark(identity, region, stack)}")
+
+
+def by_release_0_1(service: str = "chat", region: str = REGION) -> Item:
+    """The board as 0.1 wrote it."""
+    found = heading(f"# {service}: objectives\nIs a promise … (written by opsctl)")
+    body = json.loads(json.dumps(found.properties["DashboardBody"]).replace(REGION, region))
+    return replace(found, name=f"{service}-slo", properties={"DashboardBody": body})
+
+
+def test_a_board_says_itself_whose_it_is() -> None:
+    found = InMemory([BOARD]).plan([])
+
+    assert actions(found) == {"delete": ["chat-eu-central-1-slo"]}
+    text = BOARD.properties["DashboardBody"]["widgets"][0]["properties"]["markdown"]
+    assert text.endswith("(written by opsctl for service chat in eu-central-1)")
+
+
+@pytest.mark.parametrize(
+    ("board", "why"),
+    [
+        (heading("# Our own board"), "not made by opsctl"),
+        (heading("# chat: objectives"), "not made by opsctl"),
+        (made_by(Identity("chat-eu")), "belongs to service chat-eu;"),
+        (made_by(Identity("chat"), "us-east-1"), "belongs to service chat in us-east-1"),
+        (
+            made_by(Identity("chat"), stack="alarms"),
+            "belongs to the CloudFormation stack alarms",
+        ),
+        (
+            made_by(Identity("chat", (("environment", "staging"),))),
+            "belongs to chat (environment staging);",
+        ),
+        (
+            replace(by_release_0_1("chat-eu-central-1"), name=BOARD.name),
+            "belongs to service chat-eu-central-1, by its name in 0.1",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_board_of_somebody_else_is_refused_and_never_deleted(board: Item, why: str) -> None:
+    found = InMemory([item if item is not BOARD else board for item in SHALL]).plan(SHALL)
+
+    (change,) = found.foreign
+    assert (change.item.name, why in change.why) == (BOARD.name, True)
+    emptied = InMemory([board]).plan([], everything=True)
+    assert not emptied.to_do
+    assert why in emptied.left[0].why
+
+
+def test_a_stacks_board_that_is_the_same_is_no_difference() -> None:
+    text = json.dumps(BOARD.properties["DashboardBody"])
+    stacks = json.loads(text.replace("in eu-central-1)", "in eu-central-1, stack alarms)"))
+    there = [
+        item if item is not BOARD else replace(BOARD, properties={"DashboardBody": stacks})
+        for item in SHALL
+    ]
+
+    assert not InMemory(there).plan(SHALL).to_do
+    assert not InMemory(there).plan(SHALL).foreign
+
+
+def test_0_1s_board_gets_its_new_name_and_nothing_is_left() -> None:
+    account = InMemory([*(item for item in SHALL if item is not BOARD), by_release_0_1()])
+    found = account.plan(SHALL)
+
+    created, deleted = found.to_do
+    assert (created.action, created.item, created.was) == ("create", BOARD, "chat-slo")
+    assert (deleted.action, deleted.item.name) == ("delete", "chat-slo")
+    assert deleted.why == "renamed to chat-eu-central-1-slo"
+    account.carry_out(found)
+    assert not account.plan(SHALL).to_do
+    both = InMemory([*SHALL, by_release_0_1()])
+    assert actions(both.plan(SHALL))["delete"] == ["chat-slo"], "an apply that was interrupted"
+    boards = {c.item.name for c in both.plan([], everything=True).to_do if c.item.kind == "board"}
+    assert boards == {"chat-slo", "chat-eu-central-1-slo"}
+
+
+STACKS = {**OURS, STACK_TAG: "alarms"}
+
+
+@pytest.mark.parametrize(
+    ("old", "tags", "why"),
+    [
+        (by_release_0_1(region="us-east-1"), OURS, "belongs to service chat in us-east-1"),
+        (by_release_0_1(), STACKS, "belongs to the CloudFormation stack alarms"),
+        (replace(by_release_0_1("chat-eu"), name="chat-slo"), OURS, "belongs to service chat-eu"),
+        (replace(made_by(Identity("x")), name="chat-slo"), OURS, "belongs to service x"),
+        (replace(heading("# Ours"), name="chat-slo"), OURS, "not made by opsctl"),
+    ],
+)
+def test_0_1s_name_is_left_to_whom_its_board_belongs(
+    old: Item, tags: Mapping[str, str], why: str
+) -> None:
+    class Tagged(InMemory):
+        def tags(self, item: Item) -> dict[str, str]:
+            return dict(tags)
+
+    account = Tagged([*(item for item in SHALL if item is not BOARD), old])
+    found = account.plan(SHALL)
+
+    (change,) = [one for one in found.to_do if one.item.kind == "board"]
+    assert (change.action, change.item.name, change.was) == ("create", BOARD.name, "")
+    (left,) = [one for one in found.left if one.name == "chat-slo"]
+    assert why in left.why
+
+
+def test_0_1s_names_of_a_long_service_are_renamed_and_its_topics_stay_for_their_subscribers() -> (
+    None
+):
+    long = config(service={"name": "c" * 70})
+    shall = wanted(body_of(long), "c" * 70, PLACE)
+    old = [replace(item, name=item.was, was="") for item in shall if item.kind != "board"]
+    account = InMemory(old, owner=Owner(Identity("c" * 70), REGION))
+    found = account.plan(shall)
+
+    alarms = [item for item in shall if "alarm" in item.kind]
+    assert {c.was for c in found.to_do if c.action == "create"} >= {item.was for item in alarms}
+    assert {c.item.name for c in found.to_do if c.action == "delete"} == {i.was for i in alarms}
+    assert [one.name for one in found.left] == [
+        f"{'c' * 70}-ticket",
+        f"{'c' * 70}-page",
+        f"alias/opsctl-{'c' * 70}",
+    ]
+    assert "move its subscriptions there" in found.left[0].why
+    everything = account.plan([], everything=True)
+    assert {c.item.name for c in everything.to_do} == {item.name for item in old}
 
 
 def test_topics_stay_until_everything_goes() -> None:

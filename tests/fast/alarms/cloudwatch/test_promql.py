@@ -57,6 +57,27 @@ def test_no_selector_is_without_the_service(name: str) -> None:
     assert {*selectors} == {'{"@resource.service.name"="'}
 
 
+LABELS = {"cluster": "eu {1}", "environment": 'say "prod"'}
+
+
+@pytest.mark.parametrize("read_unlabelled", [False, True])
+def test_the_identity_is_the_resources_and_no_label(read_unlabelled: bool) -> None:
+    """By OTLP data points have no label ``service``, and no series lacks the resource's attributes."""
+    exporter = {"cloudwatch": {"sink": "otlp", "region": "eu-central-1"}, "labels": LABELS}
+    labelled = config(exporter=exporter, alarms={"read_unlabelled": read_unlabelled})
+
+    assert alarms(labelled).keys() == alarms().keys()
+    for name in alarms(labelled):
+        query = query_of(name, labelled)
+        whole = (
+            '{"@resource.service.name"="chat", "@resource.cluster"="eu {1}", '
+            '"@resource.environment"="say \\"prod\\""'
+        )
+        assert query.count(whole) == len(re.findall(r"\b(?:vllm|opsctl)_\w+", query)) > 0
+        assert query.replace(whole, '{"@resource.service.name"="chat"') == query_of(name)
+        assert not re.search(r"\b(service|cluster)=", query)
+
+
 def test_silence_is_watched_by_a_classic_alarm_where_cloudwatch_is_sent_to() -> None:
     (classic,) = read_definitions(text_of(OTLP)).metric_alarms
 

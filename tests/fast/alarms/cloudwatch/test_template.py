@@ -309,7 +309,6 @@ def test_without_names_the_model_is_a_parameter_and_stacks_do_not_meet() -> None
             },
             "alarms.page_topic: alarms of us-east-1",
         ),
-        ({"service": {"name": "s" * 250}}, "would be an alarm's name of"),
     ],
 )
 def test_mistakes_are_told_with_their_place(more: dict[str, Any], said: str) -> None:

@@ -31,6 +31,10 @@ BARE = Config()
                 "ticket_topic": "arn:aws:sns:eu-central-1:123456789012:t",
             }
         ),
+        config(
+            service={"name": "chat.v2:" + "x" * 120},
+            exporter={"cloudwatch": {"sink": "put"}, "labels": {"cluster": "eu (blue), 1"}},
+        ),
     ],
 )
 def test_cfn_lint_is_content(one: Config, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from vllm_opsctl.alarms.autoscale.changes import (
     carry_out,
     removal,
 )
+from vllm_opsctl.exporter.identity import Identity
 
 # -- over a real socket ----------------------------------------------------------------------------
 
@@ -67,8 +68,8 @@ def test_moto_has_what_was_applied(moto: EmulatedAws, monkeypatch: pytest.Monkey
         ServiceNamespace="ecs"
     )["ScalableTargets"]
     assert [(t["MinCapacity"], t["MaxCapacity"]) for t in targets] == [(1, 4)]
-    list(carry_out(account_of(), removal(account_of(), "chat")))
-    assert removal(account_of(), "chat").to_do == ()
+    list(carry_out(account_of(), removal(account_of(), Identity("chat"))))
+    assert removal(account_of(), Identity("chat")).to_do == ()
 
 
 # -- the command -----------------------------------------------------------------------------------

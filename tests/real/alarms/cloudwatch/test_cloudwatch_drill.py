@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +121,34 @@ def test_an_alarm_that_is_gone_and_one_that_is_mute_are_named(site: Site) -> Non
     texts = [step["text"] for step in steps if step["link"] == "alarms"]
     assert any("1 of 5 that notify are not there: LLMSidecarsDown page/chat/-" in t for t in texts)
     assert any(f"actions of {mute} are disabled" in text for text in texts)
+
+
+def test_another_environments_subscribers_hear_of_no_drill(site: Site) -> None:
+    site.subscribe("page")
+    labels = "exporter: {labels: {environment: staging}, cloudwatch:"
+    site.file.write_text(CONFIG.replace("exporter: {cloudwatch:", labels))
+    for item in site.items:
+        if "alarm" in item.kind:
+            tags = {**item.tags, "opsctl:environment": "prod"}
+            site.account.put(replace(item, tags=tags), new=False)
+    code, steps = site.drill()
+
+    assert (code, [step["link"] for step in steps]) == (1, ["alarms"])
+    assert "belongs to chat (environment prod)" in steps[0]["text"]
+
+
+def test_a_drill_of_a_service_with_a_dot(site: Site) -> None:
+    site.file.write_text(CONFIG.replace("name: chat}", "name: chat.v2}"))
+    dotted = config(service={"name": "chat.v2"})
+    for item in wanted(body_of(dotted), "chat.v2", site.account.place):
+        site.account.put(item, new=True)
+    before = {item.name for item in site.account.of_service("chat.v2")} | site.alarms()
+    code, steps = site.drill()
+
+    assert "LLMDrill page/chat.v2/" in " ".join(step["text"] for step in steps)
+    assert "nobody hears of chat-v2-" in failed(steps)["subscribers"]
+    after = {item.name for item in site.account.of_service("chat.v2")} | site.alarms()
+    assert (code, after) == (1, before)
 
 
 def test_an_account_without_alarms_pages_nobody(site: Site) -> None:
