@@ -39,6 +39,7 @@ RESERVED_LABELS = frozenset(
 """Labels with a meaning of their own; a free label must not replace one."""
 
 MOST_LABELS = 10
+LONGEST_NAME = 64
 LONGEST_VALUE = 128
 """Characters; CloudWatch's tags take 256, and rules repeat every label."""
 
@@ -117,6 +118,8 @@ def check_free_labels(labels: Mapping[str, str]) -> None:
             raise ValueError(
                 f"{name!r} is not a label name; use a-z, A-Z, 0-9 and _, such as cluster"
             )
+        if len(name) > LONGEST_NAME:
+            raise ValueError(f"{name!r} is too long; use at most {LONGEST_NAME} characters")
         if name in RESERVED_LABELS:
             raise ValueError(
                 f"{name!r} is already a label of series or alerts; choose another name, "
@@ -125,8 +128,8 @@ def check_free_labels(labels: Mapping[str, str]) -> None:
         if not value.strip():
             raise ValueError(f"{name}: empty; give it a value or remove it")
         # a rule's labels are templates, and a CloudFormation template knows ${…}
-        if len(value) > LONGEST_VALUE or re.search(r"[^ -~]|\{\{|\$\{", value):
+        if len(value) > LONGEST_VALUE or re.search(r"[^ -~]|[{}]", value):
             raise ValueError(
                 f"{name}: {value!r} cannot be the value; use at most {LONGEST_VALUE} printable ASCII "
-                "characters, without {{ and ${"
+                "characters, without { and }"
             )
