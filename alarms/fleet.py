@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from vllm_opsctl.alarms.prometheus.conventions import Scope
 from vllm_opsctl.alarms.sli import Indicator
@@ -180,7 +181,7 @@ _Key = tuple[str, str, str]
 """Concept, suffix and further labels."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Page:
     """What Prometheus scrapes of one replica, from the sidecar or from vLLM itself."""
 
@@ -190,19 +191,21 @@ class _Page:
     indicators: Sequence[Indicator]
     labels: Mapping[str, str]
     replica: _Replica = field(default_factory=_Replica)
+    keys: dict[_Key, str | None] = field(default_factory=dict)
+    """Series of concepts that were read; None for what the source does not have."""
 
-    @property
+    @cached_property
     def _labels(self) -> str:
         if self.names.source == "sidecar":
             return labels_text({**self.labels, "target": self.name})
         return labels_text({"job": "vllm", **self.labels, "instance": self.name})
 
-    @property
+    @cached_property
     def _served(self) -> str:
         label = "model" if self.names.source == "sidecar" else "model_name"
         return labels_text({label: self.model})
 
-    @property
+    @cached_property
     def _engine(self) -> str:
         return f'{self._labels},{self._served},engine="0"'
 
@@ -219,15 +222,19 @@ class _Page:
                 yield from self._vllm_events(one, state) if is_vllm else self._events(one, state)
         if not state.up:
             return
-        for (concept, suffix, extra), value in self._concepts(state, index).items():
-            if self.names.has(concept):
-                labels = self._labels if concept in _PAGE_SCOPED else self._engine
-                yield self._series(self.names.selector(concept, suffix), labels, extra), value
+        for key, value in self._concepts(state, index).items():
+            if key not in self.keys:
+                self.keys[key] = self._series(*key)
+            series = self.keys[key]
+            if series is not None:
+                yield series, value
 
-    @staticmethod
-    def _series(selector: str, labels: str, extra: str) -> str:
-        """A selector's metric with the labels of a series; its own equality matchers stay."""
-        name, _, matchers = selector.partition("{")
+    def _series(self, concept: str, suffix: str, extra: str) -> str | None:
+        """A concept's series: its own equality matchers are labels of it."""
+        if not self.names.has(concept):
+            return None
+        labels = self._labels if concept in _PAGE_SCOPED else self._engine
+        name, _, matchers = self.names.selector(concept, suffix).partition("{")
         own = _EXAMPLE.get(matchers.rstrip("}"), matchers.rstrip("}"))
         return f"{name}{{{','.join(part for part in (labels, own, extra) if part)}}}"
 

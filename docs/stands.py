@@ -149,7 +149,7 @@ def _backfill_events(promtool: Path, spec: Mapping[str, Any], data: Path) -> Non
     text = data.parent / "events.txt"
     with text.open("w", encoding="utf-8") as stream:
         for one in spec["counters"]:
-            stream.writelines(_events(one, spec["ends"]))
+            stream.writelines(_events({**one, "service": spec["service"]}, spec["ends"]))
         stream.write("# EOF\n")
     create = (promtool, "tsdb", "create-blocks-from", "--max-block-duration=1000h")
     subprocess.run([*create, "openmetrics", "--quiet", text, data], check=True, capture_output=True)
@@ -162,7 +162,7 @@ def _events(spec: Mapping[str, Any], ends: datetime) -> Iterator[str]:
     """A sidecar's counters of good and bad events of an objective and model."""
     end = ends.replace(tzinfo=UTC).timestamp()
     labels = (
-        f'objective="{spec["objective"]}",model="{spec["model"]}",'
+        f'service="{spec["service"]}",objective="{spec["objective"]}",model="{spec["model"]}",'
         'target="chat-0",job="sidecar",instance="sidecar:9836"'
     )
     episodes = [

@@ -57,7 +57,7 @@ def test_no_selector_is_without_the_service(name: str) -> None:
     assert {*selectors} == {'{"@resource.service.name"="'}
 
 
-LABELS = {"cluster": "eu {1}", "environment": 'say "prod"'}
+LABELS = {"cluster": "eu (1)", "environment": 'say "prod"'}
 
 
 @pytest.mark.parametrize("read_unlabelled", [False, True])
@@ -70,7 +70,7 @@ def test_the_identity_is_the_resources_and_no_label(read_unlabelled: bool) -> No
     for name in alarms(labelled):
         query = query_of(name, labelled)
         whole = (
-            '{"@resource.service.name"="chat", "@resource.cluster"="eu {1}", '
+            '{"@resource.service.name"="chat", "@resource.cluster"="eu (1)", '
             '"@resource.environment"="say \\"prod\\""'
         )
         assert query.count(whole) == len(re.findall(r"\b(?:vllm|opsctl)_\w+", query)) > 0
