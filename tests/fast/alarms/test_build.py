@@ -59,8 +59,10 @@ def test_a_file_of_somebody_else_is_left_alone(opsctl: Opsctl, tmp_path: Path) -
     assert (tmp_path / "alertmanager.yaml").read_text() == "route: {receiver: mine}\n"
 
 
-CODE = {"OPSCTL_SERVICE__NAME": "code"}
-EU = {"OPSCTL_EXPORTER__LABELS__CLUSTER": "eu"}
+ONE = {OBJECTIVES: "[{name: a, sli: availability, target: 99.9%}]"}
+"""One objective: a build of it is quick."""
+CODE = {**ONE, "OPSCTL_SERVICE__NAME": "code"}
+EU = {**ONE, "OPSCTL_EXPORTER__LABELS__CLUSTER": "eu"}
 
 
 @pytest.mark.parametrize(
@@ -71,7 +73,7 @@ EU = {"OPSCTL_EXPORTER__LABELS__CLUSTER": "eu"}
             "out: it has the rules of vllm (cluster eu), and these are of code; give each a folder",
         ),
         (
-            {"OPSCTL_EXPORTER__LABELS__CLUSTER": "us"},
+            {**ONE, "OPSCTL_EXPORTER__LABELS__CLUSTER": "us"},
             "out: it has the rules of vllm (cluster eu), and these are of vllm (cluster us)",
         ),
     ],
@@ -91,7 +93,7 @@ def test_the_rules_of_another_fleet_are_not_replaced(
 
 
 def test_a_fleet_may_get_a_label_more(opsctl: Opsctl, tmp_path: Path) -> None:
-    opsctl.run("alarms", "build", "--out", "out", cwd=tmp_path)
+    opsctl.run("alarms", "build", "--out", "out", cwd=tmp_path, env=ONE)
 
     assert opsctl.run("alarms", "build", "--out", "out", cwd=tmp_path, env=EU).returncode == 0
     assert "cluster: eu" in (tmp_path / "out" / "rules.yaml").read_text()
@@ -99,7 +101,7 @@ def test_a_fleet_may_get_a_label_more(opsctl: Opsctl, tmp_path: Path) -> None:
 
 def test_a_build_shows_what_it_renames(opsctl: Opsctl, tmp_path: Path) -> None:
     """The names of 0.1: groups without a service, and an object that loses what is illegal."""
-    env = {"OPSCTL_SERVICE__NAME": "chat.v2"}
+    env = {**ONE, "OPSCTL_SERVICE__NAME": "chat.v2"}
     opsctl.run("alarms", "build", "--out", "out", cwd=tmp_path, env=env)
     for name in ("rules.yaml", "prometheusrule.yaml"):
         path = tmp_path / "out" / name
@@ -118,7 +120,7 @@ def test_a_build_shows_what_it_renames(opsctl: Opsctl, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["chat.v2", "a:b", "Customer_Support", "x" * 128])
 def test_any_service_builds(opsctl: Opsctl, tmp_path: Path, name: str) -> None:
-    env = {**EXAMPLE, "OPSCTL_SERVICE__NAME": name}
+    env = {**EXAMPLE, **ONE, "OPSCTL_SERVICE__NAME": name}
 
     for to in ("prometheus", "cloudwatch"):
         answer = opsctl.run("alarms", "build", "--to", to, "--out", to, cwd=tmp_path, env=env)
@@ -128,9 +130,9 @@ def test_any_service_builds(opsctl: Opsctl, tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        ({}, "alarms.match is not set: the rules read every vLLM server"),
+        (ONE, "alarms.match is not set: the rules read every vLLM server"),
         (
-            {"OPSCTL_ALARMS__MATCH": "'{job=~\"[a-c]{3}\"}'"},
+            {**ONE, "OPSCTL_ALARMS__MATCH": "'{job=~\"[a-c]{3}\"}'"},
             'alarms.match: no labels that {job=~"[a-c]{3}"} accepts could be made up',
         ),
     ],
