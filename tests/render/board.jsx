@@ -174,7 +174,7 @@ function Bars({ fields, nameOf, w, h }) {
 }
 
 function Table({ frames }) {
-  const fields = frames[0].fields.filter((field) => field.type !== 'time');
+  const fields = frames[0].fields.filter((field) => field.type !== 'time' && !field.config.custom?.hidden);
   const title = (field) => data.getFieldDisplayName(field, frames[0], frames);
   return (
     <table>

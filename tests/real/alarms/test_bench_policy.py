@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from bench.alarm_rules import MINUTES, Alarm, View, ours, rulebook, target_of
 
 from vllm_opsctl.alarms.burn import ROWS, duration_text
 from vllm_opsctl.alarms.fleet import compressed
-from vllm_opsctl.alarms.prometheus.conventions import BURN_ALERT, FLOOR_ALERT
+from vllm_opsctl.alarms.prometheus.conventions import BURN_ALERT, EVERY_SERVICE, FLOOR_ALERT
+from vllm_opsctl.exporter.identity import identity_of
+from vllm_opsctl.exporter.series import labels_text
 
 DAY = 24 * HOUR
 
@@ -76,10 +79,13 @@ def shown(values: Sequence[str], alive: Bools) -> list[str]:
 
 def input_series(found: Month) -> Iterator[dict[str, str]]:
     """What the sidecar would have exported, in promtool's notation."""
-    names = rulebook().names
+    book = rulebook()
+    # a series has labels, not matchers
+    names = replace(book.names, scope=EVERY_SERVICE)
+    own = labels_text(identity_of(book.links.config).labels())
     for replica, alive in enumerate(found.alive):
         model = found.level.name
-        labels = f'instance="sidecar-{model}",target="{target_of(replica)}",model="{model}"'
+        labels = f'{own},instance="sidecar-{model}",target="{target_of(replica)}",model="{model}"'
         for objective in measured_objectives():
             bad, total = (s[objective][replica] for s in (found.seen_bad, found.seen_total))
             for outcome, increments in (("good", total - bad), ("bad", bad)):
