@@ -173,8 +173,10 @@ function Bars({ fields, nameOf, w, h }) {
   ));
 }
 
-function Table({ frames }) {
-  const fields = frames[0].fields.filter((field) => field.type !== 'time' && !field.config.custom?.hidden);
+function Table({ frames, panel }) {
+  const hides = (one) => one.properties.some((property) => property.id === 'custom.hidden' && property.value);
+  const hidden = panel.fieldConfig.overrides.filter(hides).map((one) => one.matcher.options);
+  const fields = frames[0].fields.filter((field) => field.type !== 'time' && !hidden.includes(field.name));
   const title = (field) => data.getFieldDisplayName(field, frames[0], frames);
   return (
     <table>
