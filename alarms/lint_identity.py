@@ -91,15 +91,16 @@ def _strangers(
     others = sorted({one["model_name"] for one in read if one.get("model_name")} - ours)
     if ours and others:
         seen.append(f"models that no target names, {_listed(others)}")
-    service = config.service.name
-    rows = instant(prometheus, f'group by ({SERVICE}) ({TARGET_RATIO}{{{SERVICE}!="{service}"}})')
-    if rows:
-        seen.append(f"rules of {_listed(sorted(labels.get(SERVICE, '') for labels, _ in rows))}")
+    identity = identity_of(config)
+    rows = instant(prometheus, f"group by ({', '.join(identity.names)}) ({TARGET_RATIO})")
+    fleets = {_text(row, identity) for row, _ in rows if _is_another(row, identity)}
+    if fleets:
+        seen.append(f"rules of {_listed(sorted(fleets))}")
     if seen:
         yield Finding(
             "alarms.match",
             f"not set, and {prometheus} has more than one fleet ({'; '.join(seen)}): whatever fails in "
-            f"any of them pages as {service}. Set the labels of {service}'s servers, such as "
+            f"any of them pages as {identity}. Set the labels of its own servers, such as "
             "'{namespace=\"llm\"}'",
         )
 
@@ -144,9 +145,17 @@ def _sidecars(config: Config, identity: Identity, prometheus: str) -> Iterator[F
         )
 
 
+def _is_another(row: Mapping[str, str], identity: Identity) -> bool:
+    """Whether a series is of another fleet; one of before a free label was added is not."""
+    wanted = identity.labels()
+    return row.get(SERVICE) != identity.service or any(
+        row.get(k, v) != v for k, v in wanted.items()
+    )
+
+
 def _text(row: Mapping[str, str], identity: Identity) -> str:
     free = tuple((name, row[name]) for name in identity.names[1:] if row.get(name))
-    return str(Identity(row[SERVICE], free))
+    return str(Identity(row.get(SERVICE, ""), free))
 
 
 def _listed(values: Sequence[str]) -> str:

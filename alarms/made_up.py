@@ -18,6 +18,8 @@ from vllm_opsctl.exporter.identity import Identity, identity_of
 from vllm_opsctl.exporter.matchers import Matcher, example_labels, matchers_in
 
 _SECOND = "second-service"
+_LONGEST = 100
+"""Characters of a service that its second one begins with: a service may have 128."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +64,10 @@ def second_service(book: Rulebook) -> Service | None:
         None where nothing tells it apart: vLLM's own series without an ``alarms.match`` that it could miss.
     """
     config, names = book.links.config, book.names
+    # one name begins with the other, which a pattern without an end would take for the same
+    name = f"{config.service.name[:_LONGEST]}-{_SECOND}"
     changed: dict[str, object] = {
-        "service": config.service.model_copy(update={"name": _SECOND}),
+        "service": config.service.model_copy(update={"name": name}),
         "objectives": tuple(one.objective for one in book.indicators[:1]),
     }
     if names.source == "vllm":
