@@ -26,6 +26,9 @@ from vllm_opsctl.exporter.units import format_duration, format_percent, parse_du
 _BUCKET_FOR_S = 600.0
 """A rolling deploy of a new bound takes minutes."""
 
+_ROUTING = ("severity", "notify", "role")
+"""Labels by which Alertmanager routes and mutes."""
+
 _SLI_TEXT = {
     "availability": "failed",
     "time_to_first_token": "waited longer than {threshold} for their first token",
@@ -209,8 +212,18 @@ class AlertWriter:
             indicator=one,
         )
 
+    def _without_own_labels(self, expr: str) -> str:
+        """
+        One series where several differ in a label that the rule sets alone.
+
+        Else they would be the same alert twice, which fails the rule: a series from before and after the
+        upgrade of its sidecar, or one that a scrape gave a label of that name.
+        """
+        own = ", ".join((*self.identity.names, *_ROUTING, "scale"))
+        return f"max without ({own}) (\n{indented(expr)}\n)"
+
     def _routing(self, notify: Notify, role: Role) -> dict[str, str]:
-        labels = {"severity": SEVERITIES[notify], "notify": notify, "role": role}
+        labels = dict(zip(_ROUTING, (SEVERITIES[notify], notify, role), strict=True))
         if self.names.clock.scale != 1:
             labels["scale"] = str(self.names.clock.scale)
         return labels
@@ -231,6 +244,8 @@ class AlertWriter:
                 continue
             if spec.per != "none":
                 expr = as_model_and_target(expr, self.names.source)
+            if spec.role != "watchdog":
+                expr = self._without_own_labels(expr)
             rules.append(
                 AlertRule(
                     alert=spec.alert,

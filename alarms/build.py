@@ -23,7 +23,9 @@ MARK = "written by opsctl alarms build"
 OPERATOR_RULES = "prometheusrule.yaml"
 OPERATOR_ALERTMANAGER = "alertmanagerconfig.yaml"
 
-_NOT_TO_LOAD = "anything to load: the rules of a made-up second service, for the unit tests"
+_DO_NOT_LOAD = (
+    "# Do not load this file: it has the rules of a made-up second service, for the unit tests."
+)
 
 
 class _Dumper(Dumper):
@@ -61,8 +63,8 @@ def build_files(config: Config, rulebook: Rulebook) -> dict[str, str]:
     if own is not None:
         files["rules_test.yaml"] = _yaml(unit_tests(own, second), head, ())
     if own is not None and second is not None:
-        text = _yaml({"groups": second.book.groups}, head, (_NOT_TO_LOAD,))
-        files[SECOND_RULES] = text
+        first, _, rest = _yaml({"groups": second.book.groups}, head, ()).partition("\n")
+        files[SECOND_RULES] = f"{first}\n{_DO_NOT_LOAD}\n{rest}"
     if found is not None:
         files["alertmanager.yaml"] = _yaml(alertmanager.configuration(found), head, ())
         files[OPERATOR_ALERTMANAGER] = _yaml(
@@ -86,8 +88,8 @@ def identity_notes(config: Config, rulebook: Rulebook, files: Mapping[str, str])
             )
         if config.alarms.read_unlabelled:
             yield (
-                "alarms.read_unlabelled: series without a service count as this service's too; remove it 30 "
-                "days after the last sidecar was upgraded"
+                "alarms.read_unlabelled: series without a service count as this service's too; remove it "
+                "three days after the last sidecar was upgraded"
             )
         return
     if config.alarms.match is None:
@@ -98,7 +100,8 @@ def identity_notes(config: Config, rulebook: Rulebook, files: Mapping[str, str])
     elif "rules_test.yaml" not in files:
         yield (
             f"alarms.match: no labels that {{{config.alarms.match}}} accepts could be made up, so there are "
-            'no unit tests; list the values as alternatives, such as namespace=~"llm|chat"'
+            'no unit tests; list the values as alternatives, such as namespace=~"llm|chat", and match no '
+            "instance, for the tests' replicas have names of their own"
         )
 
 
@@ -183,7 +186,7 @@ def refuse_folder_of_another(folder: Path, files: Mapping[str, str]) -> None:
     same = all(mine[name] == theirs[name] for name in mine.keys() & theirs.keys())
     if there.service != ours.service or not same:
         raise UsageError(
-            f"{folder}: it has the rules of {there}, and these are of {ours}; give each a folder of its own"
+            f"{folder}: it holds the rules of {there}, and these are of {ours}; give each a folder of its own"
         )
 
 
@@ -209,15 +212,15 @@ def renamed(folder: Path, files: Mapping[str, str]) -> list[str]:
             kind, before = was
             lines.append(
                 f"{kind} {before} -> {shall[1]}: apply {name}, then kubectl delete {kind.lower()} "
-                f"{before}, or its alerts come twice"
+                f"{before}, or every notification comes twice"
             )
     return lines
 
 
 def _arrows(gone: list[str], new: list[str]) -> str:
-    """Old and new names; a group's begins as before."""
-    pairs = ((one, next((name for name in new if name.startswith(one)), None)) for one in gone)
-    return ", ".join(f"{old} -> {new_name or 'none'}" for old, new_name in pairs)
+    """Old and new names: what stands before the service is the same in both."""
+    now = {name.partition("@")[0]: name for name in new}
+    return ", ".join(f"{old} -> {now.get(old.partition('@')[0], 'none')}" for old in gone)
 
 
 def _old_text(folder: Path, name: str) -> str:

@@ -7,18 +7,20 @@ their Prometheus scrapes anybody else's servers.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from vllm_opsctl.alarms.instant import instant
 from vllm_opsctl.alarms.lint_finding import Finding
-from vllm_opsctl.alarms.prometheus.conventions import TARGET_RATIO
+from vllm_opsctl.alarms.prometheus.conventions import TARGET_RATIO, Scope
 from vllm_opsctl.alarms.vocabulary import Vocabulary
 from vllm_opsctl.exporter.config import Config
 from vllm_opsctl.exporter.identity import SERVICE, Identity, identity_of
+from vllm_opsctl.exporter.matchers import Matcher
 from vllm_opsctl.exporter.own_series import BUILD_INFO
 
-_RENAMED = f"exported_{SERVICE}"
-"""What Prometheus makes of a page's label when the target has one of that name, unless it honors labels."""
+_RENAMED = "exported_"
+"""What Prometheus puts before a page's label when the target has one of that name."""
 
 _TELLING = ("cluster", "environment", "env", "region", "namespace", "job")
 """Labels of targets that usually tell fleets apart, the widest first."""
@@ -81,11 +83,13 @@ def _strangers(
     config: Config, read: Sequence[Mapping[str, str]], prometheus: str
 ) -> Iterator[Finding]:
     """Servers that are probably not the service's."""
-    seen = []
-    for label in _TELLING:
+    seen: list[str] = []
+    example = 'namespace="llm"'
+    for label in reversed(_TELLING):
         values = sorted({one[label] for one in read if one.get(label)})
         if len(values) > 1:
-            seen.append(f"{label} {_listed(values)}")
+            seen.insert(0, f"{label} {_listed(values)}")
+            example = str(Matcher(label, "=~", "|".join(map(re.escape, values[:_SHOWN]))))
     ours = {model for target in config.targets for model in target.models}
     ours |= {one.model for one in config.objectives if one.model is not None}
     others = sorted({one["model_name"] for one in read if one.get("model_name")} - ours)
@@ -99,9 +103,9 @@ def _strangers(
     if seen:
         yield Finding(
             "alarms.match",
-            f"not set, and {prometheus} has more than one fleet ({'; '.join(seen)}): whatever fails in "
-            f"any of them pages as {identity}. Set the labels of its own servers, such as "
-            "'{namespace=\"llm\"}'",
+            f"not set, and {prometheus} seems to have more than one fleet ({'; '.join(seen)}): whatever "
+            f"fails in any of them pages as {identity}. Name its own servers; if they are all its own, write "
+            f"'{{{example}}}'",
         )
 
 
@@ -109,24 +113,40 @@ def _strangers(
 
 
 def _sidecars(config: Config, identity: Identity, prometheus: str) -> Iterator[Finding]:
-    labels = ", ".join((*identity.names, _RENAMED))
+    labels = ", ".join((*identity.names, *(f"{_RENAMED}{name}" for name in identity.names)))
     rows = [found for found, _ in instant(prometheus, f"group by ({labels}) ({BUILD_INFO})")]
     wanted = identity.labels()
-    if any(row.get(_RENAMED) == identity.service for row in rows):
+    renamed = {
+        name
+        for row in rows
+        if row.get(f"{_RENAMED}{SERVICE}", row.get(SERVICE)) == identity.service
+        for name, value in wanted.items()
+        if row.get(f"{_RENAMED}{name}") == value != row.get(name)
+    }
+    if renamed:
+        names = _listed(sorted(renamed))
         yield Finding(
-            "service.name",
-            f"{prometheus} renamed the sidecar's label {SERVICE} to {_RENAMED}, because its target has a "
-            f"label {SERVICE} too, and the rules find nothing. Set honor_labels: true in the scrape "
-            "configuration of the sidecars (honorLabels: true in a ServiceMonitor or PodMonitor)",
+            "service.name" if SERVICE in renamed else "exporter.labels",
+            f"{prometheus} renamed the sidecar's {names} to {_RENAMED}…, because its target has a label of "
+            "that name too, and the rules do not find it. Set honor_labels: true in the scrape configuration "
+            "of the sidecars (honorLabels: true in a ServiceMonitor or PodMonitor)",
         )
         return
-    unlabelled = [row for row in rows if any(not row.get(name) for name in wanted)]
+    yield from _other_labels(identity, prometheus)
+    # what names another service is none of ours
+    unlabelled = [
+        row
+        for row in rows
+        if row.get(SERVICE) in (None, "", identity.service)
+        and any(not row.get(name) for name in wanted)
+    ]
     if unlabelled and not config.alarms.read_unlabelled:
         missing = sorted({name for row in unlabelled for name in wanted if not row.get(name)})
+        old = " (0.1 never did)" if SERVICE in missing else ""
         yield Finding(
             "alarms.read_unlabelled",
-            f"sidecars send no {_listed(missing)}, as those of 0.1 do, and the rules do not read them: "
-            "upgrade or configure them, and set read_unlabelled: true for the first 30 days",
+            f"some sidecars send no label {_listed(missing)}{old}, and the rules do not read them: upgrade "
+            "or configure them, and set read_unlabelled: true for the first 30 days",
         )
     if config.alarms.read_unlabelled and not unlabelled:
         yield Finding(
@@ -142,6 +162,26 @@ def _sidecars(config: Config, identity: Identity, prometheus: str) -> Iterator[F
             "service.name",
             f"{prometheus} scrapes no sidecar of {identity}, but of {_listed(named)}; rules and sidecars "
             "need the same service.name and exporter.labels",
+        )
+
+
+def _other_labels(identity: Identity, prometheus: str) -> Iterator[Finding]:
+    """Fleets of the same service with other labels: matchers cannot keep them apart."""
+    selector = Scope(Identity(identity.service)).selector(TARGET_RATIO)
+    known = {*identity.names, "__name__", "objective"}
+    more = {
+        name
+        for found, _ in instant(prometheus, f"group without (objective) ({selector})")
+        for name in found
+        if name not in known
+    }
+    if more:
+        yield Finding(
+            "exporter.labels",
+            f"{prometheus} has rules of {identity.service} with the label {_listed(sorted(more))}. If they "
+            "are another fleet's, the rules of this one read its series too: give every fleet of a service "
+            "the same labels, or a service.name of its own",
+            is_error=False,
         )
 
 

@@ -21,6 +21,7 @@ from vllm_opsctl.alarms.alertmanager import (
 )
 from vllm_opsctl.alarms.resource_names import object_name
 from vllm_opsctl.exporter.identity import Identity
+from vllm_opsctl.exporter.series import labels_text
 
 _LABELS = {"app.kubernetes.io/name": "vllm-opsctl"}
 
@@ -104,4 +105,5 @@ def _receiver(one: Receiver, found: Pager) -> dict[str, Any]:
 
 def _name(identity: Identity) -> str:
     """The name of both objects; fleets that differ in a free label alone are two objects."""
-    return object_name("vllm-slo", "@".join((identity.service, *(v for _, v in identity.free))))
+    free = labels_text(dict(identity.free))
+    return object_name("vllm-slo", f"{identity.service}@{free}" if free else identity.service)

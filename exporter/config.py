@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from vllm_opsctl.exporter.config_autoscaling import Autoscaling
 from vllm_opsctl.exporter.config_types import Duration, Ratio, Size, Slug, Strict
 from vllm_opsctl.exporter.identity import check_free_labels
-from vllm_opsctl.exporter.matchers import matchers_in
+from vllm_opsctl.exporter.matchers import ON_SERVERS_PAGE, matchers_in
 
 DEFAULT_PORT = 9836
 
@@ -99,6 +99,13 @@ class Service(Strict):
         max_length=128,
         description="Name of the service: the label `service`, and in every name that is derived.",
     )
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _is_text(cls, name: object) -> object:
+        if not isinstance(name, str):
+            raise ValueError('put it in quotes, such as name: "2"')
+        return name
 
 
 class Target(Strict):
@@ -286,6 +293,15 @@ class Exporter(Strict):
     tap: Tap = Tap()
     cloudwatch: CloudWatch = CloudWatch()
 
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _are_texts(cls, labels: object) -> object:
+        for name, value in labels.items() if isinstance(labels, dict) else ():
+            if not isinstance(value, str):
+                # YAML has made 10 of 010 already
+                raise ValueError(f'{name}: put the value in quotes, such as {name}: "eu"')
+        return labels or {}
+
     @field_validator("labels")
     @classmethod
     def _free(cls, labels: dict[str, str]) -> dict[str, str]:
@@ -343,19 +359,35 @@ class Alarms(Strict):
     )
     read_unlabelled: bool = Field(
         False,
-        description="Also read series without `service` or a free label, for the 30 days after an upgrade "
-        "from 0.1.",
+        description="Also read series without `service` or a free label: during an upgrade from 0.1, and "
+        "for three days after it.",
     )
     histogram_buckets: dict[str, tuple[float, ...]] | None = Field(
         None,
         description="Bounds that vLLM is given with --custom-histogram-buckets, the same JSON.",
     )
 
+    @field_validator("match", mode="before")
+    @classmethod
+    def _is_text(cls, text: object) -> object:
+        if text is not None and not isinstance(text, str):
+            raise ValueError("put it in quotes: match: '{cluster=\"eu\"}'")
+        return text
+
     @field_validator("match")
     @classmethod
     def _matchers(cls, text: str | None) -> str | None:
         """In one form, without braces."""
-        return None if text is None else ",".join(map(str, matchers_in(text)))
+        if text is None:
+            return None
+        found = matchers_in(text)
+        for one in found:
+            if one.label in ON_SERVERS_PAGE and not one.matches(""):
+                raise ValueError(
+                    f"{one.label} is not on every series of a server; match labels of its target, such as "
+                    "namespace or job (an objective of one model has its own key, model)"
+                )
+        return ",".join(map(str, found))
 
     @field_validator("histogram_buckets")
     @classmethod

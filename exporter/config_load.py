@@ -142,9 +142,28 @@ def _value(keys: list[str], text: str, name: str) -> Any:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         raise ConfigError([f"environment {name}: not YAML: {text!r}"]) from None
+    if value is not None and not isinstance(value, str) and _is_text(keys):
+        # 010 is a name, and {cluster="eu"} are matchers
+        return text
     if keys == ["targets"] and isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
     return value
+
+
+def _is_text(keys: list[str]) -> bool:
+    """Whether a key's value is a text, or one of a table of texts."""
+    *above, last = keys
+    model = _model_at(above)
+    if model is not None and last in model.model_fields:
+        annotation = model.model_fields[last].annotation
+        return annotation is str or str in get_args(annotation)
+    *further, table = above or [""]
+    owner = _model_at(further)
+    return (
+        owner is not None
+        and table in owner.model_fields
+        and owner.model_fields[table].annotation == dict[str, str]
+    )
 
 
 def _line(error: Any, origin: str, origins: Mapping[str, str], data: object) -> str:

@@ -15,6 +15,8 @@ Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
 
 
 def _slug(text: str) -> str:
+    if not text:
+        raise ValueError("empty; give it a name")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.:-]*", text):
         raise ValueError(
             f"{text!r} has characters that labels should not have; use a-z, 0-9, - _ . :"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,11 @@ INLINE_BYTES = 51_200
 
 
 _ON_ONE_LINE = 220
+
+_DESCRIPTION = re.compile(
+    r"^Description: '?(?:Alarms|Scaling) of the vLLM service (\S+?)( \(.*\))?(?: by its load)?\.'?$",
+    re.MULTILINE,
+)
 
 
 class InvalidTemplate(Exception):
@@ -80,12 +86,32 @@ def template_text(template: Template) -> str:
 
 
 def is_current(folder: Path, text: str, file: str = FILE) -> bool:
-    """Whether the folder has this very template."""
+    """
+    Whether the folder has this very template.
+
+    Raises:
+        UsageError: It has another service's.
+    """
     path = folder / file
     try:
-        return path.is_file() and path.read_text(encoding="utf-8") == text
+        there = path.read_text(encoding="utf-8") if path.is_file() else ""
     except (OSError, UnicodeDecodeError):
         return False
+    old, new = _fleet_in(there), _fleet_in(text)
+    if old is not None and new is not None:
+        same_labels = not old[1] or not new[1] or old[1] == new[1]
+        if old[0] != new[0] or not same_labels:
+            raise UsageError(
+                f"{path}: it is the template of {''.join(old)}, and this one is of {''.join(new)}; give each "
+                "a folder of its own"
+            )
+    return there == text
+
+
+def _fleet_in(template: str) -> tuple[str, str] | None:
+    """The service that a template's description names, and its free labels."""
+    found = _DESCRIPTION.search(template)
+    return (found[1], found[2] or "") if found is not None else None
 
 
 def write_template(folder: Path, text: str, file: str = FILE, mark: str = MARK) -> bool:
@@ -102,7 +128,8 @@ def write_template(folder: Path, text: str, file: str = FILE, mark: str = MARK) 
         Whether it changed.
 
     Raises:
-        UsageError: A file in the way is not of a build, or the folder cannot be written.
+        UsageError: A file in the way is not of a build or is another service's, or the folder cannot be
+            written.
     """
     if is_current(folder, text, file):
         return False

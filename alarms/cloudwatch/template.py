@@ -149,7 +149,7 @@ def _body(config: Config, writer: AlarmWriter, parameters: dict[str, Any]) -> di
     ways: tuple[Notify, ...] = tuple(way for way in ("page", "ticket") if writer.arn(way) is None)
     body: dict[str, Any] = {
         "AWSTemplateFormatVersion": "2010-09-09",
-        "Description": f"Alarms of the vLLM service {config.service.name}.",
+        "Description": f"Alarms of the vLLM service {identity_of(config)}.",
     }
     if parameters:
         body["Parameters"] = parameters

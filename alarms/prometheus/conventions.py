@@ -205,10 +205,11 @@ class Scope:
     def _group_owner(self) -> str:
         if self.identity is None:
             raise ValueError("rules are of one service")
-        values = [
-            legal_name(v, illegal="[^A-Za-z0-9_.:-]", longest=48) for _, v in self.identity.free
+        free = [
+            f"{name}={legal_name(value, illegal='[^A-Za-z0-9_.:-]', longest=48)}"
+            for name, value in self.identity.free
         ]
-        return "@".join((self.identity.service, *values))
+        return "@".join((self.identity.service, *free))
 
 
 EVERY_SERVICE = Scope(identity=None)

@@ -70,11 +70,11 @@ EU = {**ONE, "OPSCTL_EXPORTER__LABELS__CLUSTER": "eu"}
     [
         (
             CODE,
-            "out: it has the rules of vllm (cluster eu), and these are of code; give each a folder",
+            "out: it holds the rules of vllm (cluster eu), and these are of code; give each a folder",
         ),
         (
             {**ONE, "OPSCTL_EXPORTER__LABELS__CLUSTER": "us"},
-            "out: it has the rules of vllm (cluster eu), and these are of vllm (cluster us)",
+            "out: it holds the rules of vllm (cluster eu), and these are of vllm (cluster us)",
         ),
     ],
 )
@@ -90,6 +90,28 @@ def test_the_rules_of_another_fleet_are_not_replaced(
     assert answer.returncode == 64
     assert line in answer.stderr
     assert (tmp_path / "out" / "rules.yaml").read_text() == before
+
+
+@pytest.mark.parametrize("check", [(), ("--check",)])
+@pytest.mark.parametrize(
+    ("first", "second"), [(ONE, CODE), (EU, {**EU, "OPSCTL_EXPORTER__LABELS__CLUSTER": "us"})]
+)
+def test_the_template_of_another_fleet_is_not_replaced(
+    opsctl: Opsctl,
+    tmp_path: Path,
+    first: dict[str, str],
+    second: dict[str, str],
+    check: tuple[str, ...],
+) -> None:
+    build = ("alarms", "build", "--to", "cloudwatch", "--out", "out")
+    opsctl.run(*build, cwd=tmp_path, env=first)
+    before = (tmp_path / "out" / "cloudwatch.yaml").read_text()
+
+    answer = opsctl.run(*build, *check, cwd=tmp_path, env=second)
+
+    assert answer.returncode == 64
+    assert "cloudwatch.yaml: it is the template of vllm" in answer.stderr
+    assert (tmp_path / "out" / "cloudwatch.yaml").read_text() == before
 
 
 def test_a_fleet_may_get_a_label_more(opsctl: Opsctl, tmp_path: Path) -> None:
@@ -113,7 +135,9 @@ def test_a_build_shows_what_it_renames(opsctl: Opsctl, tmp_path: Path) -> None:
 
     assert "llm-slo-short -> llm-slo-short@chat.v2" in said
     assert "PrometheusRule vllm-slo-chat-v2 -> vllm-slo-chat-v2-f5101bcf: apply" in said
-    assert "kubectl delete prometheusrule vllm-slo-chat-v2, or its alerts come twice" in said
+    assert (
+        "kubectl delete prometheusrule vllm-slo-chat-v2, or every notification comes twice" in said
+    )
     again = opsctl.run("alarms", "build", "--out", "out", cwd=tmp_path, env=env)
     assert "->" not in again.stderr
 

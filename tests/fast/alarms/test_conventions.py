@@ -92,7 +92,7 @@ def test_every_rule_is_in_a_group_of_its_service_and_carries_its_identity() -> N
     )
 
     for group in build_rules(config, "sidecar").groups:
-        assert re.fullmatch(r"llm-[a-z-]+@chat@eu-west-1-[0-9a-f]{8}", group["name"])
+        assert re.fullmatch(r"llm-[a-z-]+@chat@cluster=eu-west-1-[0-9a-f]{8}", group["name"])
         for rule in group["rules"]:
             assert rule["labels"].items() >= {"service": "chat", "cluster": "eu west/1"}.items()
 

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from vllm_opsctl.exporter import identity, matchers
 from vllm_opsctl.exporter.config import Config
+from vllm_opsctl.exporter.config_load import load_config
 from vllm_opsctl.exporter.identity import RESERVED_LABELS, Identity, identity_of
 from vllm_opsctl.exporter.matchers import Matcher, example_labels, matchers_in
 from vllm_opsctl.exporter.sinks.losses import LossCollector
@@ -39,6 +40,8 @@ def test_the_identity_is_the_service_and_the_free_labels_in_order() -> None:
         ({"my-cluster": "eu"}, "'my-cluster' is not a label name"),
         ({"__x": "eu"}, "'__x' is not a label name"),
         ({"cluster": ""}, "cluster: empty"),
+        ({"cluster": 8}, "cluster: put the value in quotes"),
+        ({"x" * 65: "eu"}, "is too long; use at most 64 characters"),
         ({"cluster": "{{ .Labels.x }}"}, "cluster: '{{ .Labels.x }}' cannot be the value"),
         ({"cluster": "${AWS::Region}"}, "cannot be the value"),
         ({"cluster": "a\nb"}, "cannot be the value"),
@@ -46,11 +49,27 @@ def test_the_identity_is_the_service_and_the_free_labels_in_order() -> None:
         ({f"label_{n}": "x" for n in range(11)}, "11 labels; at most 10 are allowed"),
     ],
 )
-def test_a_label_that_cannot_be_everywhere_is_refused(labels: dict[str, str], line: str) -> None:
+def test_a_label_that_cannot_be_everywhere_is_refused(labels: dict[str, object], line: str) -> None:
     with pytest.raises(ValidationError) as caught:
         config(labels=labels)
 
     assert line in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "read"),
+    [
+        ("ALARMS__MATCH", '{cluster="eu"}', 'cluster="eu"'),
+        ("ALARMS__MATCH", 'cluster="eu"', 'cluster="eu"'),
+        ("EXPORTER__LABELS__CLUSTER", "010", "010"),
+        ("EXPORTER__LABELS__CLUSTER", "1.10", "1.10"),
+        ("SERVICE__NAME", "12:30", "12:30"),
+    ],
+)
+def test_a_text_in_the_environment_is_taken_as_it_is(name: str, text: str, read: str) -> None:
+    loaded = load_config(None, {f"OPSCTL_{name}": text}).config
+
+    assert read in (loaded.alarms.match, loaded.service.name, *loaded.exporter.labels.values())
 
 
 def test_every_sample_of_the_page_carries_the_identity() -> None:
@@ -95,6 +114,9 @@ def test_the_examples_are_right() -> None:
         ("cluster = 'eu' , job=~`vllm-.*`", 'cluster="eu",job=~"vllm-.*"'),
         ('{pod!~"test-.*",env!="it\'s"}', 'pod!~"test-.*",env!="it\\x27s"'),
         ('{job="a",}', 'job="a"'),
+        (r'{job="a\056b\u00e9"}', 'job="a.bé"'),
+        (r'{job=~"\\pL+[[:digit:]]"}', r'job=~"\\pL+[[:digit:]]"'),
+        ('{model_name!="canary"}', 'model_name!="canary"'),
     ],
 )
 def test_matchers_have_one_form(text: str, kept: str) -> None:
@@ -108,14 +130,22 @@ def test_matchers_have_one_form(text: str, kept: str) -> None:
     [
         ("{cluster=eu}", "cannot be read from 'cluster=eu' on; write label matchers like"),
         ("{}", "no matcher in it"),
-        ('{cluster="eu"', "has one brace only"),
+        ('{cluster="eu"', "has text beside its braces, or one of them only"),
+        ('up{cluster="eu"}', "has text beside its braces"),
+        ({"cluster": "eu"}, "put it in quotes: match:"),
+        ('{pod=~"chat-(?!canary).*"}', "pod: Prometheus has no '(?!' in patterns"),
+        ('{pod=~"a++"}', "Prometheus has no '++' in patterns"),
+        ('{pod=~"a{1001}"}', "repeats at most 1000 times"),
+        (r'{pod="a\q"}', "is not an escape in PromQL"),
+        ('{model_name="chat"}', "model_name is not on every series of a server"),
+        ('{engine=~"0|1"}', "engine is not on every series of a server"),
         ('{cluster="eu" namespace="x"}', "cannot be read from"),
         ('{__name__="up"}', "__name__ cannot be matched"),
         ('{job=~"a("}', "'a(' is not a pattern"),
         ('{job="{{ x }}"}', "must not hold control characters"),
     ],
 )
-def test_what_is_no_matcher_is_refused_with_an_example(text: str, line: str) -> None:
+def test_what_is_no_matcher_is_refused_with_an_example(text: object, line: str) -> None:
     with pytest.raises(ValidationError) as caught:
         Config.model_validate({"alarms": {"match": text}})
 

@@ -136,8 +136,42 @@ def test_a_label_that_the_scrape_renamed(lint: Lint) -> None:
 
     assert ran.returncode == 1
     assert "service.name: http" in ran.stdout
-    assert "renamed the sidecar's label service to exported_service" in ran.stdout
+    assert "renamed the sidecar's service to exported_…" in ran.stdout
     assert "Set honor_labels: true" in ran.stdout
+
+
+def test_a_free_label_that_the_scrape_renamed(lint: Lint) -> None:
+    relabel = [{"target_label": "cluster", "replacement": "prod-eu"}]
+    config = "exporter: {labels: {cluster: eu}}\n"
+    page = sidecar('service="chat",cluster="eu"')
+    ran = lint.run([page], relabel_configs=relabel, config=config)
+
+    assert ran.returncode == 1
+    assert "exporter.labels: http" in ran.stdout
+    assert "renamed the sidecar's cluster to exported_…" in ran.stdout
+
+
+def test_a_target_label_of_the_same_value_renames_nothing(lint: Lint) -> None:
+    relabel = [{"target_label": "service", "replacement": "chat"}]
+    ran = lint.run([sidecar('service="chat"')], relabel_configs=relabel)
+
+    assert "service.name" not in ran.stdout
+
+
+def test_another_services_sidecar_has_labels_of_its_own(lint: Lint) -> None:
+    config = "exporter: {labels: {cluster: eu}}\n"
+    pages = [sidecar('service="chat",cluster="eu"'), sidecar('service="shop"')]
+    ran = lint.run(pages, config=config)
+
+    assert "read_unlabelled" not in ran.stdout
+
+
+def test_a_fleet_of_the_same_service_with_more_labels_is_seen(lint: Lint) -> None:
+    rules = 'llm_slo:objective:ratio{service="chat",environment="staging",objective="a"} 0.9\n'
+    ran = lint.run([sidecar('service="chat"'), rules], honor_labels=True)
+
+    assert "has rules of chat with the label environment" in ran.stdout
+    assert "give every fleet of a service the same labels" in ran.stdout
 
 
 def test_with_honor_labels_nothing_is_wrong(lint: Lint) -> None:
@@ -151,7 +185,7 @@ def test_a_sidecar_of_0_1_is_named(lint: Lint) -> None:
     ran = lint.run([sidecar('version="0.1.0"'), sidecar('service="chat"')])
 
     assert ran.returncode == 1
-    assert "sidecars send no service, as those of 0.1 do" in ran.stdout
+    assert "some sidecars send no label service (0.1 never did)" in ran.stdout
 
 
 def test_the_switch_for_the_upgrade_is_not_forgotten(lint: Lint) -> None:

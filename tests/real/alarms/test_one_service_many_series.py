@@ -18,6 +18,7 @@ from vllm_opsctl.alarms.made_up import own_service
 from vllm_opsctl.alarms.prometheus.conventions import Source
 from vllm_opsctl.alarms.rule_tests import unit_tests
 from vllm_opsctl.alarms.rules import Rulebook
+from vllm_opsctl.exporter.series import labels_text
 
 SETTINGS: dict[str, Any] = {
     "service": {"name": "chat"},
@@ -29,6 +30,8 @@ SETTINGS: dict[str, Any] = {
 BUSY = HEALTHY.changed({"requests_waiting": 90, "preemptions": 30, "kv_cache_usage_ratio": 0.99})
 
 InputSeries = list[dict[str, str]]
+
+ONE = {"labels": "{}", "value": 1}
 
 
 @dataclass(frozen=True)
@@ -225,6 +228,64 @@ def test_what_0_1_recorded_counts_in_the_budget(promtool: Promtool, labels: dict
     test = one_test(recorded_by_0_1(days), checks, days * 1440 - 1)
 
     assert promtool.run([period], [test]) == ""
+
+
+def test_every_rule_survives_the_upgrade_of_the_sidecars(promtool: Promtool) -> None:
+    """For a while each window has the same series with and without the labels that the upgrade brought."""
+    labels = {"exporter": {"labels": {"cluster": "eu"}}, "alarms": {"read_unlabelled": True}}
+    _, rulebook = book("sidecar", {**SETTINGS, **labels})
+    everything = BUSY.changed(
+        {
+            "corrupted": 2,
+            "transfer_failures": 3,
+            "acceptance": 0.1,
+            "rejections": 20,
+            "bad_share": 0.5,
+        }
+    )
+    switch = 61
+    new = fleet(rulebook, Phase(60, everything))
+    own = labels_text({"service": "chat", "cluster": "eu"})
+    old = [
+        {
+            "series": one["series"].replace(own, "").replace("{,", "{"),
+            "values": f"{one['values']} stale",
+        }
+        for one in new
+    ]
+    late = [{**one, "values": f"_x{switch} {one['values']}"} for one in new]
+    burning = firing(alertname="LLMSLOErrorBudgetBurn", window="1h", objective="availability")
+    thrash = firing(alertname="LLMKVPreemptionThrash")
+    twice = 'count(ALERTS{alertstate="firing",alertname="LLMKVPreemptionThrash"})'
+    checks = [
+        one_test([*old, *late], {burning: 1.0, thrash: 1.0, twice: 2.0}, minute)
+        for minute in (switch - 2, switch + 3, switch + 20)
+    ]
+
+    assert promtool.run([rulebook], checks) == ""
+
+
+@pytest.mark.parametrize(
+    ("source", "label"),
+    [("sidecar", "role"), ("sidecar", "replica"), ("vllm", "service"), ("vllm", "cluster")],
+)
+def test_no_rule_fails_when_series_come_twice(
+    promtool: Promtool, source: Source, label: str
+) -> None:
+    """Whatever they differ in, also a label that the rule itself sets."""
+    _, rulebook = book(source, {**SETTINGS, "exporter": {"labels": {"cluster": "eu"}}})
+    own = own_service(rulebook)
+    assert own is not None
+    tests = [
+        one_test(
+            [s for half in "AB" for s in labelled(one["input_series"], **{label: half})], {}, 1
+        )
+        | {"promql_expr_test": [{"expr": "vector(1)", "eval_time": "60m", "exp_samples": [ONE]}]}
+        for one in unit_tests(own, None)["tests"]
+        if one["name"].startswith("LLM")
+    ]
+
+    assert promtool.run([rulebook], tests) == ""
 
 
 def test_sidecars_of_0_1_are_read_where_the_configuration_says_so(promtool: Promtool) -> None:
