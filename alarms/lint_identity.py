@@ -146,12 +146,12 @@ def _sidecars(config: Config, identity: Identity, prometheus: str) -> Iterator[F
         yield Finding(
             "alarms.read_unlabelled",
             f"some sidecars send no label {_listed(missing)}{old}, and the rules do not read them: upgrade "
-            "or configure them, and set read_unlabelled: true for the first 30 days",
+            "or configure them, and set read_unlabelled: true until three days after that",
         )
     if config.alarms.read_unlabelled and not unlabelled:
         yield Finding(
             "alarms.read_unlabelled",
-            f"every sidecar that {prometheus} scrapes says whose it is; remove this 30 days after the last "
+            f"every sidecar that {prometheus} scrapes says whose it is; remove this three days after the last "
             "one was upgraded",
             is_error=False,
         )

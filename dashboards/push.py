@@ -187,6 +187,7 @@ def _change(board: Board, now: Found | None, folder: Folder, service: str | None
     if now.folder_uid != folder.uid:
         found.insert(0, Difference("~", "folder", now.folder_title, folder.title))
     others = [] if service is None or service in now.tags else _services(now.tags)
+    why = ""
     if OWNER not in now.tags:
         found = []
         why = (
@@ -204,18 +205,9 @@ def _change(board: Board, now: Found | None, folder: Folder, service: str | None
             "Grafana has it from a file (provisioning), and takes no change of it over the API; replace the "
             "file with that of opsctl dashboards build, or take it out of the provisioned folder"
         )
-    else:
-        return Change(
-            "change" if found else "unchanged",
-            board.uid,
-            board.body,
-            folder,
-            board.of_all_services,
-            tuple(found),
-            now.version,
-        )
+    action: Action = "foreign" if why else "change" if found else "unchanged"
     return Change(
-        "foreign",
+        action,
         board.uid,
         board.body,
         folder,
