@@ -151,8 +151,8 @@ def _sidecars(config: Config, identity: Identity, prometheus: str) -> Iterator[F
     if config.alarms.read_unlabelled and not unlabelled:
         yield Finding(
             "alarms.read_unlabelled",
-            f"every sidecar that {prometheus} scrapes says whose it is; remove this three days after the last "
-            "one was upgraded",
+            f"every sidecar that {prometheus} scrapes says whose it is; remove this three days after the "
+            "last one was upgraded",
             is_error=False,
         )
     has_ours = any(all(row.get(k) == v for k, v in wanted.items()) for row in rows)
