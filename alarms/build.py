@@ -179,7 +179,9 @@ def refuse_folder_of_another(folder: Path, files: Mapping[str, str]) -> None:
     Raises:
         UsageError: The folder has another service's rules.
     """
-    there, ours = _identity_in(_old_text(folder, RULES)), _identity_in(files.get(RULES, ""))
+    there = _identity_in(_old_text(folder, RULES))
+    # a build's rules are long: read them only where there is something to compare
+    ours = _identity_in(files[RULES]) if there is not None else None
     if there is None or ours is None:
         return
     mine, theirs = dict(ours.free), dict(there.free)

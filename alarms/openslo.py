@@ -321,7 +321,7 @@ def _annotations(objective: Objective) -> dict[str, str]:
 
 
 def _prometheus(identity: Identity, objective: Objective, **more: str) -> dict[str, Any]:
-    query = Scope(identity).selector(SLI_EVENTS, labels_text({"objective": objective.name, **more}))
+    query = Scope(identity).exported(SLI_EVENTS, labels_text({"objective": objective.name, **more}))
     return {"metricSource": {"type": "Prometheus", "spec": {"query": query}}}
 
 

@@ -122,9 +122,8 @@ class Indicator:
         return self._own(SLI_THRESHOLD, kind=kind)
 
     def _own(self, series: str, **matchers: str) -> str:
-        scope = self.names.scope.raw("sidecar")
         of_objective = labels_text({"objective": self.objective.name, **matchers})
-        return f"{series}{{{scope},{of_objective}}}"
+        return self.names.scope.exported(series, of_objective)
 
     def _latency(self, suffix: str, window: str) -> str:
         # series by series, with all their labels: a pod that was replaced behind the same instance is in

@@ -133,9 +133,13 @@ class Scope:
         own = self.identity.matchers(or_unlabelled=or_unlabelled) if self.identity else ""
         return ",".join(filter(None, (own, self.chosen)))
 
+    def exported(self, series: str, matchers: str = "") -> str:
+        """The service's series of the sidecar itself; of 0.1's sidecars too where the scope says so."""
+        return _selected(series, self.raw("sidecar"), matchers)
+
     def selector(self, series: str, matchers: str = "") -> str:
         """
-        The service's series of a recording, or of the sidecar itself.
+        The service's series of a recording.
 
         Args:
             series: Its name.
@@ -272,7 +276,7 @@ def named_series(name: str, matchers: str, scope: Scope, source: Source) -> str 
     'llm_slo:error:ratio_rate1h{service="chat",model="m"}'
     """
     if name in _SIDECAR_SERIES:
-        return _selected(_SIDECAR_SERIES[name], scope.raw("sidecar"), matchers)
+        return scope.exported(_SIDECAR_SERIES[name], matchers)
     if name == "scrape_up":
         return _selected("up", scope.raw(source), matchers)
     if name == "rule_failures":
