@@ -51,17 +51,15 @@ class Tally:
 
 @dataclass
 class Summary:
-    """The whole load: per phase, in total, and what the client side itself costs."""
+    """The whole load: per phase, in total, and whether anything stood still."""
 
     phases: dict[str, Tally]
     total: Tally
     started: dict[str, float]
     """Phase name to Unix time; ``drain`` and ``end`` are in it too."""
-    overhead_p50_s: float
-    """Round trip of ``GET /version`` during the load: HTTP and the client, without the engine."""
-    overhead_p99_s: float
-    overhead_max_s: float
-    """The longest, from when it was due: while the whole machine stands still, nothing is sent either."""
+    longest_round_trip_s: float
+    """Of ``GET /version`` (HTTP and the client, without the engine) during the load, from when it was due:
+    while the whole machine stands still, nothing is sent either."""
 
     @classmethod
     def from_json(cls, text: str) -> "Summary":

@@ -36,7 +36,7 @@ from load.scenarios import SCENARIOS
 DRAIN_TIMEOUT_S = 120.0
 """How long requests in flight may take after the last phase before they are cut off."""
 
-OVERHEAD_PERIOD_S = 1.0
+ROUND_TRIP_PERIOD_S = 1.0
 KEEPALIVE_S = 2.0
 """Below the 5 s after which the server closes an idle connection: no request meets a closed one."""
 
@@ -66,7 +66,6 @@ class _Load:
         self._drain = drain
         self._requests: list[_Request] = []
         self._running: set[asyncio.Task[None]] = set()
-        self._overhead: list[float] = []
         self._longest_s = 0.0
         self._started: dict[str, float] = {}
 
@@ -79,13 +78,13 @@ class _Load:
         endless = aiohttp.ClientTimeout(total=None, sock_read=None)
         async with aiohttp.ClientSession(connector=connector, timeout=endless) as session:
             self._session = session
-            overhead = asyncio.create_task(self._sample_overhead())
+            round_trips = asyncio.create_task(self._time_round_trips())
             with suppress(asyncio.CancelledError):
                 await send
-            overhead.cancel()
+            round_trips.cancel()
             for task in self._running:
                 task.cancel()
-            await asyncio.gather(overhead, *self._running, return_exceptions=True)
+            await asyncio.gather(round_trips, *self._running, return_exceptions=True)
         self._mark("end")
         return self._summary()
 
@@ -189,19 +188,17 @@ class _Load:
                     response.close()
                     return
 
-    async def _sample_overhead(self) -> None:
+    async def _time_round_trips(self) -> None:
         """Time ``GET /version`` about once a second: HTTP, event loops, no engine."""
         due = time.monotonic()
         try:
             while True:
-                began = time.monotonic()
                 with suppress(aiohttp.ClientError):
                     async with self._session.get(f"{self._url}/version") as response:
                         await response.read()
-                    self._overhead.append(time.monotonic() - began)
                 self._note_longest(due)
-                due = time.monotonic() + OVERHEAD_PERIOD_S
-                await asyncio.sleep(OVERHEAD_PERIOD_S)
+                due = time.monotonic() + ROUND_TRIP_PERIOD_S
+                await asyncio.sleep(ROUND_TRIP_PERIOD_S)
         finally:
             # the load may end while one waits
             self._note_longest(due)
@@ -221,9 +218,7 @@ class _Load:
             phases={name: _tally(r for r in self._requests if r.phase == name) for name in names},
             total=_tally(self._requests),
             started=self._started,
-            overhead_p50_s=percentile(self._overhead, 0.50),
-            overhead_p99_s=percentile(self._overhead, 0.99),
-            overhead_max_s=self._longest_s,
+            longest_round_trip_s=self._longest_s,
         )
 
 

@@ -56,7 +56,7 @@ class MachineWatch:
 
     def saw(self, load: Summary) -> None:
         """Take in what a load's clients measured."""
-        self.round_trip_s = max(self.round_trip_s, load.overhead_max_s)
+        self.round_trip_s = max(self.round_trip_s, load.longest_round_trip_s)
 
     @contextmanager
     def during(self, load: LoadProcess) -> Iterator[None]:
