@@ -13,6 +13,7 @@ from vllm_opsctl.alarms.cloudwatch.build import (
     FILE,
     INLINE_BYTES,
     is_current,
+    renamed,
     template_text,
     write_template,
 )
@@ -60,8 +61,11 @@ def build_cloudwatch(
         f"{template.count('Alarm')} metric alarms on {template.billed_metrics} metrics, "
         f"{template.count('CompositeAlarm')} composites, {template.count('Dashboard')} board"
     )
+    current = is_current(out, text)
+    for line in renamed(out, text):
+        note(line)
     if check:
-        return checked(out, [] if is_current(out, text) else [FILE], counts)
+        return checked(out, [] if current else [FILE], counts)
     changed = write_template(out, text)
     click.echo(f"{out / FILE}: {counts}{'' if changed else '; unchanged'}")
     return 0

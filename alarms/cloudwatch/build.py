@@ -12,7 +12,7 @@ from vllm_opsctl.alarms.build import MARK
 from vllm_opsctl.alarms.cloudwatch.template import Template
 from vllm_opsctl.alarms.cloudwatch.validate import MAX_BYTES, mistakes
 from vllm_opsctl.errors import ConfigError, UsageError
-from vllm_opsctl.exporter.yaml_text import Dumper
+from vllm_opsctl.exporter.yaml_text import Dumper, read_yaml
 
 FILE = "cloudwatch.yaml"
 
@@ -112,6 +112,50 @@ def _fleet_in(template: str) -> tuple[str, str] | None:
     """The service that a template's description names, and its free labels."""
     found = _DESCRIPTION.search(template)
     return (found[1], found[2] or "") if found is not None else None
+
+
+_NAMES = {"AlarmName": "alarm", "DashboardName": "dashboard"}
+
+
+def renamed(folder: Path, text: str) -> list[str]:
+    """
+    What CloudFormation replaces when it deploys this template over the one in the folder: one line each.
+
+    Args:
+        folder: With the template of an earlier build, or without.
+        text: The template's, by this build.
+    """
+    try:
+        there = (folder / FILE).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return []
+    if there == text:
+        return []
+    old, new = _names_in(there), _names_in(text)
+    return [
+        f"{what} {name} -> {new[what, resource]}: CloudFormation deletes the old one when you deploy"
+        for (what, resource), name in old.items()
+        if new.get((what, resource), name) != name
+    ]
+
+
+def _names_in(template: str) -> dict[tuple[str, str], str]:
+    """Names of alarms and dashboards, by what they are and the resource's logical name."""
+    try:
+        resources = dict(read_yaml(template)["Resources"])
+        return {
+            (what, resource): _unfolded(one["Properties"][key])
+            for resource, one in resources.items()
+            for key, what in _NAMES.items()
+            if key in one["Properties"]
+        }
+    except (yaml.YAMLError, KeyError, TypeError, ValueError):
+        # somebody edited it; it is replaced all the same
+        return {}
+
+
+def _unfolded(name: object) -> str:
+    return str(name["Fn::Sub"]) if isinstance(name, dict) else str(name)
 
 
 def write_template(folder: Path, text: str, file: str = FILE, mark: str = MARK) -> bool:

@@ -364,6 +364,38 @@ def test_a_build_is_repeatable_checked_and_leaves_prometheus_files_alone(
     assert path.exists(), "a build for Prometheus leaves it alone too"
 
 
+NEW_BOARD = "${AWS::StackName}-${AWS::Region}-slo"
+
+
+def test_a_build_over_a_template_of_0_1_says_what_deploying_it_replaces(
+    opsctl: Opsctl, tmp_path: Path
+) -> None:
+    opsctl.run("--config", str(STARTER), *BUILD, cwd=tmp_path, env=EXAMPLE)
+    path = tmp_path / "out" / "cloudwatch.yaml"
+    path.write_text(path.read_text().replace(NEW_BOARD, "${AWS::StackName}-slo"))
+
+    first = opsctl.run("--config", str(STARTER), *BUILD, cwd=tmp_path, env=EXAMPLE)
+    again = opsctl.run("--config", str(STARTER), *BUILD, cwd=tmp_path, env=EXAMPLE)
+
+    assert f"dashboard ${{AWS::StackName}}-slo -> {NEW_BOARD}: " in first.stderr
+    assert first.stderr.count(" -> ") == 1
+    assert " -> " not in again.stderr
+
+
+@pytest.mark.parametrize("body", ["", "Resources: 5\n", "Resources: {A: 5}\n", "]\n"])
+def test_an_edited_template_is_replaced_whatever_it_has(
+    opsctl: Opsctl, tmp_path: Path, body: str
+) -> None:
+    (tmp_path / "out").mkdir()
+    path = tmp_path / "out" / "cloudwatch.yaml"
+    path.write_text(f"# written by opsctl alarms build --to cloudwatch\n{body}")
+
+    answer = opsctl.run("--config", str(STARTER), *BUILD, cwd=tmp_path, env=EXAMPLE)
+
+    assert answer.returncode == 0, answer.stderr
+    assert NEW_BOARD in path.read_text()
+
+
 def test_a_file_of_somebody_else_is_left_alone(opsctl: Opsctl, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "cloudwatch.yaml").write_text("Resources: {}\n")
