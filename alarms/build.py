@@ -122,7 +122,13 @@ def _yaml(data: object, head: str, notes: tuple[str, ...] | list[str]) -> str:
 
 
 def differences(folder: Path, files: Mapping[str, str]) -> list[str]:
-    """Names of files that a build would write or remove."""
+    """
+    Names of files that a build would write or remove.
+
+    Raises:
+        UsageError: The folder has another service's rules.
+    """
+    _refuse_folder_of_another(folder, files)
     there = {
         name: (folder / name).read_text(encoding="utf-8") if (folder / name).is_file() else None
         for name in (*files, *_stale(folder, files))
@@ -141,7 +147,6 @@ def write(folder: Path, files: Mapping[str, str]) -> list[str]:
         UsageError: A file in the way is not of a build or is another service's, or the folder cannot be
             written.
     """
-    refuse_folder_of_another(folder, files)
     changed = differences(folder, files)
     for name in changed:
         path = folder / name
@@ -172,14 +177,8 @@ _ALL = (
 )
 
 
-def refuse_folder_of_another(folder: Path, files: Mapping[str, str]) -> None:
-    """
-    Make sure that a build does not replace the rules of another service.
-
-    Raises:
-        UsageError: The folder has another service's rules.
-    """
-    there = _identity_in(_old_text(folder, RULES))
+def _refuse_folder_of_another(folder: Path, files: Mapping[str, str]) -> None:
+    there = _identity_in(old_text(folder, RULES))
     # a build's rules are long: read them only where there is something to compare
     ours = _identity_in(files[RULES]) if there is not None else None
     if there is None or ours is None:
@@ -201,7 +200,7 @@ def renamed(folder: Path, files: Mapping[str, str]) -> list[str]:
         files: Those of this build.
     """
     lines = []
-    old, new = (_group_names(text) for text in (_old_text(folder, RULES), files[RULES]))
+    old, new = (_group_names(text) for text in (old_text(folder, RULES), files[RULES]))
     gone = [name for name in old if name not in new]
     if gone:
         lines.append(
@@ -209,7 +208,7 @@ def renamed(folder: Path, files: Mapping[str, str]) -> list[str]:
             "keeps the old ones until you delete them"
         )
     for name in (OPERATOR_RULES, OPERATOR_ALERTMANAGER):
-        was, shall = (_object(text) for text in (_old_text(folder, name), files.get(name, "")))
+        was, shall = (_object(text) for text in (old_text(folder, name), files.get(name, "")))
         if was is not None and shall is not None and was != shall:
             kind, before = was
             lines.append(
@@ -225,35 +224,37 @@ def _arrows(gone: list[str], new: list[str]) -> str:
     return ", ".join(f"{old} -> {now.get(old.partition('@')[0], 'none')}" for old in gone)
 
 
-def _old_text(folder: Path, name: str) -> str:
-    path = folder / name
+def old_text(folder: Path, name: str) -> str:
+    """The text of a file that an earlier build wrote; empty when there is none."""
     try:
-        return path.read_text(encoding="utf-8") if MARK in _first_line(path) else ""
+        text = (folder / name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return ""
+    return text if MARK in text.partition("\n")[0] else ""
 
 
-def _loaded(text: str) -> Any:
+def loaded(text: str) -> dict[str, Any]:
+    """What a file of a build holds; empty when somebody broke it: it is replaced all the same."""
     try:
-        return read_yaml(text) or {}
+        data = read_yaml(text)
     except yaml.YAMLError:
-        # somebody edited it; it is replaced all the same
         return {}
+    return data if isinstance(data, dict) else {}
 
 
 def _group_names(text: str) -> list[str]:
-    return [group["name"] for group in _loaded(text).get("groups", ())]
+    return [group["name"] for group in loaded(text).get("groups", ())]
 
 
 def _object(text: str) -> tuple[str, str] | None:
     """Kind and name of a Kubernetes object."""
-    data = _loaded(text)
+    data = loaded(text)
     return (data["kind"], data["metadata"]["name"]) if "kind" in data else None
 
 
 def _identity_in(text: str) -> Identity | None:
     """Whose rules a file has, by the labels of its first one."""
-    rules = (rule for group in _loaded(text).get("groups", ()) for rule in group["rules"])
+    rules = (rule for group in loaded(text).get("groups", ()) for rule in group["rules"])
     labels = next((rule["labels"] for rule in rules if SERVICE in rule.get("labels", {})), None)
     if labels is None:
         return None

@@ -94,7 +94,6 @@ def build(
         build_files,
         differences,
         identity_notes,
-        refuse_folder_of_another,
         renamed,
         write,
     )
@@ -119,12 +118,12 @@ def build(
     ):
         note(text)
     counts = f"{len(rulebook.alerts)} alerts of {len(rulebook.indicators)} objectives"
-    refuse_folder_of_another(out, files)
-    for text in renamed(out, files):
+    names = renamed(out, files)
+    changed = differences(out, files) if check else write(out, files)
+    for text in names:
         note(text)
     if check:
-        return checked(out, differences(out, files), counts)
-    changed = write(out, files)
+        return checked(out, changed, counts)
     click.echo(f"{out}: {counts}; {len(files)} files, {len(changed)} changed")
     return 0
 

@@ -61,12 +61,12 @@ def build_cloudwatch(
         f"{template.count('Alarm')} metric alarms on {template.billed_metrics} metrics, "
         f"{template.count('CompositeAlarm')} composites, {template.count('Dashboard')} board"
     )
-    current = is_current(out, text)
-    for line in renamed(out, text):
+    names = renamed(out, template)
+    changed = not is_current(out, text) if check else write_template(out, text)
+    for line in names:
         note(line)
     if check:
-        return checked(out, [] if current else [FILE], counts)
-    changed = write_template(out, text)
+        return checked(out, [FILE] if changed else [], counts)
     click.echo(f"{out / FILE}: {counts}{'' if changed else '; unchanged'}")
     return 0
 

@@ -13,6 +13,7 @@ from typing import Any
 from vllm_opsctl.alarms.cloudwatch.ownership import OWNER, SERVICE_TAG
 from vllm_opsctl.alarms.cloudwatch.wanted import (
     alarm_parts,
+    each_name,
     old_board_name,
     old_key_alias,
     old_topic_name,
@@ -57,7 +58,7 @@ def alarms_statements(config: Config, partition: str) -> list[dict[str, Any]]:
             _actions("cloudwatch", ("DeleteDashboards", "GetDashboard", "PutDashboard")),
             [
                 f"arn:{partition}:cloudwatch::*:dashboard/{name}"
-                for name in _both(
+                for name in each_name(
                     dashboard_name(service, config.exporter.cloudwatch.region or "*"),
                     old_board_name(service),
                 )
@@ -79,7 +80,7 @@ def alarms_statements(config: Config, partition: str) -> list[dict[str, Any]]:
             [
                 f"arn:{partition}:sns:{place}:{name}"
                 for way in ("page", "ticket")
-                for name in _both(topic_name(service, way), old_topic_name(service, way))
+                for name in each_name(topic_name(service, way), old_topic_name(service, way))
             ],
         ),
         # an alias is asked for before there is one
@@ -112,7 +113,7 @@ def alarms_statements(config: Config, partition: str) -> list[dict[str, Any]]:
             _actions("kms", ("CreateAlias", "DeleteAlias")),
             [
                 f"arn:{partition}:kms:{place}:{name}"
-                for name in _both(key_alias(service), old_key_alias(service))
+                for name in each_name(key_alias(service), old_key_alias(service))
             ],
         ),
     ]
@@ -167,11 +168,6 @@ def _topics(config: Config, partition: str) -> list[str]:
         f"arn:{partition}:sns:{place}:{topic_name(config.service.name, way)}"
         for way in ("page", "ticket")
     ]
-
-
-def _both(name: str, old: str) -> list[str]:
-    """A name and what 0.1 called it, once if that is the same."""
-    return list(dict.fromkeys(filter(None, (name, old))))
 
 
 def _actions(service: str, names: Sequence[str]) -> list[str]:

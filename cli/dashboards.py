@@ -55,7 +55,6 @@ def build(
     from vllm_opsctl.dashboards.build import (
         board_files,
         changed_files,
-        refuse_folder_of_another,
         renamed,
         write_boards,
     )
@@ -65,11 +64,11 @@ def build(
     files = board_files(config, drawn)
     panels = sum(1 for one in drawn for _ in panels_of(one.body))
     counts = f"{len(drawn)} boards, {panels} panels"
-    refuse_folder_of_another(out, service)
-    for text in renamed(out, files, service):
+    names = renamed(out, files, service)
+    changed = changed_files(out, files, service) if check else write_boards(out, files, service)
+    for text in names:
         note(text)
     if check:
-        return checked(out, changed_files(out, files, service), counts)
-    changed = write_boards(out, files, service)
+        return checked(out, changed, counts)
     click.echo(f"{out}: {counts}; {len(files)} files, {len(changed)} changed")
     return 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -148,13 +148,7 @@ def _json(one: Drawn, indent: int | None = 2) -> str:
 # -- what is there ---------------------------------------------------------------------------------
 
 
-def refuse_folder_of_another(folder: Path, service: str) -> None:
-    """
-    Make sure that a build does not replace the boards of another service.
-
-    Raises:
-        UsageError: The folder has another service's boards.
-    """
+def _refuse_folder_of_another(folder: Path, service: str) -> None:
     for name in (PROVISIONING, CONFIG_MAPS):
         owner = _owner(_read(folder / name) or "")
         if owner not in (None, service):
@@ -208,7 +202,13 @@ def outdated(folder: Path, files: Mapping[str, str], service: str) -> dict[str, 
 
 
 def changed_files(folder: Path, files: Mapping[str, str], service: str) -> list[str]:
-    """Names of files that are not as a build would leave them."""
+    """
+    Names of files that are not as a build would leave them.
+
+    Raises:
+        UsageError: The folder has another service's boards.
+    """
+    _refuse_folder_of_another(folder, service)
     changed = [name for name, text in files.items() if _read(folder / name) != text]
     return [*changed, *outdated(folder, files, service)]
 
@@ -229,7 +229,6 @@ def write_boards(folder: Path, files: Mapping[str, str], service: str) -> list[s
         UsageError: A file in the way is not of a build or is another service's, or the folder cannot be
             written.
     """
-    refuse_folder_of_another(folder, service)
     changed = changed_files(folder, files, service)
     for name in changed:
         there = _read(folder / name)
@@ -286,10 +285,11 @@ def _read(path: Path) -> str | None:
         return None
 
 
-def renamed(folder: Path, files: Mapping[str, str], service: str) -> Iterator[str]:
+def renamed(folder: Path, files: Mapping[str, str], service: str) -> list[str]:
     """What a build moves or removes of an earlier one, one line each."""
-    for old, new in outdated(folder, files, service).items():
-        if new is None:
-            yield f"{old} is removed: the configuration has no such board"
-        else:
-            yield f"{old} -> {new}"
+    return [
+        f"{old} -> {new}"
+        if new is not None
+        else f"{old} is removed: the configuration has no such board"
+        for old, new in outdated(folder, files, service).items()
+    ]

@@ -187,7 +187,6 @@ class _Writer:
     def _tracking(self, signal: SignalName, before: tuple[str, ...]) -> Part:
         metric = {"Metrics": self._math.tracked(signal)}
         target = {"TargetValue": self._math.target(signal), "CustomizedMetricSpecification": metric}
-        name, was = self._policy_names(signal.replace("_", "-"))
         cooldown = math.ceil(self._settings.scale_out_s)
         if self._resource.kind == "auto-scaling-group":
             properties = {
@@ -196,38 +195,36 @@ class _Writer:
                 "EstimatedInstanceWarmup": cooldown,
                 "TargetTrackingConfiguration": target,
             }
-            return Part(
-                kind="group policy",
-                id=self._id(signal),
-                name=name,
-                was=was,
-                properties=properties,
-            )
+            return self._policy("group policy", signal, properties)
         tracking = {
             **target,
             "ScaleOutCooldown": cooldown,
             "ScaleInCooldown": math.ceil(self._settings.scale_in_s),
         }
         properties = {
-            "PolicyName": name,
             **place_of(self._resource),
             "PolicyType": "TargetTrackingScaling",
             "TargetTrackingScalingPolicyConfiguration": tracking,
         }
+        return self._policy("policy", signal, properties, before)
+
+    def _policy(
+        self,
+        kind: Literal["policy", "group policy"],
+        signal: str,
+        properties: Mapping[str, Any],
+        after: tuple[str, ...] = (),
+    ) -> Part:
+        """A policy under its name, which CloudFormation does not take for a group's."""
+        end = signal.replace("_", "-")
+        name = scaling_policy_prefix(self._service) + end
         return Part(
-            kind="policy",
+            kind=kind,
             id=self._id(signal),
             name=name,
-            was=was,
-            properties=properties,
-            after=before,
-        )
-
-    def _policy_names(self, what: str) -> tuple[str, str]:
-        """The name of a policy, and what 0.1 called it."""
-        return (
-            scaling_policy_prefix(self._service) + what,
-            old_policy_prefix(self._service) + what,
+            was=old_policy_prefix(self._service) + end,
+            properties={"PolicyName": name, **properties} if kind == "policy" else properties,
+            after=after,
         )
 
     def _wake_policy(self, before: tuple[str, ...]) -> Part:
@@ -240,25 +237,17 @@ class _Writer:
             the first one serves.
         """
         step = {"MetricIntervalLowerBound": 0, "ScalingAdjustment": 1}
-        name, was = self._policy_names("wake")
-        return Part(
-            kind="policy",
-            id=self._id("wake"),
-            name=name,
-            was=was,
-            properties={
-                "PolicyName": name,
-                **place_of(self._resource),
-                "PolicyType": "StepScaling",
-                "StepScalingPolicyConfiguration": {
-                    "AdjustmentType": "ChangeInCapacity",
-                    "MetricAggregationType": "Maximum",
-                    "Cooldown": math.ceil(self._settings.scale_out_s),
-                    "StepAdjustments": [step],
-                },
+        properties = {
+            **place_of(self._resource),
+            "PolicyType": "StepScaling",
+            "StepScalingPolicyConfiguration": {
+                "AdjustmentType": "ChangeInCapacity",
+                "MetricAggregationType": "Maximum",
+                "Cooldown": math.ceil(self._settings.scale_out_s),
+                "StepAdjustments": [step],
             },
-            after=before,
-        )
+        }
+        return self._policy("policy", "wake", properties, before)
 
     # -- alarms ------------------------------------------------------------------------------------
 

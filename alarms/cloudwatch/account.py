@@ -13,6 +13,7 @@ from vllm_opsctl.alarms.cloudwatch.wanted import (
     Place,
     alarm_parts,
     children,
+    each_name,
     old_board_name,
     old_key_alias,
     old_topic_name,
@@ -119,7 +120,7 @@ class Account:
         return {one["Key"]: one["Value"] for one in found}
 
     def _keys(self, service: str) -> Iterator[Item]:
-        for alias in _names(key_alias(service), old_key_alias(service)):
+        for alias in each_name(key_alias(service), old_key_alias(service)):
             found = self._maybe("kms", "describe_key", KeyId=alias)
             if found is None or found["KeyMetadata"]["KeyState"] == "PendingDeletion":
                 continue
@@ -137,7 +138,7 @@ class Account:
         names = [
             name
             for way in ("page", "ticket")
-            for name in _names(topic_name(service, way), old_topic_name(service, way))
+            for name in each_name(topic_name(service, way), old_topic_name(service, way))
         ]
         for name in names:
             found = self._maybe("sns", "get_topic_attributes", TopicArn=self.place.topic_arn(name))
@@ -173,7 +174,7 @@ class Account:
             asked["NextToken"] = page["NextToken"]
 
     def _boards(self, service: str) -> Iterator[Item]:
-        for name in _names(dashboard_name(service, self.place.region), old_board_name(service)):
+        for name in each_name(dashboard_name(service, self.place.region), old_board_name(service)):
             found = self._maybe("cloudwatch", "get_dashboard", DashboardName=name)
             if found is not None:
                 yield Item("board", name, {"DashboardBody": json.loads(found["DashboardBody"])})
@@ -317,11 +318,6 @@ class Account:
                 if problem.response.get("Error", {}).get("Code") in _GONE:
                     return None
                 raise
-
-
-def _names(*names: str) -> Iterator[str]:
-    """Each name once, without empty ones."""
-    yield from dict.fromkeys(filter(None, names))
 
 
 def _key_tags(tags: Mapping[str, str]) -> list[dict[str, str]]:

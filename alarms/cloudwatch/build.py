@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from vllm_opsctl.alarms.build import MARK
+from vllm_opsctl.alarms.build import MARK, loaded, old_text
 from vllm_opsctl.alarms.cloudwatch.template import Template
 from vllm_opsctl.alarms.cloudwatch.validate import MAX_BYTES, mistakes
 from vllm_opsctl.errors import ConfigError, UsageError
-from vllm_opsctl.exporter.yaml_text import Dumper, read_yaml
+from vllm_opsctl.exporter.yaml_text import Dumper
 
 FILE = "cloudwatch.yaml"
 
@@ -117,21 +118,15 @@ def _fleet_in(template: str) -> tuple[str, str] | None:
 _NAMES = {"AlarmName": "alarm", "DashboardName": "dashboard"}
 
 
-def renamed(folder: Path, text: str) -> list[str]:
+def renamed(folder: Path, template: Template) -> list[str]:
     """
-    What CloudFormation replaces when it deploys this template over the one in the folder: one line each.
+    What CloudFormation replaces when it deploys a template over the one in the folder: one line each.
 
     Args:
         folder: With the template of an earlier build, or without.
-        text: The template's, by this build.
+        template: Of this build.
     """
-    try:
-        there = (folder / FILE).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return []
-    if there == text:
-        return []
-    old, new = _names_in(there), _names_in(text)
+    old, new = _names_in(loaded(old_text(folder, FILE))), _names_in(template.body)
     return [
         f"{what} {name} -> {new[what, resource]}: CloudFormation deletes the old one when you deploy"
         for (what, resource), name in old.items()
@@ -139,17 +134,16 @@ def renamed(folder: Path, text: str) -> list[str]:
     ]
 
 
-def _names_in(template: str) -> dict[tuple[str, str], str]:
-    """Names of alarms and dashboards, by what they are and the resource's logical name."""
+def _names_in(body: Mapping[str, Any]) -> dict[tuple[str, str], str]:
+    """Names of alarms and dashboards, by what they are and the resource's logical id."""
     try:
-        resources = dict(read_yaml(template)["Resources"])
         return {
             (what, resource): _unfolded(one["Properties"][key])
-            for resource, one in resources.items()
+            for resource, one in dict(body["Resources"]).items()
             for key, what in _NAMES.items()
             if key in one["Properties"]
         }
-    except (yaml.YAMLError, KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError):
         # somebody edited it; it is replaced all the same
         return {}
 

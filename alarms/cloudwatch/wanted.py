@@ -90,6 +90,11 @@ def old_board_name(service: str) -> str:
     return old_dashboard_name(service) if _LEGAL.fullmatch(service) else ""
 
 
+def each_name(name: str, old: str) -> list[str]:
+    """A name and what 0.1 called it, where that is another and could be."""
+    return list(dict.fromkeys(filter(None, (name, old))))
+
+
 def alarm_parts(service: str) -> frozenset[str]:
     """How names of a service's alarms have the service, now and in 0.1."""
     return frozenset((alarm_part(service), service))
