@@ -1,0 +1,93 @@
+"""
+Files that others may have put there: only plain ones are read, and only so much of them.
+
+A FIFO hangs whoever opens it, a device may never end, and a file may hold more than memory does. What
+a path leads to is looked at on the open descriptor, so that nothing can change in between.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import IO, Any, cast
+
+from vllm_opsctl.errors import InputFileError
+
+_KINDS = (
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def kind_of(mode: int) -> str | None:
+    """What a mode (``st_mode``) says a path is, in words; None for a plain file."""
+    return next((name for is_one, name in _KINDS if is_one(mode)), None)
+
+
+def open_plain(path: Path, wanted: str = "file") -> IO[bytes]:
+    """
+    Open a plain file for reading; never waits for a FIFO's other end.
+
+    Args:
+        path: Links are followed.
+        wanted: What should have been there, for the message.
+
+    Raises:
+        InputFileError: Not there, not readable, or no plain file.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    except FileNotFoundError:
+        raise InputFileError(f"{path}: no such file") from None
+    except (OSError, ValueError) as problem:
+        why = getattr(problem, "strerror", None) or problem
+        raise InputFileError(f"{path}: cannot be read ({why})") from None
+    other = kind_of(os.fstat(fd).st_mode)
+    if other is not None:
+        os.close(fd)
+        raise InputFileError(f"{path}: {other}; give a {wanted}")
+    return cast(IO[bytes], os.fdopen(fd, "rb"))
+
+
+def read_plain(path: Path, max_bytes: int, wanted: str = "file") -> bytes:
+    """
+    Read a plain file whole.
+
+    Args:
+        path: Links are followed.
+        max_bytes: A larger file is refused before it is read.
+        wanted: What should have been there, for the message.
+
+    Raises:
+        InputFileError: Not there, not readable, no plain file, or too large.
+    """
+    with open_plain(path, wanted) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        # files of /proc say 0 and have more
+        data = stream.read(max_bytes + 1) if size <= max_bytes else b""
+        if size > max_bytes or len(data) > max_bytes:
+            raise InputFileError(f"{path}: larger than {_size(max_bytes)}; give a {wanted}")
+        return data
+
+
+def read_plain_text(path: Path, max_bytes: int, wanted: str = "file") -> str:
+    """
+    Read a plain file of UTF-8.
+
+    Raises:
+        InputFileError: As :func:`read_plain`, or it is not UTF-8.
+    """
+    try:
+        return read_plain(path, max_bytes, wanted).decode("utf-8")
+    except UnicodeDecodeError as problem:
+        raise InputFileError(
+            f"{path}: not UTF-8 text (byte {problem.start}); give a {wanted}"
+        ) from None
+
+
+def _size(size: Any) -> str:
+    return f"{size >> 20} MiB" if size >= 2**20 else f"{size >> 10} KiB"

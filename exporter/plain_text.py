@@ -1,0 +1,58 @@
+"""
+Text from outside, made harmless: what a name, a log or a message says is shown, never obeyed.
+
+A terminal obeys escape sequences, a reader is misled by characters that turn the direction of a line,
+and a line break starts a line that nobody wrote. All of them are shown by their code instead.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+_SHOWN_AS_THEY_ARE = frozenset(("Zs",))
+"""Blanks of other widths: not printable by Python's measure, and harmless."""
+
+MAX_NAME_CHARS = 200
+"""Of a name in a sentence or a table; vLLM's own model names stay below 100."""
+
+
+def plain(text: str, limit: int | None = None) -> str:
+    r"""
+    One line without control, format, bidi, line and surrogate characters: each is shown by its code.
+
+    Args:
+        text: From outside.
+        limit: Longest result before the mark of a cut; None for all of it.
+
+    >>> plain("m\x1b[2J\n\u202egnp"), plain("x" * 9, limit=4)
+    ('m\\x1b[2J\\x0a\\u202egnp', 'xxxx…')
+    """
+    cut = limit is not None and len(text) > limit
+    if cut:
+        text = text[:limit]
+    if not text.isprintable():
+        text = "".join(c if _is_harmless(c) else _code(c) for c in text)
+    return f"{text}…" if cut else text
+
+
+def plain_lines(text: str) -> str:
+    r"""
+    The same for a text of several lines: its own line breaks and tabs stay.
+
+    >>> plain_lines("a\n\tb\r\x1b[2J")
+    'a\n\tb\\x0d\\x1b[2J'
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c in "\n\t" or _is_harmless(c) else _code(c) for c in text)
+
+
+def _is_harmless(character: str) -> bool:
+    return character.isprintable() or unicodedata.category(character) in _SHOWN_AS_THEY_ARE
+
+
+def _code(character: str) -> str:
+    number = ord(character)
+    if number <= 0xFF:
+        return f"\\x{number:02x}"
+    return f"\\u{number:04x}" if number <= 0xFFFF else f"\\U{number:08x}"
