@@ -1,23 +1,31 @@
 """
 Bounded HTTP: a whole answer within one deadline and one size, or a named error.
 
-requests alone has a timeout per read; a server that drips one byte a second would hold it for ever.
+Nothing is followed: a key goes to the host that it was given for, not to one that an answer names.
 """
 
 from __future__ import annotations
 
+import http.client
+import os
 import time
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http.cookiejar import DefaultCookiePolicy
 
 import requests
 import urllib3
 
-from vllm_opsctl.errors import BadPage, Unreachable
+from vllm_opsctl.errors import BadPage, SourceError
+from vllm_opsctl.exporter.sources.deadline import Deadline, mount
+from vllm_opsctl.exporter.sources.http_errors import named, timed_out
 
 _CHUNK = 65536
 _GZIP_MAGIC = b"\x1f\x8b"
+
+CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+"""Environment variables that name a file of trusted certificates, in the order in which they count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +49,10 @@ def new_session(api_key: str | None = None) -> requests.Session:
     session = requests.Session()
     # the machine's proxy settings are for the internet, not for a pod's neighbour
     session.trust_env = False
+    session.verify = next((os.environ[n] for n in CA_VARIABLES if os.environ.get(n)), True)
+    # a server could fill our memory with them, and no vLLM sets any
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    mount(session)
     if api_key:
         session.headers["Authorization"] = f"Bearer {api_key}"
     return session
@@ -61,9 +73,9 @@ def get(
     Make one request.
 
     Args:
-        session: Keeps the connection between calls.
+        session: One of :func:`new_session`; keeps the connection between calls.
         url: Where.
-        timeout_s: Deadline for the whole answer.
+        timeout_s: Deadline for the whole exchange: name, connection, TLS, header, body, trailer.
         max_bytes: Bound on the decoded body.
         headers: Sent besides requests' own.
         method: HTTP method.
@@ -71,37 +83,45 @@ def get(
         form: Body, sent as a form.
 
     Raises:
-        Unreachable: refused, unknown host, reset, or not done within the deadline.
-        BadPage: The body is too large or cut off.
+        Unreachable: refused, unknown host, no TLS, reset, or not done within the deadline.
+        BadPage: What answers is no HTTP, or the answer is too large or cut off.
     """
     started = time.monotonic()
-    try:
-        with session.request(
-            method,
-            url,
-            timeout=timeout_s,
-            stream=True,
-            headers=dict(headers or {}),
-            json=json,
-            data=form,
-            allow_redirects=False,
-        ) as response:
-            body = _read(response, url, started, timeout_s, max_bytes)
-            return Answer(response.status_code, body, time.monotonic() - started)
-    except (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError) as problem:
-        raise _timed_out(url, timeout_s) from problem
-    except requests.exceptions.ConnectionError as problem:
-        raise _connection_error(url, problem, timeout_s) from problem
-    except urllib3.exceptions.DecodeError as problem:
-        raise BadPage("truncated", f"{url}: the compressed answer is broken") from problem
-    except urllib3.exceptions.ProtocolError as problem:
-        raise BadPage("truncated", f"{url}: the answer was cut off") from problem
-    except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as problem:
-        raise Unreachable("unreachable", f"{url}: {problem}") from problem
+    with Deadline(timeout_s) as deadline:
+        try:
+            with session.request(
+                method,
+                url,
+                timeout=timeout_s,
+                stream=True,
+                headers=dict(headers or {}),
+                json=json,
+                data=form,
+                allow_redirects=False,
+            ) as response:
+                body = _read(response, url, deadline, timeout_s, max_bytes)
+                status = response.status_code
+        except SourceError:
+            raise
+        except (
+            requests.exceptions.RequestException,
+            urllib3.exceptions.HTTPError,
+            http.client.HTTPException,
+            OSError,
+            # urllib3 and idna on a host's name that is none
+            ValueError,
+        ) as problem:
+            if deadline.is_over:
+                raise timed_out(url, timeout_s) from problem
+            raise named(url, problem, timeout_s) from problem
+        if deadline.is_over:
+            # an answer without a length ends where the connection does, also when we ended it
+            raise timed_out(url, timeout_s)
+    return Answer(status, _ungzip(body, url, max_bytes), time.monotonic() - started)
 
 
 def _read(
-    response: requests.Response, url: str, started: float, timeout_s: float, max_bytes: int
+    response: requests.Response, url: str, deadline: Deadline, timeout_s: float, max_bytes: int
 ) -> bytes:
     parts: list[bytes] = []
     size = 0
@@ -111,9 +131,9 @@ def _read(
         if size > max_bytes:
             raise BadPage("too-large", f"{url}: the answer is larger than {max_bytes >> 20} MiB")
         parts.append(chunk)
-        if time.monotonic() - started > timeout_s:
-            raise _timed_out(url, timeout_s)
-    return _ungzip(b"".join(parts), url, max_bytes)
+        if deadline.is_over:
+            raise timed_out(url, timeout_s)
+    return b"".join(parts)
 
 
 def _ungzip(body: bytes, url: str, max_bytes: int) -> bytes:
@@ -130,20 +150,3 @@ def _ungzip(body: bytes, url: str, max_bytes: int) -> bytes:
     if not decoder.eof:
         raise BadPage("truncated", f"{url}: the gzip answer was cut off")
     return plain
-
-
-def _timed_out(url: str, timeout_s: float) -> Unreachable:
-    return Unreachable("timeout", f"{url}: no whole answer within {timeout_s:g} s")
-
-
-def _connection_error(url: str, problem: Exception, timeout_s: float) -> Unreachable:
-    text = str(problem).lower()
-    if "refused" in text:
-        return Unreachable("refused", f"{url}: connection refused; nothing listens there")
-    if "name or service not known" in text or "failed to resolve" in text or "resolution" in text:
-        return Unreachable("no-such-host", f"{url}: the host name is not known")
-    if "timed out" in text:
-        return _timed_out(url, timeout_s)
-    if "reset" in text or "aborted" in text or "remote end closed" in text:
-        return Unreachable("reset", f"{url}: the connection was closed before an answer came")
-    return Unreachable("unreachable", f"{url}: {problem}")
