@@ -204,6 +204,7 @@ def diagnose(
         return follow(rounds, output=output, show_features=show_features)
 
     end: float | None = None
+    now: float | None = None
     asked_before: Asked | None = None
     if recording is not None:
         observations, asked_before = read_observations(recording)
@@ -211,9 +212,9 @@ def diagnose(
         end = parse_time(at, newest) if at else None
     elif sidecar is not None:
         end = parse_time(at, time.time()) if at else None
-        observations = _from_sidecar(
-            Sidecar(sidecar, targets, loaded), end, window, probe=not no_probe
-        )
+        source = Sidecar(sidecar, targets, loaded)
+        observations = _from_sidecar(source, end, window, probe=not no_probe)
+        now = source.now() if end is None else None
     elif prometheus is not None:
         end = parse_time(at, time.time()) if at else None
         observations = from_prometheus(
@@ -225,6 +226,7 @@ def diagnose(
         )
         if not is_given(ctx, "window"):
             window = wide_enough(observations, window)
+        now = time.time() if end is None else None
     elif tap is not None:
         end = parse_time(at, time.time()) if at else None
         observations = from_tap(tap, loaded, window_s=window)
@@ -238,7 +240,7 @@ def diagnose(
     else:
         chosen = resolve_targets(targets, loaded)
         observations = observe_live(chosen, for_s, probe=not no_probe)
-        targets = ()
+        targets, now = (), time.time()
     if log_file is not None:
         observations = [*observations, *read_log(log_file, observations, targets, end)]
     asked = Asked(
@@ -246,6 +248,7 @@ def diagnose(
         at=end,
         window_s=window,
         targets=_names(observations, targets),
+        now=now,
     )
     if asked_before is not None:
         # a bundle is asked again what it was asked, but for what is asked anew
@@ -254,6 +257,7 @@ def diagnose(
             at=end if at else asked_before.at,
             window_s=window if is_given(ctx, "window") else asked_before.window_s,
             targets=asked.targets if targets else _names(observations, asked_before.targets),
+            now=None if at else asked_before.now,
         )
     if bundle is not None:
         scrubber = Scrubber(known_secrets(loaded.config, os.environ))

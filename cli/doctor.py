@@ -35,7 +35,9 @@ class Doctor:
         for observation in observations:
             if observation.target in by_target:
                 by_target[observation.target].append(observation)
-        question = Question(source=asked.source, at=asked.at, window_s=asked.window_s)
+        question = Question(
+            source=asked.source, at=asked.at, window_s=asked.window_s, now=asked.now
+        )
         url = self.loaded.config.alarms.runbook_url
         return diagnose_fleet(by_target, self.library, question, runbook_url=url)
 
@@ -48,6 +50,7 @@ class Doctor:
             source=asked.source,
             at=asked.at,
             window_s=asked.window_s,
+            now=asked.now,
             runbook_url=self.loaded.config.alarms.runbook_url,
         )
 

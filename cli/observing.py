@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import resource
 import statistics
 import threading
 import time
@@ -21,6 +20,7 @@ from vllm_opsctl.cli.common import Progress
 from vllm_opsctl.errors import UsageError
 from vllm_opsctl.exporter.config import Target, clean_url
 from vllm_opsctl.exporter.config_load import LoadedConfig, api_key
+from vllm_opsctl.exporter.descriptors import allow_open_files
 from vllm_opsctl.exporter.observation import Observation
 from vllm_opsctl.exporter.units import format_duration
 from vllm_opsctl.runbooks.evidence import FULL_HISTORY_S, HISTORY_STEP_S, history_of
@@ -33,8 +33,11 @@ LIVE_INTERVAL_S = 0.5
 READS_PER_S = 200
 """To read and judge a page costs some 2.5 ms (make bench): so many a second are half a core."""
 
-_FILES_PER_TARGET = 3
-"""One connection for pages, one for the active checks, and one that is being opened."""
+FILES_PER_TARGET = 4
+"""One connection for pages, one for the active checks, and each one's twin with its deadline."""
+
+FILES_OF_COMMAND = 256
+"""What a command opens beside its targets."""
 
 ENOUGH_PAGES = 2 * MIN_SAMPLES
 """As many on either side of a change as a judgement needs."""
@@ -57,20 +60,11 @@ def live_interval_s(targets: int, for_s: float) -> float:
     return max(LIVE_INTERVAL_S, min(targets / READS_PER_S, for_s / MIN_SAMPLES))
 
 
-def allow_open_files(targets: int) -> None:
-    """Raise this process's limit of open files to what so many targets need, as far as allowed."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = soft + _FILES_PER_TARGET * targets
-    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and allowed > soft:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-
-
 def observe_live(targets: list[Target], for_s: float, *, probe: bool) -> list[Observation]:
     """Watch live targets for a while."""
     from vllm_opsctl.runbooks.observe import observe
 
-    allow_open_files(len(targets))
+    allow_open_files(FILES_OF_COMMAND + FILES_PER_TARGET * len(targets))
     interval_s = live_interval_s(len(targets), for_s)
     observations: list[Observation] = []
     what = targets[0].name if len(targets) == 1 else f"{len(targets)} targets"
@@ -155,6 +149,10 @@ class Sidecar:
             thread.join()
         progress.done()
         return sorted(observations, key=lambda observation: observation.t)
+
+    def now(self) -> float:
+        """Unix seconds by the sidecar's clock."""
+        return self._source.now()
 
     def since(self, target: str, start: float) -> list[Observation]:
         """

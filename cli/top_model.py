@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,7 +13,9 @@ from vllm_opsctl.errors import BadPage
 from vllm_opsctl.exporter.engine import EngineSample, Histogram, PageSample
 from vllm_opsctl.exporter.exposition import read_page
 from vllm_opsctl.exporter.observation import Observation
+from vllm_opsctl.exporter.plain_text import MAX_NAME_CHARS, plain
 from vllm_opsctl.exporter.window import Window, windows_by_engine
+from vllm_opsctl.runbooks.examine import STALE_S
 from vllm_opsctl.runbooks.verdict import WORST_FIRST, TargetVerdict
 
 LOOK_BACK_S = 15.0
@@ -117,10 +120,14 @@ class Row:
     error: str | None = None
     """Why the newest page could not be read."""
     verdict: TargetVerdict | None = None
+    is_outdated: bool = False
+    """Nobody has read it for too long; ``error`` says so."""
 
     @property
     def health(self) -> str | None:
         """The verdict's word; None before the first verdict."""
+        if self.is_outdated:
+            return "unknown"
         return self.verdict.verdict if self.verdict else None
 
     @property
@@ -185,9 +192,11 @@ class Fleet:
 
     Args:
         names: The targets.
+        now: Unix seconds, by the clock of what observes them.
     """
 
-    def __init__(self, names: Iterable[str]) -> None:
+    def __init__(self, names: Iterable[str], now: Callable[[], float] = time.time) -> None:
+        self._now = now
         self._lock = threading.Lock()
         self._seen = {name: _Seen() for name in names}
 
@@ -220,24 +229,45 @@ class Fleet:
         with self._lock:
             self._seen[verdict.target].verdict = verdict
 
+    def judge_failed(self, why: str) -> None:
+        """No verdict could be made: the last ones are not those of now."""
+        with self._lock:
+            for name, seen in self._seen.items():
+                now = self._now()
+                seen.verdict = TargetVerdict(
+                    target=name,
+                    verdict="unknown",
+                    summary=f"the diagnosis failed: {plain(why, MAX_NAME_CHARS)}",
+                    source="",
+                    start=now,
+                    end=now,
+                    samples=0,
+                )
+
     def rows(self) -> list[Row]:
         """All targets."""
         with self._lock:
-            return [
-                Row(
-                    name,
-                    seen.past[-1] if seen.pages else None,
-                    tuple(seen.past),
-                    seen.error,
-                    seen.verdict,
-                )
-                for name, seen in self._seen.items()
-            ]
+            return [self._row(name, seen) for name, seen in self._seen.items()]
+
+    def _row(self, name: str, seen: _Seen) -> Row:
+        age_s = self._age_s(seen)
+        if age_s is not None and age_s > STALE_S:
+            problem = f"nothing was read for {age_s:.0f} s"
+            return Row(name, None, tuple(seen.past), problem, seen.verdict, is_outdated=True)
+        point = seen.past[-1] if seen.pages else None
+        return Row(name, point, tuple(seen.past), seen.error, seen.verdict)
+
+    def _age_s(self, seen: _Seen) -> float | None:
+        return self._now() - seen.pages[-1].t if seen.pages else None
 
     def total(self) -> Point | None:
-        """The whole fleet."""
+        """The whole fleet, as far as it was read lately."""
         with self._lock:
-            pages = [tuple(seen.pages) for seen in self._seen.values()]
+            pages = [
+                tuple(seen.pages)
+                for seen in self._seen.values()
+                if (age_s := self._age_s(seen)) is not None and age_s <= STALE_S
+            ]
         return fleet_point(pages)
 
 

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vllm_opsctl.cli.doctor import Doctor
 from vllm_opsctl.cli.observing import Sidecar
@@ -55,7 +55,11 @@ class Source:
         stop.wait(JUDGE_EVERY_S)
         while not stop.is_set():
             started = time.monotonic()
-            self.judge_all()
+            try:
+                self.judge_all()
+            except Exception as problem:
+                # a verdict that nobody renews must not be shown as the newest
+                self.fleet.judge_failed(f"{type(problem).__name__}: {problem}")
             stop.wait(max(JUDGE_EVERY_S, _REST * (time.monotonic() - started)))
 
 
@@ -80,7 +84,7 @@ def live_source(targets: Sequence[Target], loaded: LoadedConfig, *, probe: bool)
     asked = Asked(source="scrape", at=None, window_s=WINDOW_S, targets=names)
 
     def judge_all() -> None:
-        _judge(fleet, doctor, watch.observations(), asked)
+        _judge(fleet, doctor, watch.observations(), replace(asked, now=time.time()))
 
     return Source(fleet, lambda stop: watch.start(), judge_all)
 
@@ -95,7 +99,7 @@ def sidecar_source(url: str, names: Sequence[str], loaded: LoadedConfig, *, prob
     """
     sidecar = Sidecar(url, names, loaded)
     chosen = tuple(target.name for target in sidecar.targets)
-    fleet = Fleet(chosen)
+    fleet = Fleet(chosen, sidecar.now)
     doctor = Doctor(shipped_library(), loaded, WINDOW_S)
     asked = Asked(source="sidecar", at=None, window_s=WINDOW_S, targets=chosen)
     probed_at = -PROBE_EVERY_S
@@ -110,7 +114,7 @@ def sidecar_source(url: str, names: Sequence[str], loaded: LoadedConfig, *, prob
         except SourceError:
             # the thread that reads pages says so
             return
-        _judge(fleet, doctor, found, asked)
+        _judge(fleet, doctor, found, replace(asked, now=sidecar.now()))
 
     def begin(stop: threading.Event) -> None:
         threading.Thread(

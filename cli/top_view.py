@@ -126,7 +126,7 @@ class Frame:
         text = Text(f"{_shortened(row.target, name):{name}} ")
         text.append(f"{row.health or '-':8} ", style=STYLES.get(row.health or "", ""))
         if row.error is not None:
-            text.append(f"unreachable: {row.error}")
+            text.append(row.error if row.is_outdated else f"unreachable: {row.error}")
         else:
             text.append("".join(f"{c.of(row.point):>{c.width}} " for c in COLUMNS))
             if causes:

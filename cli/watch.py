@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,11 +17,17 @@ import click
 
 from vllm_opsctl.cli.common import emit, stopped_by_signals
 from vllm_opsctl.cli.doctor import Doctor
-from vllm_opsctl.cli.observing import Sidecar, allow_open_files, live_interval_s
+from vllm_opsctl.cli.observing import (
+    FILES_OF_COMMAND,
+    FILES_PER_TARGET,
+    Sidecar,
+    live_interval_s,
+)
 from vllm_opsctl.cli.text import render_text
 from vllm_opsctl.errors import SourceError
 from vllm_opsctl.exporter.bundle import Asked
 from vllm_opsctl.exporter.config import Target
+from vllm_opsctl.exporter.descriptors import allow_open_files
 from vllm_opsctl.runbooks.verdict import EXIT_CODES, TargetVerdict, Verdict
 from vllm_opsctl.runbooks.watch import Watch
 
@@ -48,7 +54,7 @@ def live_rounds(
     Raises:
         ConfigError: An API key is not where the configuration says.
     """
-    allow_open_files(len(targets))
+    allow_open_files(FILES_OF_COMMAND + FILES_PER_TARGET * len(targets))
     watch = Watch(
         targets,
         interval_s=live_interval_s(len(targets), for_s),
@@ -62,7 +68,7 @@ def live_rounds(
     while True:
         time.sleep(max(0.0, due - time.monotonic()))
         due = time.monotonic() + every_s
-        yield doctor.verdict(watch.observations(), asked)
+        yield doctor.verdict(watch.observations(), replace(asked, now=time.time()))
 
 
 def sidecar_rounds(source: Sidecar, doctor: Doctor, *, every_s: float, probe: bool) -> Rounds:
@@ -82,7 +88,7 @@ def sidecar_rounds(source: Sidecar, doctor: Doctor, *, every_s: float, probe: bo
                 end=None, window_s=doctor.window_s, probe=probe, quiet=True
             )
             answered = True
-            yield doctor.verdict(observations, asked)
+            yield doctor.verdict(observations, replace(asked, now=source.now()))
         except SourceError as problem:
             if not answered:
                 raise

@@ -96,12 +96,15 @@ class Asked:
         at: End of the window (unix seconds); None for each target's newest observation.
         window_s: Length of the window.
         targets: Names of the targets, in the order of the verdict.
+        now: Unix seconds at which it was asked how the targets are now; None for a question about the
+            past.
     """
 
     source: str
     at: float | None
     window_s: float
     targets: tuple[str, ...]
+    now: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +167,7 @@ def write_bundle(
             "at": asked.at,
             "window_s": asked.window_s,
             "targets": list(asked.targets),
+            "now": asked.now,
         },
         "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in members.items()},
     }
@@ -300,6 +304,8 @@ def _checked_manifest(path: Path, members: Mapping[str, bytes]) -> Asked:
             at=None if asked["at"] is None else _number(asked["at"], least=0.0),
             window_s=_number(asked["window_s"], least=1e-3),
             targets=tuple(str(name) for name in asked["targets"]),
+            # bundles of 0.2 and before do not say it
+            now=None if asked.get("now") is None else _number(asked["now"], least=0.0),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
         raise InputFileError(f"{path}: {MANIFEST} is not one of opsctl's ({problem!r})") from None

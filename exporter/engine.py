@@ -206,12 +206,14 @@ class PageSample:
         target: The target's name.
         engines: In order of appearance.
         problems: Series that were left out, with the reason; empty for a clean page.
+        left_out: How much lies beyond a bound, by the bound's name in :mod:`.limits`.
     """
 
     t: float
     target: str
     engines: tuple[EngineSample, ...]
     problems: tuple[str, ...] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 def split_key(key: str) -> tuple[str, str | None]:

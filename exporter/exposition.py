@@ -9,14 +9,23 @@ from __future__ import annotations
 
 import math
 import re
-from collections import defaultdict
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 from vllm_opsctl.errors import BadPage
 from vllm_opsctl.exporter.catalogue import Catalogue, catalogue
-from vllm_opsctl.exporter.engine import EngineKey, EngineSample, Histogram, PageSample
+from vllm_opsctl.exporter.engine import EngineKey, EngineSample, Histogram, PageSample, split_key
+from vllm_opsctl.exporter.limits import (
+    MAX_ENGINES,
+    MAX_LABELS,
+    MAX_NAME_CHARS,
+    MAX_SERIES,
+    MAX_SERIES_CHARS,
+    MAX_SPLIT_VALUES,
+    MAX_VALUE,
+)
 from vllm_opsctl.exporter.own_series import BUILD_INFO
 from vllm_opsctl.exporter.series import Series, read_series, unmangled
 
@@ -26,6 +35,12 @@ MAX_PAGE_BYTES = 16 * 2**20
 _NAME_END = re.compile(r"[{ \t]")
 
 Reading = tuple[Series, float]
+
+MAX_PROBLEMS = 100
+"""Series that are named one by one; of a page that is damaged as a whole nobody reads more."""
+
+_OTHER_METRICS = re.compile(r"^(?:# TYPE )?(?:ray_)?vllm[:_]", re.MULTILINE)
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 
 
 def read_page(text: str, *, t: float, target: str) -> PageSample:
@@ -46,14 +61,29 @@ def read_page(text: str, *, t: float, target: str) -> PageSample:
         raise _not_vllm(text)
     if not text.endswith("\n"):
         raise BadPage("truncated", "the page ends in the middle of a line; the answer was cut off")
-    problems: list[str] = []
+    told = _Told()
+    if len(lines) > MAX_SERIES:
+        told.left_out["series"] += len(lines) - MAX_SERIES
+        del lines[MAX_SERIES:]
     try:
-        readings = _read_lines(lines, problems)
+        readings = _read_lines(lines, told)
     except ValueError as error:
         raise BadPage(
             "unparsable", f"the page breaks the Prometheus text format: {error}"
         ) from error
-    return _assemble(readings, known, problems, t=t, target=target)
+    return _assemble(readings, known, told, t=t, target=target)
+
+
+class _Told:
+    """What is wrong with a page, and what of it lies beyond a bound."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+        self.left_out: Counter[str] = Counter()
+
+    def problem(self, text: str) -> None:
+        if len(self.problems) < MAX_PROBLEMS:
+            self.problems.append(text)
 
 
 def _catalogued_lines(text: str, known: Catalogue) -> tuple[list[str], bool]:
@@ -86,9 +116,16 @@ def _not_vllm(text: str) -> BadPage:
         return BadPage("html", "the answer is an HTML page, not metrics; is the URL right?")
     if head.startswith(("{", "[")):
         return BadPage("json", "the answer is JSON, not metrics; is the URL right?")
+    if _CONTROL.search(text):
+        return BadPage("unparsable", "the page holds control characters; what is on it is damaged")
     if "vllm_engine_" in text or BUILD_INFO in text:
         return BadPage(
             "sidecar", "this is a sidecar's page, not vLLM's; use --sidecar URL for a sidecar"
+        )
+    if _OTHER_METRICS.search(text):
+        return BadPage(
+            "unknown-metrics",
+            "metrics of vLLM, but none that this opsctl knows; is there a newer one?",
         )
     if "process_start_time_seconds" in text or "python_info" in text:
         return BadPage(
@@ -99,23 +136,39 @@ def _not_vllm(text: str) -> BadPage:
     return BadPage("not-vllm", "no vLLM metric on the page; is this a vLLM server?")
 
 
-def _read_lines(lines: Iterable[str], problems: list[str]) -> list[Reading]:
+def _read_lines(lines: Iterable[str], told: _Told) -> list[Reading]:
     """Series and values of the lines; what cannot be used is left out and told."""
     readings: list[Reading] = []
     seen: set[object] = set()
     for line in lines:
+        if len(line) > MAX_SERIES_CHARS:
+            told.left_out["series-length"] += 1
+            continue
         text, value = _split_line(line)
         series = read_series(text)
         if series is None:
             continue
-        if series.identity in seen:
-            problems.append(f"{series.name}: a series stands twice; the first is used")
+        bound = _bound_of(series)
+        if bound is not None:
+            told.left_out[bound] += 1
+        elif series.identity in seen:
+            told.problem(f"{series.name}: a series stands twice; the first is used")
         elif not math.isfinite(value):
-            problems.append(f"{series.name}: {value} left out")
+            told.problem(f"{series.name}: {value} left out")
+        elif abs(value) > MAX_VALUE:
+            told.problem(f"{series.name}: {value:g} is beyond all that vLLM counts; left out")
         else:
             readings.append((series, value))
         seen.add(series.identity)
     return readings
+
+
+def _bound_of(series: Series) -> str | None:
+    """The bound that a series lies beyond."""
+    if len(series.identity[1]) > MAX_LABELS:
+        return "labels"
+    names = series.engine.model if series.engine is not None else "", split_key(series.key)[1] or ""
+    return "name-length" if max(map(len, names)) > MAX_NAME_CHARS else None
 
 
 def _split_line(line: str) -> tuple[str, float]:
@@ -168,14 +221,15 @@ class _Parts:
 
 
 def _assemble(
-    readings: Iterable[Reading], known: Catalogue, problems: list[str], *, t: float, target: str
+    readings: Iterable[Reading], known: Catalogue, told: _Told, *, t: float, target: str
 ) -> PageSample:
     best_rank: dict[str, int] = {}
     for series, _ in readings:
         concept = series.concept.concept
         if series.rank < best_rank.get(concept, math.inf):
             best_rank[concept] = series.rank
-    engines: dict[EngineKey, _Parts] = defaultdict(_Parts)
+    engines: dict[EngineKey, _Parts] = {}
+    beyond: set[EngineKey] = set()
     page = _Parts()
     unowned: list[Reading] = []
     for series, value in readings:
@@ -183,21 +237,30 @@ def _assemble(
             continue
         if series.concept.scope == "page":
             page.add(series, value)
-        elif series.engine is not None:
+        elif series.engine is None:
+            unowned.append((series, value))
+        elif series.engine in engines:
+            engines[series.engine].add(series, value)
+        elif len(engines) < MAX_ENGINES:
+            engines[series.engine] = _Parts()
             engines[series.engine].add(series, value)
         else:
-            unowned.append((series, value))
+            beyond.add(series.engine)
+    if beyond:
+        told.left_out["engines"] += len(beyond)
     if not engines:
+        if told.left_out:
+            raise BadPage("too-large", f"no engine could be read: {left_out_text(told.left_out)}")
         raise BadPage("no-engine", "vLLM metrics, but none of them names a model and engine")
     for series, value in unowned:
         # cache_config_info names an engine but no model: it is that engine's of every model
         for key, parts in engines.items():
             if series.engine_label in (None, key.engine.rsplit("/", 1)[-1]):
                 parts.add(series, value)
-    page_gauges, page_counters, page_histograms = _finish(page, known, problems)
+    page_gauges, page_counters, page_histograms = _finish(page, known, told)
     samples = []
     for key, parts in engines.items():
-        gauges, counters, histograms = _finish(parts, known, problems)
+        gauges, counters, histograms = _finish(parts, known, told)
         samples.append(
             EngineSample(
                 t=t,
@@ -208,21 +271,52 @@ def _assemble(
                 facts=page.facts | parts.facts,
             )
         )
-    return PageSample(t=t, target=target, engines=tuple(samples), problems=tuple(problems))
+    return PageSample(
+        t=t,
+        target=target,
+        engines=tuple(samples),
+        problems=tuple(told.problems),
+        left_out=dict(told.left_out),
+    )
+
+
+_BOUNDS = {
+    "series": ("series", f"beyond {MAX_SERIES:,}"),
+    "engines": ("engines", f"beyond {MAX_ENGINES}"),
+    "labels": ("series", f"with more than {MAX_LABELS} labels"),
+    "series-length": ("series", f"longer than {MAX_SERIES_CHARS >> 10} KiB"),
+    "name-length": ("series", f"with a name longer than {MAX_NAME_CHARS} characters"),
+    "split-values": ("series", f"beyond {MAX_SPLIT_VALUES:,} values of one label"),
+}
+"""What a bound's name counts, and where the bound lies."""
+
+
+def left_out_text(left_out: Mapping[str, int]) -> str:
+    """
+    What lies beyond bounds, in words.
+
+    >>> left_out_text({"engines": 19744})
+    '19,744 engines beyond 256'
+    """
+    return ", ".join(f"{count:,} {' '.join(_BOUNDS[name])}" for name, count in left_out.items())
 
 
 def _finish(
-    parts: _Parts, known: Catalogue, problems: list[str]
+    parts: _Parts, known: Catalogue, told: _Told
 ) -> tuple[dict[str, float], dict[str, float], dict[str, Histogram]]:
     """Gauges, counters and histograms of one scope."""
     gauges: dict[str, float] = {}
     counters: dict[str, float] = {}
+    split_values: Counter[str] = Counter()
     for key, value in parts.numbers.items():
         concept = known[key.partition("{")[0]]
-        if value < 0:
+        split_values[concept.concept] += 1
+        if split_values[concept.concept] > MAX_SPLIT_VALUES:
+            told.left_out["split-values"] += 1
+        elif value < 0:
             # the V0 engine's way of saying that prefix caching is off
             if concept.concept != "prefix_cache_lifetime_hit_ratio":
-                problems.append(f"{concept.concept}: {value} is negative; left out")
+                told.problem(f"{concept.concept}: {value} is negative; left out")
         elif concept.kind == "counter":
             counters[key] = value
         else:
@@ -233,7 +327,7 @@ def _finish(
         if isinstance(histogram, Histogram):
             histograms[key] = histogram
         else:
-            problems.append(f"{key}: {histogram}; left out")
+            told.problem(f"{key}: {histogram}; left out")
     return gauges, counters, histograms
 
 

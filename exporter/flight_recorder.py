@@ -21,6 +21,9 @@ CHUNK_OBSERVATIONS = 60
 """Observations per chunk: small enough to drop by the minute, large enough to compress well."""
 
 
+_UNPACKED_AT_ONCE = 2**20
+
+
 @dataclass(slots=True)
 class _Chunk:
     first_t: float
@@ -33,7 +36,9 @@ class _Chunk:
 
     def append(self, observation: Observation) -> None:
         record = self._encode(observation)
-        raw = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        # half of a surrogate pair is no text, but what came has to go in
+        text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
+        raw = text.encode("utf-8", "surrogatepass") + b"\n"
         # a flush after each record lets readers see it without ending the stream
         assert self.compressor is not None, "a closed chunk takes nothing more"
         data = self.compressor.compress(raw) + self.compressor.flush(zlib.Z_SYNC_FLUSH)
@@ -65,10 +70,23 @@ class _Chunk:
         self.parts = [b"".join(self.parts)]
 
 
+def _raw_lines(data: bytes) -> Iterator[bytes]:
+    """The lines of a compressed chunk, unpacked one after the other: together they may be a GiB."""
+    decompressor = zlib.decompressobj()
+    parts: list[bytes] = []
+    while plain := decompressor.decompress(data, _UNPACKED_AT_ONCE):
+        data = decompressor.unconsumed_tail
+        first, *rest = plain.split(b"\n")
+        parts.append(first)
+        for part in rest:
+            yield b"".join(parts)
+            parts = [part]
+
+
 def _decode(data: bytes, target: str) -> Iterator[Observation]:
     lines: list[str] = []
-    for raw in zlib.decompressobj().decompress(data).splitlines():
-        t, kind, value = json.loads(raw)
+    for raw in _raw_lines(data):
+        t, kind, value = json.loads(raw.decode("utf-8", "surrogatepass"))
         if kind == "page":
             lines = value
         elif kind == "delta":

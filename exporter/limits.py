@@ -13,16 +13,25 @@ MAX_SERIES: Final = 50_000
 """Catalogued series read of one page: 100 engines of vLLM 0.32 expose about 40,000."""
 
 MAX_ENGINES: Final = 256
-"""Engines (model and index) read of one page, and remembered of one target."""
+"""Engines (model and index) read of one page."""
+
+MAX_REMEMBERED: Final = 512
+"""Engines, and models of an objective, remembered of one target; those unseen the longest go first."""
 
 MAX_LABELS: Final = 128
 """Labels of one series; cache_config_info of vLLM 0.32 has 38."""
 
-MAX_LABEL_CHARS: Final = 8192
-"""One label's value: the adapters of a full lora_requests_info fit."""
+MAX_SPLIT_VALUES: Final = 1024
+"""Values of a label that splits a concept, such as an adapter's name, of one engine."""
 
-MAX_MODEL_CHARS: Final = 256
-"""A model's served name."""
+MAX_SERIES_CHARS: Final = 16 * 2**10
+"""A series' name and labels: those of cache_config_info and of a full lora_requests_info fit."""
+
+MAX_VALUE: Final = 1e18
+"""A sample's value, either sign: bytes, tokens and seconds of a fleet's whole life stay below."""
+
+MAX_NAME_CHARS: Final = 256
+"""A model's served name, an adapter's, a finish reason's."""
 
 MAX_NESTING: Final = 64
 """Lists and objects within each other, in JSON and YAML."""
@@ -44,3 +53,15 @@ MAX_RECORDING_BYTES: Final = 2**30
 
 MAX_LINE_BYTES: Final = 32 * 2**20
 """One line of a recording: a page of 16 MiB, escaped."""
+
+MAX_CONNECTIONS: Final = 512
+"""Of clients to the sidecar."""
+
+MAX_CONNECTIONS_OF_ONE_PEER: Final = 64
+"""Of one client's address to the sidecar."""
+
+MAX_REQUEST_HEADER_BYTES: Final = 16 * 2**10
+"""What a client may send before its request is complete."""
+
+MAX_REQUEST_BODY_BYTES: Final = 1024
+"""The sidecar takes nothing; a body that is declared larger is refused before it is read."""

@@ -19,6 +19,10 @@ KINDS: tuple[Kind, ...] = (
 )
 
 
+NOT_SENT = "not-sent"
+"""Reason of a canary that there was no way to send."""
+
+
 @dataclass(frozen=True, slots=True)
 class Observation:
     """

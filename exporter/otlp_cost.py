@@ -128,6 +128,7 @@ def _snapshot(config: Config, name: str, model: str) -> Snapshot:
         recorder_bytes=1,
         recorder_span_s=1.0,
         problems=0,
+        left_out={},
         not_ready=None,
     )
 

@@ -1,20 +1,21 @@
-"""One thread per target reads it at its own pace, so that a hanging target delays nobody."""
+"""One worker per target reads it at its own pace, so that a hanging target delays nobody."""
 
 from __future__ import annotations
 
 import logging
 import random
-import threading
 import time
 from collections.abc import Callable, Sequence
 
 from vllm_opsctl.exporter.config import Exporter, Target
 from vllm_opsctl.exporter.observation import Observation, error
-from vllm_opsctl.exporter.sources.probe import Prober
+from vllm_opsctl.exporter.plain_text import MAX_NAME_CHARS, plain
+from vllm_opsctl.exporter.sources.probe import FACTS_TIMEOUT_S, Prober
 from vllm_opsctl.exporter.sources.reader import FACTS_EVERY_S, Reading, TargetReader
 from vllm_opsctl.exporter.sources.scrape import Scraper
 from vllm_opsctl.exporter.sources.tap import TapFolder
 from vllm_opsctl.exporter.target_state import TargetState
+from vllm_opsctl.exporter.workers import Life
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +24,9 @@ JITTER = 0.05
 
 PATIENT_FAILURES = 5
 """Failed reads at the usual pace before backing off, so that a short outage is located exactly."""
+
+HANGS_AFTER_S = 30.0
+"""Beyond what a read may take: a machine that stands still for a moment replaces nobody."""
 
 
 def delay_after(failures: int, exporter: Exporter) -> float:
@@ -39,9 +43,9 @@ def delay_after(failures: int, exporter: Exporter) -> float:
     return max(exporter.poll_interval, min(exporter.max_backoff, doubled))
 
 
-class Poller(threading.Thread):
+class Poller:
     """
-    Reads one target until stopped.
+    Reads one target until it is over.
 
     Args:
         state: Where observations go.
@@ -49,7 +53,6 @@ class Poller(threading.Thread):
         api_key: The target's, if it wants one.
         folder: Of tap pages; None without any.
         targets: All configured ones: they share the folder.
-        stop: Set to end.
         clock: Monotonic seconds.
     """
 
@@ -61,54 +64,63 @@ class Poller(threading.Thread):
         api_key: str | None,
         folder: TapFolder | None = None,
         targets: Sequence[Target] = (),
-        stop: threading.Event,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(name=f"poll {state.target.name}", daemon=True)
         self.state = state
+        self.name = f"poll {state.target.name}"
         self._exporter = exporter
-        self._stop_event = stop
+        self._api_key = api_key
+        self._folder = folder
+        self._targets = targets
         self._clock = clock
-        target = state.target
-        has_address = not target.is_tap_only
-        self.reader = TargetReader(
-            target,
-            scraper=Scraper(target, timeout_s=exporter.timeout, api_key=api_key)
-            if has_address
-            else None,
-            folder=folder,
-            targets=targets,
-        )
-        self._prober = Prober(target, api_key=api_key) if has_address else None
         self._random = random.Random()  # noqa: S311 - spreads reads, no secret
+        self._told: set[str] = set()
+        self.reader = self._new_reader()
 
-    def run(self) -> None:
+    @property
+    def hangs_after_s(self) -> float:
+        """Longest time that a read and all that belongs to it can take, and then some."""
+        return self._exporter.timeout + FACTS_TIMEOUT_S + HANGS_AFTER_S
+
+    def run(self, life: Life) -> None:
         """Poll; errors of a target are observations, never the end of the thread."""
+        # of this life alone: one that hung may hold the connections of the life before
+        reader = self.reader = self._new_reader()
+        prober = None
+        if not self.state.target.is_tap_only:
+            prober = Prober(self.state.target, api_key=self._api_key)
         failures = 0
         facts_due = 0.0
-        self._wait(self._random.random() * min(0.5, self._exporter.poll_interval))
-        while not self._stop_event.is_set():
+        life.wait(self._random.random() * min(0.5, self._exporter.poll_interval))
+        while not life.is_over:
             started = self._clock()
-            good, observation = self._read_once()
-            if self._prober is not None:
+            good, observation = self._read_once(reader, life)
+            if prober is not None:
                 if good and self._clock() >= facts_due:
-                    self.state.record(self._prober.facts())
+                    self._record(life, prober.facts)
                     facts_due = self._clock() + FACTS_EVERY_S
                 if not good or failures:
                     # after an outage once more, so that an old "503" is not the last word
-                    self.state.record(self._prober.health())
+                    self._record(life, prober.health)
             if not good:
                 facts_due = 0.0
             self._tell(good, failures, observation)
             failures = 0 if good else failures + 1
             delay = delay_after(failures, self._exporter)
             spread = 1 + JITTER * (2 * self._random.random() - 1)
-            self._wait(delay * spread - (self._clock() - started))
-        self.reader.close()
-        if self._prober is not None:
-            self._prober.close()
+            life.wait(delay * spread - (self._clock() - started))
+        reader.close()
+        if prober is not None:
+            prober.close()
 
-    def _read_once(self) -> tuple[bool, Observation]:
+    def _new_reader(self) -> TargetReader:
+        target = self.state.target
+        scraper = None
+        if not target.is_tap_only:
+            scraper = Scraper(target, timeout_s=self._exporter.timeout, api_key=self._api_key)
+        return TargetReader(target, scraper=scraper, folder=self._folder, targets=self._targets)
+
+    def _read_once(self, reader: TargetReader, life: Life) -> tuple[bool, Observation]:
         """
         One read; a fault of ours is an error of this read, not the end of all reading.
 
@@ -117,13 +129,35 @@ class Poller(threading.Thread):
         """
         started = self._clock()
         try:
-            reading = self.reader.read()
-            seconds = self._clock() - started
-            return self._take(reading, seconds), reading.now[-1]
+            reading = reader.read()
+            if life.is_retired:
+                # somebody else reads this target now
+                return False, reading.now[-1]
+            return self._take(reading, self._clock() - started), reading.now[-1]
         except Exception as problem:
-            log.exception("%s: a fault of the sidecar itself", self.state.target.name)
-            failed = error(time.time(), self.state.target.name, "internal", repr(problem))
-            return self.state.record(failed), failed
+            failed = self._failed(problem)
+            return False, failed
+
+    def _record(self, life: Life, ask: Callable[[], Observation]) -> None:
+        """Ask beside the page; a fault in that is none of the page's."""
+        try:
+            observation = ask()
+            if not life.is_retired:
+                self.state.record(observation)
+        except Exception as problem:
+            self._failed(problem)
+
+    def _failed(self, problem: Exception) -> Observation:
+        """Note a fault of ours; its traceback once, for it comes again with every read."""
+        name, kind = self.state.target.name, type(problem).__name__
+        if kind in self._told:
+            log.error("%s: a fault of the sidecar itself (%s)", name, kind)
+        else:
+            log.exception("%s: a fault of the sidecar itself", name)
+            self._told.add(kind)
+        failed = error(time.time(), name, "internal", plain(f"{kind}: {problem}", MAX_NAME_CHARS))
+        self.state.record(failed)
+        return failed
 
     def read_the_dead(self) -> None:
         """Once more, at the end: an engine that has ended just now left its last second on its page."""
@@ -148,7 +182,3 @@ class Poller(threading.Thread):
         elif not good and failures == 0:
             detail = observation.data.get("detail") or "its page is not readable"
             log.warning("%s: %s", observation.target, detail)
-
-    def _wait(self, seconds: float) -> None:
-        if seconds > 0:
-            self._stop_event.wait(seconds)

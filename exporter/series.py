@@ -17,9 +17,13 @@ from typing import Literal
 
 from vllm_opsctl.exporter.catalogue import Concept, catalogue
 from vllm_opsctl.exporter.engine import EngineKey
+from vllm_opsctl.exporter.plain_text import plain
 
 REMEMBERED = 32768
 """Series kept in memory: about a hundred targets' pages of 300 catalogued series."""
+
+REMEMBERED_CHARS = 512
+"""A longer one is parsed each time: remembered by the thousand they would be gigabytes."""
 
 Role = Literal["value", "bucket", "sum", "count"]
 
@@ -94,7 +98,6 @@ def unmangled(name: str) -> str:
     return name
 
 
-@functools.lru_cache(maxsize=REMEMBERED)
 def read_series(text: str) -> Series | None:
     """
     Read the part of a line before its value.
@@ -108,8 +111,15 @@ def read_series(text: str) -> Series | None:
     Raises:
         ValueError: It breaks the Prometheus text format.
     """
+    return _remembered(text) if len(text) <= REMEMBERED_CHARS else _series(text)
+
+
+def _series(text: str) -> Series | None:
     name, labels = name_and_labels(text)
     name = unmangled(name)
+    if not text.isprintable() or "\\" in text:
+        # an escape may stand for a line break
+        labels = {label: plain(value) for label, value in labels.items()}
     found = _concept_of(name)
     if found is None:
         return None
@@ -134,6 +144,9 @@ def read_series(text: str) -> Series | None:
     )
 
 
+_remembered = functools.lru_cache(maxsize=REMEMBERED)(_series)
+
+
 def name_and_labels(text: str) -> tuple[str, dict[str, str]]:
     """
     Split the part of a line before its value.
@@ -141,12 +154,12 @@ def name_and_labels(text: str) -> tuple[str, dict[str, str]]:
     Raises:
         ValueError: It breaks the Prometheus text format.
     """
-    plain = _PLAIN.fullmatch(text)
-    if plain is not None:
-        pairs = _LABEL.findall(plain[2] or "")
+    simple = _PLAIN.fullmatch(text)
+    if simple is not None:
+        pairs = _LABEL.findall(simple[2] or "")
         labels = dict(pairs)
         if len(labels) == len(pairs):
-            return plain[1], labels
+            return simple[1], labels
     # it brings a whole HTTP server along, and no page of vLLM's own needs it
     from prometheus_client.parser import text_string_to_metric_families
 
@@ -154,7 +167,7 @@ def name_and_labels(text: str) -> tuple[str, dict[str, str]]:
         (family,) = text_string_to_metric_families(f"{text} 0\n")
         (sample,) = family.samples
     except (ValueError, KeyError, IndexError) as problem:
-        raise ValueError(f"{text[:80]!r}: {problem}") from problem
+        raise ValueError(f"{plain(text, 80)}: {plain(str(problem), 80)}") from problem
     return sample.name, sample.labels
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from html import escape
@@ -15,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from vllm_opsctl.exporter.config import Config
+from vllm_opsctl.exporter.door import is_known_host, is_loopback
 from vllm_opsctl.exporter.observation import Observation, thinned
 from vllm_opsctl.exporter.recording import format_recording
 from vllm_opsctl.exporter.status import POLICY, status_json, status_page
@@ -43,6 +46,9 @@ class SidecarView(Protocol):
 
 Overview = Callable[[SidecarView], str]
 """What stands first on the page for people, as HTML: objectives and verdicts are no matter of this layer."""
+
+SAME_PAGE_S = 0.2
+"""Clients that ask for /metrics within so long get the same page."""
 
 RECORDINGS_AT_ONCE = 3
 """Slow readers of recordings hold a thread each; the rest of the server must not wait for them."""
@@ -77,14 +83,23 @@ class Application:
         sidecar: Where the answers come from.
         registry: What /metrics shows.
         overview: What stands first on the page.
+        host: What the sidecar listens on; None to answer whatever host a client names.
     """
 
     def __init__(
-        self, sidecar: SidecarView, registry: CollectorRegistry, overview: Overview | None = None
+        self,
+        sidecar: SidecarView,
+        registry: CollectorRegistry,
+        overview: Overview | None = None,
+        *,
+        host: str | None = None,
     ) -> None:
         self._sidecar = sidecar
         self._overview = overview
         self._registry = registry
+        self._host = host if host is not None and is_loopback(host) else None
+        self._pages: dict[str, tuple[float, bytes]] = {}
+        self._rendering = threading.Lock()
         self._recordings = threading.BoundedSemaphore(RECORDINGS_AT_ONCE)
         self._routes: dict[
             str, Callable[[dict[str, Any]], tuple[str, Headers, Iterable[bytes]]]
@@ -101,7 +116,12 @@ class Application:
         """Answer one request."""
         path = environ.get("PATH_INFO") or "/"
         route = self._routes.get(path if path == "/" else path.rstrip("/"))
-        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+        named = environ.get("HTTP_HOST")
+        if self._host is not None and named and not is_known_host(named, self._host):
+            answer = _text(
+                "403 Forbidden", "a name that this sidecar does not have; use localhost\n"
+            )
+        elif environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             answer = _text("405 Method Not Allowed", "only GET here\n")
         elif route is None:
             answer = _text("404 Not Found", "not here; try " + " ".join(self._routes) + "\n")
@@ -146,7 +166,13 @@ class Application:
 
     def _metrics(self, environ: dict[str, Any]) -> tuple[str, Headers, Iterable[bytes]]:
         encoder, content_type = choose_encoder(environ.get("HTTP_ACCEPT", ""))
-        return "200 OK", [("Content-Type", content_type)], [encoder(self._registry)]
+        # many clients at once are given one page: to render it costs as much as to read a target
+        with self._rendering:
+            made, body = self._pages.get(content_type, (-math.inf, b""))
+            if time.monotonic() - made > SAME_PAGE_S:
+                body = encoder(self._registry)
+                self._pages[content_type] = time.monotonic(), body
+        return "200 OK", [("Content-Type", content_type)], [body]
 
     def _livez(self, environ: dict[str, Any]) -> tuple[str, Headers, Iterable[bytes]]:
         return _text("200 OK", "ok\n")
@@ -161,7 +187,8 @@ class Application:
         return _text("200 OK" if ready else "503 Service Unavailable", "".join(lines))
 
     def _status(self, environ: dict[str, Any]) -> tuple[str, Headers, Iterable[bytes]]:
-        body = json.dumps(status_json(self._sidecar.config, self._sidecar.snapshots()), indent=1)
+        sidecar = self._sidecar
+        body = json.dumps(status_json(sidecar.config, sidecar.snapshots(), sidecar.now()), indent=1)
         return "200 OK", [("Content-Type", "application/json")], [body.encode() + b"\n"]
 
     def _recording(self, environ: dict[str, Any]) -> tuple[str, Headers, Iterable[bytes]]:
@@ -185,7 +212,7 @@ class Application:
         if zipped:
             headers.append(("Content-Encoding", "gzip"))
         lines = format_recording(observations)
-        body = _gzipped(lines) if zipped else (line.encode() for line in lines)
+        body = _gzipped(lines) if zipped else (_bytes(line) for line in lines)
         return "200 OK", headers, _Released(body, self._recordings)
 
 
@@ -206,10 +233,15 @@ def _number(environ: dict[str, Any], name: str) -> float | None:
         raise _BadRequest(f"{name}={text!r} is not unix seconds") from None
 
 
+def _bytes(line: str) -> bytes:
+    """Half of a surrogate pair, which JSON may hold, has no bytes."""
+    return line.encode(errors="backslashreplace")
+
+
 def _gzipped(lines: Iterable[str]) -> Iterator[bytes]:
     compressor = zlib.compressobj(3, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
     for line in lines:
-        data = compressor.compress(line.encode())
+        data = compressor.compress(_bytes(line))
         if data:
             yield data
     yield compressor.flush()

@@ -10,19 +10,20 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
-import waitress
 from prometheus_client import CollectorRegistry
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
-from vllm_opsctl.errors import InputFileError, ServeError
+from vllm_opsctl.errors import InputFileError
 from vllm_opsctl.exporter.aws import has_classic_metrics
 from vllm_opsctl.exporter.config import TAP_ONLY, Config, Target, split_listen
 from vllm_opsctl.exporter.config_load import api_key
+from vllm_opsctl.exporter.descriptors import allow_open_files
+from vllm_opsctl.exporter.door import Door, listener_on
 from vllm_opsctl.exporter.engine import PageSample
 from vllm_opsctl.exporter.identity import identity_of
+from vllm_opsctl.exporter.limits import MAX_CONNECTIONS
 from vllm_opsctl.exporter.observation import Observation
 from vllm_opsctl.exporter.poller import Poller
 from vllm_opsctl.exporter.recording import save_recording
@@ -34,6 +35,7 @@ from vllm_opsctl.exporter.sinks.prometheus import EngineCollector, LabelledColle
 from vllm_opsctl.exporter.sources.tap import TapFolder, TapServer, assigned, pages_now
 from vllm_opsctl.exporter.sources.tap_text import Bounds, EveryBound
 from vllm_opsctl.exporter.target_state import Snapshot, TargetState
+from vllm_opsctl.exporter.workers import Life, Workers
 
 JOIN_POLLERS_S = 0.3
 """Pollers that hang in a read longer than this at the end are left to die with the process."""
@@ -44,8 +46,13 @@ JOIN_PUBLISHER_S = 1.0
 DISCOVER_EVERY = 3
 """Polls between two looks for new servers: each reads every page."""
 
-HTTP_THREADS = 8
-"""More than recordings may be sent at once, so that /livez and /metrics always find one."""
+LOOK_EVERY_S = 1.0
+"""Time between two looks at the workers."""
+
+FILES_PER_TARGET = 4
+"""One connection for pages, one for facts, and each one's twin with its deadline."""
+
+OTHER_FILES = 128
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +79,7 @@ class Sidecar:
         tap = config.exporter.tap
         folder = TapFolder(Path(tap.dir), Bounds(config.objectives)) if tap.dir else None
         self._folder = folder
+        self._workers = Workers(self._stop)
         self._watched: dict[str, Poller] = {}
         for target in config.targets:
             self._watch(target, api_key(target, environment))
@@ -81,28 +89,25 @@ class Sidecar:
         PlatformCollector(registry=registry)
         self._publishers = list(self._new_publishers(environment, registry))
         registry.register(LossCollector(self._publishers))
+        registry.register(self._workers)
         # what is sent elsewhere says whose it is in its own way: dimensions, or the resource
         page = CollectorRegistry()
         page.register(LabelledCollector(registry.collect, identity_of(config)))
         host, port = split_listen(config.exporter.listen)
-        try:
-            self._server: Any = waitress.create_server(
-                Application(self, page, overview),
-                host=host,
-                port=port,
-                threads=HTTP_THREADS,
-                ident="opsctl",
+        wanted = len(config.targets) * FILES_PER_TARGET + MAX_CONNECTIONS + OTHER_FILES
+        allowed = allow_open_files(wanted)
+        if allowed < wanted:
+            log.warning(
+                "at most %d open files are allowed, and %d may be needed; raise ulimit -n",
+                allowed,
+                wanted,
             )
-        except OSError as problem:
-            raise ServeError(
-                f"exporter.listen: cannot listen on {config.exporter.listen} "
-                f"({problem.strerror}); is another sidecar running?"
-            ) from problem
+        self._server = Door(Application(self, page, overview, host=host), listener_on(host, port))
 
     @property
     def url(self) -> str:
         """Where it answers."""
-        return f"http://{self._server.effective_host}:{self._server.effective_port}"
+        return self._server.url
 
     def now(self) -> float:
         """Unix seconds."""
@@ -127,24 +132,25 @@ class Sidecar:
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then stop within 2 s."""
         for poller in self._pollers():
-            poller.start()
+            self._start(poller)
         if self._folder is not None:
-            threading.Thread(target=self._discover, name="tap", daemon=True).start()
+            self._workers.start("tap", self._discover)
         for sends in self._publishers:
-            sends.start()
-        server = threading.Thread(target=self._serve, name="http", daemon=True)
-        server.start()
+            self._workers.start(sends.sink, sends.run)
+        self._workers.start("http", self._serve)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
-        self._stop.wait()
+        # whoever minds the others must not die in silence: it is the process itself
+        while not self._stop.wait(LOOK_EVERY_S):
+            self._workers.look()
         self._server.close()
-        deadline = time.monotonic() + JOIN_POLLERS_S
+        self._workers.join([poller.name for poller in self._pollers()], JOIN_POLLERS_S)
         for poller in self._pollers():
-            poller.join(max(0.0, deadline - time.monotonic()))
-            if not poller.is_alive():
+            if not self._workers.is_alive(poller.name):
                 poller.read_the_dead()
         for sends in self._publishers:
-            sends.finish(JOIN_PUBLISHER_S)
+            if not self._workers.join([sends.sink], JOIN_PUBLISHER_S):
+                log.error("%s", sends.unfinished)
         self._save()
 
     def _new_publishers(
@@ -153,9 +159,7 @@ class Sidecar:
         """What sends metrics to CloudWatch; nothing where nothing does."""
         settings = self.config.exporter.cloudwatch
         if settings.sink == "otlp":
-            yield otlp_publisher(
-                self.config, environment, registry.collect, self._starts, self._stop
-            )
+            yield otlp_publisher(self.config, environment, registry.collect, self._starts)
         if has_classic_metrics(settings):
             yield publisher(
                 self.config, environment, self._take_pages, self._fine_pages, self._stop
@@ -189,25 +193,27 @@ class Sidecar:
             api_key=key,
             folder=self._folder,
             targets=self.config.targets,
-            stop=self._stop,
         )
         self._watched[target.name] = poller
         return poller
+
+    def _start(self, poller: Poller) -> None:
+        self._workers.start(poller.name, poller.run, hangs_after_s=poller.hangs_after_s)
 
     def _pollers(self) -> list[Poller]:
         """Of all targets, in the configuration's order; discovered ones follow."""
         return list(self._watched.values())
 
-    def _discover(self) -> None:
+    def _discover(self, life: Life) -> None:
         """Watch servers that appear in the folder of tap pages, and clear away dead ones."""
         assert self._folder is not None
-        while not self._stop.wait(DISCOVER_EVERY * self.config.exporter.poll_interval):
+        while not life.wait(DISCOVER_EVERY * self.config.exporter.poll_interval):
             try:
                 servers = self._folder.servers()
                 for name in assigned(servers, self.config.targets):
                     if name not in self._watched:
                         log.warning("%s: found by its tap page", name)
-                        self._watch(Target(name=name, url=TAP_ONLY), None).start()
+                        self._start(self._watch(Target(name=name, url=TAP_ONLY), None))
                 self._clear(servers)
             except Exception:
                 log.exception("%s: a fault of the sidecar itself", self._folder.path)
@@ -220,7 +226,7 @@ class Sidecar:
         for poller in self._pollers():
             self._folder.remove_read(servers, poller.reader.finished, horizon)
 
-    def _serve(self) -> None:
+    def _serve(self, life: Life) -> None:
         try:
             self._server.run()
         except OSError:

@@ -8,12 +8,14 @@ objective is never flattered; the threshold used is reported beside the one aske
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from vllm_opsctl.exporter.config import SLI_CONCEPTS, Config, Objective
 from vllm_opsctl.exporter.config_load import surrounding_bounds
 from vllm_opsctl.exporter.engine import EngineKey, EngineSample, Histogram, PageSample
+from vllm_opsctl.exporter.limits import MAX_REMEMBERED
 from vllm_opsctl.exporter.window import is_other_server, is_reset
 
 _BAD_FINISHES = ("requests_finished{error}",)
@@ -41,7 +43,7 @@ class SliCounter:
     objectives: Sequence[Objective]
     events: dict[tuple[str, str], Events] = field(default_factory=dict)
     """By objective's name and model."""
-    _last: Mapping[EngineKey, EngineSample] = field(default_factory=dict)
+    _last: dict[EngineKey, EngineSample] = field(default_factory=dict)
 
     def add(self, page: PageSample) -> None:
         """Count what happened since the page before."""
@@ -57,7 +59,9 @@ class SliCounter:
                     continue
                 if not _is_measured(objective, sample):
                     continue
-                events = self.events.setdefault((objective.name, sample.key.model), Events())
+                # the newest stand last
+                key = objective.name, sample.key.model
+                events = self.events[key] = self.events.pop(key) if key in self.events else Events()
                 if objective.sli == "availability":
                     # HTTP counters belong to the page: count them with its first engine only
                     first = objective.name not in page_counted
@@ -65,7 +69,11 @@ class SliCounter:
                     self._availability(events, None if restarted else before, sample, first=first)
                 else:
                     self._latency(events, objective, None if restarted else before, sample)
-        self._last = {**self._last, **{sample.key: sample for sample in page.engines}}
+        for sample in page.engines:
+            self._last.pop(sample.key, None)
+            self._last[sample.key] = sample
+        _forget_beyond(self._last, MAX_REMEMBERED)
+        _forget_beyond(self.events, MAX_REMEMBERED * max(1, len(self.objectives)))
 
     def _latency(
         self,
@@ -108,6 +116,12 @@ class SliCounter:
             return
         events.bad += _grew(before, sample, _BAD_FINISHES)
         events.good += _grew(before, sample, _GOOD_FINISHES)
+
+
+def _forget_beyond(kept: dict[Any, Any], bound: int) -> None:
+    """Drop what was seen longest ago: whoever invents names must not fill our memory with them."""
+    while len(kept) > bound:
+        del kept[next(iter(kept))]
 
 
 def _is_measured(objective: Objective, sample: EngineSample) -> bool:

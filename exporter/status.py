@@ -19,9 +19,10 @@ from vllm_opsctl.exporter.target_state import Snapshot
 from vllm_opsctl.exporter.units import format_duration, format_number, format_percent
 
 
-def status_json(config: Config, snapshots: Sequence[Snapshot]) -> dict[str, Any]:
-    """The body of /api/v1/status."""
+def status_json(config: Config, snapshots: Sequence[Snapshot], now: float) -> dict[str, Any]:
+    """The body of /api/v1/status; ``now`` in unix seconds, by the sidecar's clock."""
     return {
+        "now": now,
         "service": config.service.name,
         "labels": dict(config.exporter.labels),
         "version": __version__,
@@ -40,6 +41,7 @@ def _target_json(snapshot: Snapshot) -> dict[str, Any]:
         "error": snapshot.error,
         "last_success": snapshot.last_success,
         "restarts": snapshot.restarts,
+        "left_out": dict(snapshot.left_out),
         "recorder": {
             "seconds": round(snapshot.recorder_span_s, 1),
             "bytes": snapshot.recorder_bytes,

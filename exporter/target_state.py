@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vllm_opsctl.errors import BadPage
@@ -14,6 +14,7 @@ from vllm_opsctl.exporter.engine import EngineKey, EngineSample, PageSample
 from vllm_opsctl.exporter.event_history import EventHistory, Reading
 from vllm_opsctl.exporter.exposition import read_page
 from vllm_opsctl.exporter.flight_recorder import FlightRecorder
+from vllm_opsctl.exporter.limits import MAX_REMEMBERED
 from vllm_opsctl.exporter.observation import Observation
 from vllm_opsctl.exporter.rolling import RollingPeak, RollingRatio
 from vllm_opsctl.exporter.sli import Events, SliCounter
@@ -73,7 +74,7 @@ class Snapshot:
     Args:
         target: Its configuration.
         now: Unix seconds of the view.
-        up: The newest read gave a page.
+        up: The newest read gave a page, and not long ago.
         error: Why it did not.
         page: The newest page; None when there is none or it is stale.
         last_success: Unix seconds of the newest page; None when there was none.
@@ -81,6 +82,7 @@ class Snapshot:
         hit_ratios: Prefix-cache hit ratio of the last minute by engine.
         events: SLI events by objective and model.
         history: What those read in the last hour, oldest first.
+        left_out: How much of the newest page lies beyond a bound, by the bound's name.
         ready: Whether a load balancer should send traffic; ``not_ready`` says why not.
     """
 
@@ -101,6 +103,7 @@ class Snapshot:
     recorder_bytes: int
     recorder_span_s: float
     problems: int
+    left_out: Mapping[str, int]
     not_ready: str | None
 
     @property
@@ -195,7 +198,12 @@ class TargetState:
             self._restarts += pair is not None and is_reset(*pair)
             self._page = page
             for sample in page.engines:
-                self._follow(self._engines.setdefault(sample.key, _EngineState()), sample)
+                # the newest stand last
+                engine = self._engines.pop(sample.key, None) or _EngineState()
+                self._engines[sample.key] = engine
+                self._follow(engine, sample)
+            while len(self._engines) > MAX_REMEMBERED:
+                del self._engines[next(iter(self._engines))]
             self._sli.add(page)
             self._history.add(page.t, self._sli.events)
             if self._fresh is not None:
@@ -229,6 +237,10 @@ class TargetState:
             last_success = self._page.t if self._page else None
             stale = last_success is None or now - last_success > self._stale_after_s
             page = None if stale else self._page
+            up = self._up and not stale
+            problem = self._error
+            if self._up and last_success is not None and stale:
+                problem = f"nothing was read for {now - last_success:.0f} s"
             live = [sample.key for sample in page.engines] if page else []
             peaks = {
                 (key, concept, span): value
@@ -244,8 +256,8 @@ class TargetState:
             return Snapshot(
                 target=self.target,
                 now=now,
-                up=self._up,
-                error=self._error,
+                up=up,
+                error=problem,
                 page=page,
                 last_success=last_success,
                 reads=self._reads,
@@ -262,10 +274,11 @@ class TargetState:
                 recorder_bytes=self.recorder.size,
                 recorder_span_s=self.recorder.span_s,
                 problems=self._problems,
-                not_ready=self._why_not_ready(page),
+                left_out=self._page.left_out if self._page is not None else {},
+                not_ready=self._why_not_ready(page, problem),
             )
 
-    def _why_not_ready(self, page: PageSample | None) -> str | None:
+    def _why_not_ready(self, page: PageSample | None, problem: str | None) -> str | None:
         """
         What speaks against sending traffic: no answer, no progress, no room.
 
@@ -273,7 +286,7 @@ class TargetState:
             DESIGN: readiness is progress and room, for /health stays 200 on a frozen engine.
         """
         if page is None or not self._up:
-            return f"no page: {self._error or 'not for some time'}"
+            return f"no page: {problem or 'not for some time'}"
         # connections belong to the page: while any engine works they may be its clients
         idle = all(s.t - self._engines[s.key].progressed_at >= STALL_S for s in page.engines)
         for sample in page.engines:

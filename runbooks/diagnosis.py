@@ -36,6 +36,7 @@ def diagnose_target(
     source: str,
     at: float | None = None,
     window_s: float = 60.0,
+    now: float | None = None,
     runbook_url: str | None = None,
     read: PageReader = read_page,
 ) -> TargetVerdict:
@@ -49,10 +50,13 @@ def diagnose_target(
         source: How the observations were had (``scrape``, ``sidecar``, ``recording``, …).
         at: End of the window (unix seconds); None for the newest observation.
         window_s: Length of the window in seconds.
+        now: Unix seconds, where the question is how the target is now.
         runbook_url: Base of the links to runbook pages.
         read: Reads a page.
     """
-    examined = examine(target, observations, source=source, at=at, window_s=window_s, read=read)
+    examined = examine(
+        target, observations, source=source, at=at, window_s=window_s, now=now, read=read
+    )
     return conclude(examined, library, runbook_url=runbook_url)
 
 
@@ -76,6 +80,19 @@ def conclude(
             end=examined.end,
             samples=0,
             summary="nothing was observed of this target",
+        )
+    if examined.outdated is not None:
+        # what was true when it was read last is not said of now
+        return TargetVerdict(
+            target=examined.target,
+            verdict="unknown",
+            source=examined.source,
+            start=examined.start,
+            end=examined.end,
+            samples=examined.samples,
+            summary=examined.outdated,
+            vllm_version=examined.vllm_version,
+            model=examined.engines[0].model,
         )
     judges = [Judge(library, findings, runbook_url) for findings in examined.engines]
     active: dict[str, FoundCause] = {}

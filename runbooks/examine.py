@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import median
 
 from vllm_opsctl.exporter.exposition import read_page
 from vllm_opsctl.exporter.observation import Observation
@@ -27,6 +29,14 @@ from vllm_opsctl.runbooks.platform import (
     without_engine,
 )
 from vllm_opsctl.runbooks.verdict import Change, Event, Health
+
+STALE_S = 15.0
+"""A live source that has read nothing for so long says nothing of now; a look a second is the usual pace."""
+
+STALE_STEPS = 4
+"""The same where a target is scraped more rarely: so many times the usual distance of two reads."""
+
+_RECENT_LOOKS = 20
 
 _FAILED_SHARE = 0.2
 """Above this share of failed reads the verdict says so."""
@@ -83,6 +93,7 @@ class Examined:
         samples: Pages in it.
         vllm_version: As /version says; None when nobody asked or it did not answer.
         engines: At least one, where anything was observed at all.
+        outdated: Why nothing can be said of now; None where there is no such reason.
     """
 
     target: str
@@ -92,6 +103,7 @@ class Examined:
     samples: int
     vllm_version: str | None
     engines: tuple[EngineFindings, ...]
+    outdated: str | None = None
 
 
 def examine(
@@ -101,6 +113,7 @@ def examine(
     source: str,
     at: float | None = None,
     window_s: float = 60.0,
+    now: float | None = None,
     read: PageReader = read_page,
 ) -> Examined:
     """
@@ -112,6 +125,7 @@ def examine(
         source: How the observations were had (``scrape``, ``sidecar``, ``recording``, …).
         at: End of the window (unix seconds); None for the newest observation.
         window_s: Length of the window in seconds.
+        now: Unix seconds, where the question is how the target is now; None where it is about the past.
         read: Reads a page; whoever diagnoses many moments of one recording keeps what was read.
     """
     if not observations:
@@ -135,6 +149,23 @@ def examine(
         samples=sum(o.kind == "metrics" for o in recent),
         vllm_version=version if isinstance(version, str) else None,
         engines=tuple(_findings(e, recent, is_one_of_several=len(pieces) > 1) for e in pieces),
+        outdated=_outdated(observations, now) if now is not None else None,
+    )
+
+
+def _outdated(observations: Sequence[Observation], now: float) -> str | None:
+    """Why what was observed says nothing of now: nobody has looked for too long."""
+    looks = [o.t for o in observations if o.kind in ("metrics", "error", "sagemaker")]
+    if not looks:
+        return None
+    steps = [later - earlier for earlier, later in pairwise(looks[-_RECENT_LOOKS:])]
+    limit_s = max(STALE_S, STALE_STEPS * median(steps) if steps else 0.0)
+    age_s = now - max(looks)
+    if age_s <= limit_s:
+        return None
+    return (
+        f"nothing was read for {format_duration(round(age_s))}, so how it is now is unknown "
+        f"(after {format_duration(round(limit_s))} without a read)"
     )
 
 

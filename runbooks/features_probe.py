@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from vllm_opsctl.exporter.observation import Observation
+from vllm_opsctl.exporter.observation import NOT_SENT, Observation
 from vllm_opsctl.runbooks.evidence import Evidence
 from vllm_opsctl.runbooks.features import feature, quotient
 
-NO_CANARY_REASONS = frozenset(f"http-{status}" for status in (401, 403, 404, 405, 501))
-"""Answers that say nothing of the engine: no such route or model here, or no permission."""
+NO_CANARY_REASONS = frozenset(
+    (NOT_SENT, *(f"http-{status}" for status in (401, 403, 404, 405, 501)))
+)
+"""It was not sent, or the answer says nothing of the engine: no such route or model, or no permission."""
 
 
 @feature("probe.ok", "bool", "The canary completion produced its token.")
@@ -21,7 +23,9 @@ def _(e: Evidence) -> bool | None:
 @feature("probe.timed_out", "bool", "The canary completion got no answer in time.")
 def _(e: Evidence) -> bool | None:
     probe = canary_of(e)
-    return probe.data.get("reason") == "timeout" if probe else None
+    if probe is None or probe.data.get("reason") == NOT_SENT:
+        return None
+    return probe.data.get("reason") == "timeout"
 
 
 @feature("probe.seconds", "seconds", "How long the canary completion took.")

@@ -65,15 +65,24 @@ class Question:
         source: How the observations were had.
         at: End of the window (unix seconds); None for each target's newest observation.
         window_s: Length of the window in seconds.
+        now: Unix seconds, where the question is how the targets are now.
     """
 
     source: str
     at: float | None = None
     window_s: float = 60.0
+    now: float | None = None
 
     def examine(self, target: str, observations: Sequence[Observation]) -> Examined:
         """Look at one target."""
-        return examine(target, observations, source=self.source, at=self.at, window_s=self.window_s)
+        return examine(
+            target,
+            observations,
+            source=self.source,
+            at=self.at,
+            window_s=self.window_s,
+            now=self.now,
+        )
 
 
 def diagnose_fleet(
@@ -136,9 +145,11 @@ def _compared(examined: Sequence[Examined]) -> list[Examined]:
 
 
 def _by_model(examined: Sequence[Examined]) -> dict[str, list[Examined]]:
-    """Replicas of one service: those that serve the same model."""
+    """Replicas of one service: those that serve the same model, and of which it is known how they are."""
     groups: dict[str, list[Examined]] = {}
     for one in examined:
+        if one.outdated is not None:
+            continue
         if one.engines and (model := one.engines[0].model) is not None:
             groups.setdefault(model, []).append(one)
     return groups

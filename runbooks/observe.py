@@ -9,9 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
+from vllm_opsctl.errors import BadPage
 from vllm_opsctl.exporter.config import Target
 from vllm_opsctl.exporter.config_load import api_key
-from vllm_opsctl.exporter.observation import Observation
+from vllm_opsctl.exporter.exposition import read_page
+from vllm_opsctl.exporter.observation import Observation, error
+from vllm_opsctl.exporter.plain_text import MAX_NAME_CHARS, plain
 from vllm_opsctl.exporter.sources.probe import (
     CANARY_TIMEOUT_S,
     QUICK_CANARY_S,
@@ -75,13 +78,22 @@ def observe(
 
     go = threading.Event()
 
-    def thread(name: str, delay_s: float, work: Callable[[], None]) -> threading.Thread:
+    def thread(
+        what: str, names: Sequence[str], delay_s: float, work: Callable[[], None]
+    ) -> threading.Thread:
         def run() -> None:
             go.wait()
             stop.wait(delay_s)
-            work()
+            try:
+                work()
+            except Exception as problem:
+                # one target's fault is an error of that target, whatever the others do
+                why = plain(f"{type(problem).__name__}: {problem}", MAX_NAME_CHARS)
+                log.info("%s: %s", what, why, exc_info=True)
+                for name in names:
+                    deliver(error(time.time(), name, "internal", why))
 
-        return threading.Thread(target=run, name=name, daemon=True)
+        return threading.Thread(target=run, name=what, daemon=True)
 
     probers: list[threading.Thread] = []
     readers: list[threading.Thread] = []
@@ -91,13 +103,13 @@ def observe(
         prober = None
         if probe:
             ask = partial(_ask, target, key, deliver)
-            prober = thread(f"probe {target.name}", delay_s, ask)
+            prober = thread(f"probe {target.name}", [target.name], delay_s, ask)
             probers.append(prober)
         read = partial(_read, target, key, for_s, interval_s, at_least, prober, deliver, stop)
-        readers.append(thread(f"observe {target.name}", delay_s, read))
+        readers.append(thread(f"observe {target.name}", [target.name], delay_s, read))
     local = [target.name for target in targets if is_local(target.url)]
     if probe and local:
-        readers.append(thread("host", 0.0, partial(_look, local, deliver)))
+        readers.append(thread("host", (), 0.0, partial(_look, local, deliver)))
     for started in (*probers, *readers):
         started.start()
     # not before: whoever starts a thread while others work waits long for each turn
@@ -169,20 +181,38 @@ def _ask(target: Target, key: str | None, deliver: OnObservation) -> None:
     Health and facts, then what is sent: the canary, one word to tokenise, one prompt twice.
 
     A canary that times out speaks against the engine only when the same server answers something
-    else from the same place, so it is only sent where /health answers. The prompt is only sent
-    where the canary came back quickly.
+    else from the same place, so it is only sent where /health answers, whatever it says. The prompt
+    is only sent where the canary came back quickly. Where no canary can be sent, that is observed.
     """
     prober = Prober(target, api_key=key)
     health = prober.health()
     deliver(health)
-    if health.data.get("status") is not None:
+    if health.data.get("status") is None:
+        deliver(prober.no_canary(f"GET /health: {health.data.get('reason')}"))
+    else:
         facts = prober.facts()
         deliver(facts)
-        model = first_model(facts)
-        if model is not None and health.data["status"] == 200:
+        model = first_model(facts) or _model_of_page(target, key)
+        if model is None:
+            deliver(prober.no_canary("neither /v1/models nor the metrics page names a model"))
+        else:
             canary = prober.canary(model)
             deliver(canary)
             deliver(prober.tokenize(model))
             if canary.data["ok"] and canary.data["seconds"] < QUICK_CANARY_S:
                 deliver(prober.repeat(model))
     prober.close()
+
+
+def _model_of_page(target: Target, key: str | None) -> str | None:
+    """A served name as the metrics page has it: where /v1/models fails, the page may still be there."""
+    scraper = Scraper(target, timeout_s=READ_TIMEOUT_S, api_key=key)
+    seen = scraper.read()
+    scraper.close()
+    if seen.kind != "metrics":
+        return None
+    try:
+        page = read_page(seen.text, t=seen.t, target=target.name)
+    except BadPage:
+        return None
+    return page.engines[0].key.model

@@ -137,6 +137,7 @@ def diagnose_recorded(
             list(thinned(observations(target, history["start"], now), **history)),
             source="sidecar",
             window_s=WINDOW_S,
+            now=now,
             read=_read_and_give_way,
         )
         for target in targets

@@ -11,7 +11,8 @@ from vllm_opsctl.exporter.config import FlightRecorder as RecorderSettings
 from vllm_opsctl.exporter.config import Target
 from vllm_opsctl.exporter.config_load import api_key
 from vllm_opsctl.exporter.flight_recorder import FlightRecorder
-from vllm_opsctl.exporter.observation import Observation
+from vllm_opsctl.exporter.observation import Observation, error
+from vllm_opsctl.exporter.plain_text import MAX_NAME_CHARS, plain
 from vllm_opsctl.exporter.sources.scrape import Scraper
 from vllm_opsctl.runbooks.evidence import HISTORY_S
 from vllm_opsctl.runbooks.observe import READ_TIMEOUT_S, OnObservation, probe_once
@@ -62,9 +63,9 @@ class Watch:
         self._threads: list[threading.Thread] = []
         for target in targets:
             key = api_key(target, environment)
-            self._add(f"watch {target.name}", self._reads(target, key), interval_s)
+            self._add(target.name, "watch", self._reads(target, key), interval_s)
             if probe_every_s is not None:
-                self._add(f"probe {target.name}", self._probes(target, key), probe_every_s)
+                self._add(target.name, "probe", self._probes(target, key), probe_every_s)
 
     def start(self) -> None:
         """Begin to observe."""
@@ -91,11 +92,19 @@ class Watch:
     def _probes(self, target: Target, key: str | None) -> Callable[[], None]:
         return lambda: probe_once(target, key, self._keep)
 
-    def _add(self, name: str, job: Callable[[], None], every_s: float) -> None:
+    def _add(self, target: str, what: str, job: Callable[[], None], every_s: float) -> None:
+        name = f"{what} {target}"
+
         def repeat() -> None:
             while not self._stop.is_set():
                 started = time.monotonic()
-                job()
+                try:
+                    job()
+                except Exception as problem:
+                    # seen as an error of the target, and no end of watching it
+                    why = plain(f"{type(problem).__name__}: {problem}", MAX_NAME_CHARS)
+                    log.info("%s: %s", name, why, exc_info=True)
+                    self._keep(error(time.time(), target, "internal", why))
                 self._stop.wait(max(0.0, started + every_s - time.monotonic()))
 
         self._threads.append(threading.Thread(target=repeat, name=name, daemon=True))

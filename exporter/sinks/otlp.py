@@ -13,7 +13,6 @@ Source:
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -28,6 +27,7 @@ from vllm_opsctl.exporter.config import Config
 from vllm_opsctl.exporter.identity import Identity, identity_of
 from vllm_opsctl.exporter.sinks.losses import Loss
 from vllm_opsctl.exporter.sinks.otlp_session import Failure, SigV4, WatchedSession
+from vllm_opsctl.exporter.workers import Life
 
 if TYPE_CHECKING:
     from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
@@ -42,7 +42,7 @@ Families = Callable[[], Iterable[Family]]
 Starts = Callable[[], Mapping[str, float]]
 
 
-class OtlpPublisher(threading.Thread):
+class OtlpPublisher:
     """
     Sends everything once an interval until stopped.
 
@@ -52,7 +52,6 @@ class OtlpPublisher(threading.Thread):
         session: Knows why something was not taken.
         families: Gives all metric families now.
         starts: Gives, by target, when its process began, Unix seconds.
-        stop: Set to end.
         clock: Unix seconds.
     """
 
@@ -64,16 +63,13 @@ class OtlpPublisher(threading.Thread):
         families: Families,
         starts: Starts,
         *,
-        stop: threading.Event,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__(name="otlp", daemon=True)
         settings = config.exporter.cloudwatch
         self._identity = identity_of(config)
         self._interval = settings.interval
         self._exporter, self._session = exporter, session
         self._families, self._starts = families, starts
-        self._stop_event = stop
         self._clock = clock
         self._began = clock()
         self._waiting: deque[tuple[float, MetricsData]] = deque()
@@ -91,24 +87,16 @@ class OtlpPublisher(threading.Thread):
         """Intervals that were lost since the sidecar began."""
         return self._lost
 
-    def run(self) -> None:
+    unfinished = "OTLP: no answer; the last interval is lost"
+    """What is to be said when the last interval could not be sent in time."""
+
+    def run(self, life: Life) -> None:
         """One interval after the other; the last ends with the sidecar."""
-        stopped = False
-        while not stopped:
-            stopped = self._stop_event.wait(self._interval - self._clock() % self._interval)
+        over = False
+        while not over:
+            over = life.wait(self._interval - self._clock() % self._interval)
             self.publish()
         self._exporter.shutdown()
-
-    def finish(self, within_s: float) -> None:
-        """
-        Wait for the last state, after ``stop`` was set.
-
-        Args:
-            within_s: How long that may take.
-        """
-        self.join(within_s)
-        if self.is_alive():
-            log.error("OTLP: no answer; the last interval is lost")
 
     def publish(self) -> None:
         """Send the state now, and what waits; a fault of ours is not the end of all publishing."""
@@ -269,7 +257,6 @@ def otlp_publisher(
     environment: Mapping[str, str],
     families: Families,
     starts: Starts,
-    stop: threading.Event,
 ) -> OtlpPublisher:
     """
     The configured publisher.
@@ -279,7 +266,6 @@ def otlp_publisher(
         environment: For the region.
         families: Gives all metric families now.
         starts: Gives, by target, when its process began.
-        stop: Ends it.
 
     Raises:
         ConfigError: There is no region, and no endpoint either.
@@ -309,4 +295,4 @@ def otlp_publisher(
     exporter = OTLPMetricExporter(
         endpoint=url, session=session, timeout=EXPORT_S, compression=Compression.Gzip
     )
-    return OtlpPublisher(config, exporter, session, families, starts, stop=stop)
+    return OtlpPublisher(config, exporter, session, families, starts)

@@ -32,6 +32,7 @@ from vllm_opsctl.exporter.own_series import (
 )
 from vllm_opsctl.exporter.sinks.losses import lost_family
 from vllm_opsctl.exporter.target_state import PEAK_CONCEPTS, PEAK_SPANS_S, Snapshot
+from vllm_opsctl.exporter.workers import restarts_family
 
 ENGINE_LABELS = ("target", "model", "engine")
 
@@ -245,7 +246,7 @@ def _own(snapshots: Sequence[Snapshot]) -> Iterator[Metric]:
     build.add_metric([__version__], 1)
     yield build
     rows: list[tuple[str, str, Callable[[Snapshot], float | None]]] = [
-        (TARGET_UP, "1 when the newest read gave a page.", lambda s: float(s.up)),
+        (TARGET_UP, "1 when the newest read gave a page, and not long ago.", lambda s: float(s.up)),
         (
             "opsctl_target_ready",
             "1 when the engine makes progress and has room.",
@@ -280,6 +281,15 @@ def _own(snapshots: Sequence[Snapshot]) -> Iterator[Metric]:
             if value is not None:
                 gauge.add_metric([snapshot.target.name], value)
         yield gauge
+    left_out = GaugeMetricFamily(
+        "opsctl_target_left_out",
+        "What of the newest page lies beyond a bound, by the bound's name.",
+        labels=("target", "bound"),
+    )
+    for snapshot in snapshots:
+        for bound, beyond in snapshot.left_out.items():
+            left_out.add_metric([snapshot.target.name, bound], beyond)
+    yield left_out
     restarts = CounterMetricFamily(
         "opsctl_target_restarts", "Restarts of the target's process.", labels=("target",)
     )
@@ -299,5 +309,5 @@ def _own(snapshots: Sequence[Snapshot]) -> Iterator[Metric]:
 
 def own_metrics() -> dict[str, str]:
     """Name (without a counter's ``_total``) and meaning of what no vLLM has: the sidecar makes it."""
-    families = (*_derived(()), *_sli((), ()), *_own(()), lost_family())
+    families = (*_derived(()), *_sli((), ()), *_own(()), lost_family(), restarts_family())
     return {family.name: family.documentation for family in families}

@@ -7,7 +7,6 @@ in a millisecond); the canary is the only proof that the engine generates.
 
 from __future__ import annotations
 
-import json
 import time
 import uuid
 from collections.abc import Callable
@@ -15,7 +14,10 @@ from typing import Any
 
 from vllm_opsctl.errors import SourceError
 from vllm_opsctl.exporter.config import Target
-from vllm_opsctl.exporter.observation import Observation
+from vllm_opsctl.exporter.json_text import read_json
+from vllm_opsctl.exporter.limits import MAX_VALUE
+from vllm_opsctl.exporter.observation import NOT_SENT, Observation
+from vllm_opsctl.exporter.plain_text import MAX_NAME_CHARS, plain
 from vllm_opsctl.exporter.sources.http import Answer, get, new_session
 
 CANARY_TIMEOUT_S = 10.0
@@ -29,8 +31,13 @@ QUICK_CANARY_S = 2.0
 REPEAT_WORDS = 200
 """About 4 blocks of 64 to 128 tokens (CAUSAL_GRAPH, P4): long enough to hit, short enough to be cheap."""
 
-_FACTS_TIMEOUT_S = 3.0
+FACTS_TIMEOUT_S = 3.0
+"""For all facts together: a server whose other routes hang must not keep its page from being read."""
+
 _MAX_BYTES = 2**20
+
+_MAX_MODELS = 1000
+"""Models and adapters of which facts are kept."""
 
 
 class Prober:
@@ -54,7 +61,7 @@ class Prober:
     def health(self) -> Observation:
         """GET /health: status and how long it took."""
         try:
-            answer = self._ask("/health", _FACTS_TIMEOUT_S)
+            answer = self._ask("/health", FACTS_TIMEOUT_S)
         except SourceError as problem:
             return self._observation("health", status=None, reason=problem.reason)
         return self._observation("health", status=answer.status, seconds=round(answer.seconds, 4))
@@ -66,27 +73,27 @@ class Prober:
         /version and /v1/models always, /load, and in development mode /is_sleeping, /is_paused and
         /server_info; beside them what the configuration expects.
         """
+        until = time.monotonic() + FACTS_TIMEOUT_S
         facts: dict[str, Any] = {}
         if self.target.models:
             facts["expected_models"] = list(self.target.models)
         if self.target.max_model_len is not None:
             facts["expected_max_model_len"] = self.target.max_model_len
-        version = self._json("/version")
+        version = self._json("/version", until)
         if isinstance(version, dict) and isinstance(version.get("version"), str):
-            facts["version"] = version["version"]
-        models = self._json("/v1/models")
+            facts["version"] = plain(version["version"], MAX_NAME_CHARS)
+        models = self._json("/v1/models", until)
         if isinstance(models, dict) and isinstance(models.get("data"), list):
-            facts["models"] = {
-                "data": [_model_facts(m) for m in models["data"] if isinstance(m, dict)]
-            }
-        load = self._json("/load")
-        if isinstance(load, dict) and isinstance(load.get("server_load"), int | float):
+            found = [_model_facts(m) for m in models["data"][:_MAX_MODELS] if isinstance(m, dict)]
+            facts["models"] = {"data": found}
+        load = self._json("/load", until)
+        if isinstance(load, dict) and _is_count(load.get("server_load")):
             facts["server_load"] = load["server_load"]
         for name in ("is_sleeping", "is_paused"):
-            state = self._json(f"/{name}")
+            state = self._json(f"/{name}", until)
             if isinstance(state, dict) and isinstance(state.get(name), bool):
                 facts[name] = state[name]
-        limit = _max_num_seqs(self._json("/server_info?config_format=json"))
+        limit = _max_num_seqs(self._json("/server_info?config_format=json", until))
         if limit is not None:
             facts["max_num_seqs"] = limit
         return self._observation("facts", **facts)
@@ -96,7 +103,7 @@ class Prober:
         started = time.monotonic()
         body = {"model": model, "prompt": "canary"}
         try:
-            answer = self._ask("/tokenize", _FACTS_TIMEOUT_S, method="POST", json=body)
+            answer = self._ask("/tokenize", FACTS_TIMEOUT_S, method="POST", json=body)
         except SourceError as problem:
             seconds = round(time.monotonic() - started, 4)
             return self._observation(
@@ -156,7 +163,7 @@ class Prober:
             )
         ok = answer.status == 200
         body_text = " ".join(answer.body[:200].decode(errors="replace").split())
-        detail = None if ok else f"HTTP {answer.status}: {body_text}"
+        detail = None if ok else f"HTTP {answer.status}: {plain(body_text)}"
         return self._observation(
             "probe",
             name="canary",
@@ -166,10 +173,17 @@ class Prober:
             detail=detail,
         )
 
-    def _json(self, path: str) -> object:
+    def no_canary(self, why: str) -> Observation:
+        """That no canary was sent, which the verdict has to say."""
+        return self._observation("probe", name="canary", ok=False, reason=NOT_SENT, detail=why)
+
+    def _json(self, path: str, until: float) -> object:
+        left = until - time.monotonic()
+        if left <= 0:
+            return None
         try:
-            answer = self._ask(path, _FACTS_TIMEOUT_S)
-            return json.loads(answer.body) if answer.status == 200 else None
+            answer = self._ask(path, left)
+            return read_json(answer.body) if answer.status == 200 else None
         except (SourceError, ValueError):
             return None
 
@@ -183,20 +197,32 @@ class Prober:
 
 def _model_facts(model: dict[str, Any]) -> dict[str, Any]:
     """What is kept of one entry of /v1/models; no permissions, no paths of weights."""
-    return {key: model[key] for key in ("id", "max_model_len", "parent") if key in model}
+    facts: dict[str, Any] = {}
+    for key in ("id", "parent"):
+        if isinstance(model.get(key), str):
+            facts[key] = plain(model[key], MAX_NAME_CHARS)
+    if _is_count(model.get("max_model_len")):
+        facts["max_model_len"] = model["max_model_len"]
+    return facts
 
 
 def _max_num_seqs(info: object) -> int | None:
     """From /server_info (0.32: vllm_config.scheduler_config.max_num_seqs); nothing else is kept."""
     for name in ("vllm_config", "scheduler_config", "max_num_seqs"):
         info = info.get(name) if isinstance(info, dict) else None
-    return info if isinstance(info, int) else None
+    return info if isinstance(info, int) and _is_count(info) else None
+
+
+def _is_count(value: object) -> bool:
+    """A number that something can be counted with; JSON has NaN and integers without end."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and 0 <= value <= MAX_VALUE  # type: ignore[operator]
 
 
 def _cache_hit(body: bytes) -> bool | None:
     """Whether a completion's usage tells of cached tokens (--enable-prompt-tokens-details)."""
     try:
-        details = json.loads(body)["usage"]["prompt_tokens_details"]
+        details = read_json(body)["usage"]["prompt_tokens_details"]
         return bool(details["cached_tokens"]) if details else None
     except (ValueError, KeyError, TypeError):
         return None

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import time
 from urllib.parse import urlencode
 
 import requests
 
 from vllm_opsctl.errors import BadPage, InputFileError
 from vllm_opsctl.exporter.config import Target
+from vllm_opsctl.exporter.json_text import read_json
 from vllm_opsctl.exporter.observation import Observation
-from vllm_opsctl.exporter.recording import parse_line
+from vllm_opsctl.exporter.plain_text import MAX_NAME_CHARS, plain
+from vllm_opsctl.exporter.recording import LATEST_T, parse_line
 from vllm_opsctl.exporter.sources.http import get, new_session
 
 _TIMEOUT_S = 30.0
 _MAX_BYTES = 2**30
+_MAX_STATUS_BYTES = 2**24
 
 
 class SidecarSource:
@@ -28,6 +31,11 @@ class SidecarSource:
     def __init__(self, url: str) -> None:
         self._url = url
         self._session = new_session()
+        self._ahead_s = 0.0
+
+    def now(self) -> float:
+        """Unix seconds by the sidecar's clock, as far as it has told."""
+        return time.time() + self._ahead_s
 
     def targets(self) -> list[Target]:
         """
@@ -37,7 +45,9 @@ class SidecarSource:
             Unreachable: It does not answer.
             BadPage: What answers is no sidecar.
         """
-        return _targets(self._session, self._url)
+        targets, now = _status(self._session, self._url)
+        self._ahead_s = now - time.time() if now is not None else 0.0
+        return targets
 
     def observations(
         self, target: str, *, end: float, start: float, full_from: float, step_s: float
@@ -72,10 +82,11 @@ class SidecarSource:
         if answer.status != 200:
             raise BadPage(
                 f"http-{answer.status}",
-                f"{self._url}: HTTP {answer.status}: {answer.body[:200].decode(errors='replace')}",
+                f"{self._url}: HTTP {answer.status}: {plain(answer.body[:200].decode(errors='replace'))}",
             )
         found = []
-        for number, line in enumerate(answer.body.decode("utf-8").split("\n"), start=1):
+        text = answer.body.decode("utf-8", errors="replace")
+        for number, line in enumerate(text.split("\n"), start=1):
             if not line:
                 continue
             try:
@@ -87,14 +98,19 @@ class SidecarSource:
         return found
 
 
-def _targets(session: requests.Session, url: str) -> list[Target]:
-    answer = get(session, f"{url}/api/v1/status", timeout_s=_TIMEOUT_S, max_bytes=2**24)
+def _status(session: requests.Session, url: str) -> tuple[list[Target], float | None]:
+    """What a sidecar watches, and its clock; one of 0.2 or before does not tell its clock."""
+    answer = get(session, f"{url}/api/v1/status", timeout_s=_TIMEOUT_S, max_bytes=_MAX_STATUS_BYTES)
     try:
         if answer.status != 200:
             raise ValueError(f"HTTP {answer.status}")
-        data = json.loads(answer.body)
-        return [Target(name=t["target"], url=t["url"]) for t in data["targets"]]
-    except (ValueError, KeyError, TypeError) as problem:
+        data = read_json(answer.body)
+        targets = [Target(name=t["target"], url=t["url"]) for t in data["targets"]]
+        now = data.get("now")
+        known = isinstance(now, int | float) and 0 < now < LATEST_T
+        return targets, float(now) if known else None
+    except (ValueError, KeyError, TypeError, AttributeError) as problem:
+        why = plain(str(problem).partition("\n")[0], MAX_NAME_CHARS)
         raise BadPage(
-            "not-a-sidecar", f"{url}: no sidecar answers there ({problem}); its port is 9836"
+            "not-a-sidecar", f"{url}: no sidecar answers there ({why}); its port is 9836"
         ) from problem

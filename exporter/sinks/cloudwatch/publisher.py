@@ -20,6 +20,7 @@ from vllm_opsctl.exporter.sinks.cloudwatch.interval import HEARTBEAT, Labels, da
 from vllm_opsctl.exporter.sinks.cloudwatch.put import PutSender
 from vllm_opsctl.exporter.sinks.cloudwatch.spool import Spool
 from vllm_opsctl.exporter.sinks.losses import Loss
+from vllm_opsctl.exporter.workers import Life
 
 MAX_PAUSE_S = 60.0
 """Longest pause between two attempts while CloudWatch does not answer."""
@@ -40,7 +41,7 @@ class Sender(Protocol):
         """
 
 
-class Publisher(threading.Thread):
+class Publisher:
     """
     Publishes until stopped.
 
@@ -66,7 +67,6 @@ class Publisher(threading.Thread):
         stop: threading.Event,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__(name="cloudwatch", daemon=True)
         self._config = config
         self._settings = config.exporter.cloudwatch
         self._take_pages = take_pages
@@ -88,17 +88,20 @@ class Publisher(threading.Thread):
         """What it is called where several send."""
         return "emf" if self._settings.sink == "emf" else "put"
 
+    unfinished = "CloudWatch does not answer; what it has not taken waits in the spool"
+    """What is to be said when the last interval could not be sent in time."""
+
     @property
     def lost(self) -> Mapping[Loss, int]:
         """Intervals that were lost, whole or in part, since the sidecar began."""
         return {"full": self._spool.lost, "refused": self._refused}
 
-    def run(self) -> None:
+    def run(self, life: Life) -> None:
         """One interval after the other, aligned with the clock, as all sidecars of a fleet are."""
         length = self._settings.interval
-        while not self._stop_event.is_set():
+        while not life.is_over:
             began = self._clock() // length * length
-            self._stop_event.wait(max(0.0, began + length - self._clock()))
+            life.wait(max(0.0, began + length - self._clock()))
             self._publish(began)
 
     def _publish(self, began: float) -> None:
@@ -108,17 +111,6 @@ class Publisher(threading.Thread):
             self.send_waiting()
         except Exception:
             log.exception("a fault of the sidecar itself")
-
-    def finish(self, within_s: float) -> None:
-        """
-        Wait for the interval that had begun when ``stop`` was set.
-
-        Args:
-            within_s: How long that may take.
-        """
-        self.join(within_s)
-        if self.is_alive():
-            log.error("CloudWatch does not answer; what it has not taken waits in the spool")
 
     def close_interval(self, began: float) -> None:
         """
@@ -133,14 +125,18 @@ class Publisher(threading.Thread):
             labels = Labels(
                 self._config.service.name, target if self._settings.per_target else None
             )
-            data += data_of(
-                self._last.get(target),
-                pages,
-                t=began,
-                labels=labels,
-                objectives=self._config.objectives,
-                fine=_both(self._last_fine.get(target), fine.get(target)),
-            )
+            try:
+                data += data_of(
+                    self._last.get(target),
+                    pages,
+                    t=began,
+                    labels=labels,
+                    objectives=self._config.objectives,
+                    fine=_both(self._last_fine.get(target), fine.get(target)),
+                )
+            except Exception:
+                # one target's pages are no reason to lose the interval of all
+                log.exception("%s: a fault of the sidecar itself", target)
             if pages:
                 self._last[target] = pages[-1]
         self._last_fine = fine

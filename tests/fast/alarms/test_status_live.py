@@ -50,6 +50,7 @@ def seen(bad_ratio: float, *, span_s: float = 3600.0, ended_s: float = 0.0) -> S
         recorder_bytes=0,
         recorder_span_s=0.0,
         problems=0,
+        left_out={},
         not_ready=None,
     )
 

@@ -4,7 +4,6 @@ The OTLP sink against a server that misbehaves: what is sent arrives, or it is t
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -44,9 +43,7 @@ class Sent:
         settings = {"sink": "otlp", "endpoint_url": url, "region": "eu-central-1", **more}
         config = Config.model_validate({"exporter": {"cloudwatch": settings}})
         gauge = GaugeMetricFamily("opsctl_target_up", "", value=1)
-        self.publisher: OtlpPublisher = otlp_publisher(
-            config, {}, lambda: [gauge], dict, threading.Event()
-        )
+        self.publisher: OtlpPublisher = otlp_publisher(config, {}, lambda: [gauge], dict)
         self.now = NOW
         self.publisher._clock = lambda: self.now
 
