@@ -251,6 +251,8 @@ def _assemble(
     if not engines:
         if told.left_out:
             raise BadPage("too-large", f"no engine could be read: {left_out_text(told.left_out)}")
+        if told.problems:
+            raise BadPage("unparsable", f"no engine could be read: {told.problems[0]}")
         raise BadPage("no-engine", "vLLM metrics, but none of them names a model and engine")
     for series, value in unowned:
         # cache_config_info names an engine but no model: it is that engine's of every model

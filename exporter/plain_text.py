@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import unicodedata
 
-_SHOWN_AS_THEY_ARE = frozenset(("Zs",))
-"""Blanks of other widths: not printable by Python's measure, and harmless."""
-
 MAX_NAME_CHARS = 200
 """Of a name in a sentence or a table; vLLM's own model names stay below 100."""
 
@@ -19,6 +16,8 @@ MAX_NAME_CHARS = 200
 def plain(text: str, limit: int | None = None) -> str:
     r"""
     One line without control, format, bidi, line and surrogate characters: each is shown by its code.
+
+    What comes out is printable in the sense of :meth:`str.isprintable`.
 
     Args:
         text: From outside.
@@ -31,7 +30,7 @@ def plain(text: str, limit: int | None = None) -> str:
     if cut:
         text = text[:limit]
     if not text.isprintable():
-        text = "".join(c if _is_harmless(c) else _code(c) for c in text)
+        text = "".join(map(_shown, text))
     return f"{text}…" if cut else text
 
 
@@ -44,14 +43,15 @@ def plain_lines(text: str) -> str:
     """
     if text.isprintable():
         return text
-    return "".join(c if c in "\n\t" or _is_harmless(c) else _code(c) for c in text)
+    return "".join(c if c in "\n\t" else _shown(c) for c in text)
 
 
-def _is_harmless(character: str) -> bool:
-    return character.isprintable() or unicodedata.category(character) in _SHOWN_AS_THEY_ARE
-
-
-def _code(character: str) -> str:
+def _shown(character: str) -> str:
+    if character.isprintable():
+        return character
+    if unicodedata.category(character) == "Zs":
+        # a blank of another width
+        return " "
     number = ord(character)
     if number <= 0xFF:
         return f"\\x{number:02x}"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from vllm_opsctl.exporter.config import SLI_CONCEPTS, Config, Objective
 from vllm_opsctl.exporter.config_load import surrounding_bounds
@@ -44,6 +43,8 @@ class SliCounter:
     events: dict[tuple[str, str], Events] = field(default_factory=dict)
     """By objective's name and model."""
     _last: dict[EngineKey, EngineSample] = field(default_factory=dict)
+    """The newest stand last, here and in the next."""
+    _models: dict[str, None] = field(default_factory=dict)
 
     def add(self, page: PageSample) -> None:
         """Count what happened since the page before."""
@@ -59,9 +60,7 @@ class SliCounter:
                     continue
                 if not _is_measured(objective, sample):
                     continue
-                # the newest stand last
-                key = objective.name, sample.key.model
-                events = self.events[key] = self.events.pop(key) if key in self.events else Events()
+                events = self.events.setdefault((objective.name, sample.key.model), Events())
                 if objective.sli == "availability":
                     # HTTP counters belong to the page: count them with its first engine only
                     first = objective.name not in page_counted
@@ -72,8 +71,19 @@ class SliCounter:
         for sample in page.engines:
             self._last.pop(sample.key, None)
             self._last[sample.key] = sample
-        _forget_beyond(self._last, MAX_REMEMBERED)
-        _forget_beyond(self.events, MAX_REMEMBERED * max(1, len(self.objectives)))
+            self._models.pop(sample.key.model, None)
+            self._models[sample.key.model] = None
+        self._forget()
+
+    def _forget(self) -> None:
+        """Drop what was seen longest ago: whoever invents names must not fill our memory with them."""
+        while len(self._last) > MAX_REMEMBERED:
+            del self._last[next(iter(self._last))]
+        while len(self._models) > MAX_REMEMBERED:
+            oldest = next(iter(self._models))
+            del self._models[oldest]
+            for objective in self.objectives:
+                self.events.pop((objective.name, oldest), None)
 
     def _latency(
         self,
@@ -116,12 +126,6 @@ class SliCounter:
             return
         events.bad += _grew(before, sample, _BAD_FINISHES)
         events.good += _grew(before, sample, _GOOD_FINISHES)
-
-
-def _forget_beyond(kept: dict[Any, Any], bound: int) -> None:
-    """Drop what was seen longest ago: whoever invents names must not fill our memory with them."""
-    while len(kept) > bound:
-        del kept[next(iter(kept))]
 
 
 def _is_measured(objective: Objective, sample: EngineSample) -> bool:

@@ -109,6 +109,7 @@ class Evidence:
         predecessor: The last sample of the process before the newest restart.
         counter_flips: Falls of a counter without a restart of the process.
         page_problems: Series of the newest page that could not be used.
+        left_out: How much of the newest page lies beyond a bound, by the bound's name.
         earlier_answer: The target answered at some time before the end of the window.
         api_facts: Version and model facts from /version and /v1/models.
     """
@@ -130,6 +131,7 @@ class Evidence:
     predecessor: EngineSample | None = None
     counter_flips: int = 0
     page_problems: int = 0
+    left_out: Mapping[str, int] = field(default_factory=dict)
     api_facts: dict[str, object] = field(default_factory=dict)
 
     def last(self, *kinds: str) -> Observation | None:
@@ -203,6 +205,7 @@ def gather(
             counters_fell(old, new) and not is_reset(old, new) for old, new in compared
         ),
         page_problems=len(asked_pages[-1].problems) if asked_pages else 0,
+        left_out=asked_pages[-1].left_out if asked_pages else {},
     )
     probed_at = [
         o.t for o in readable if o.kind == "probe" for _ in range(requests_of_probe(o.data))
@@ -278,6 +281,7 @@ class _Common(TypedDict):
     predecessor: EngineSample | None
     counter_flips: int
     page_problems: int
+    left_out: Mapping[str, int]
 
 
 def _of_engine(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import median
 
-from vllm_opsctl.exporter.exposition import read_page
+from vllm_opsctl.exporter.exposition import left_out_text, read_page
 from vllm_opsctl.exporter.observation import Observation
 from vllm_opsctl.exporter.units import format_duration
 from vllm_opsctl.runbooks.changes import changes
@@ -37,6 +37,9 @@ STALE_STEPS = 4
 """The same where a target is scraped more rarely: so many times the usual distance of two reads."""
 
 _RECENT_LOOKS = 20
+
+_NAMED_ENGINES = 4
+"""Engines that have gone are named one by one up to so many."""
 
 _FAILED_SHARE = 0.2
 """Above this share of failed reads the verdict says so."""
@@ -253,7 +256,13 @@ def _blind_spots(evidence: Evidence, recent: Sequence[Observation]) -> tuple[str
     probe = canary_of(evidence)
     if probe is not None and probe.data.get("reason") in NO_CANARY_REASONS:
         spots.append(f"the canary completion could not be sent ({probe.data.get('detail')})")
-    spots += [f"engine {key.model}/{key.engine} vanished" for key in evidence.vanished]
+    gone = [f"{key.model}/{key.engine}" for key in evidence.vanished]
+    if len(gone) > _NAMED_ENGINES:
+        spots.append(f"{len(gone)} engines vanished, {', '.join(gone[:_NAMED_ENGINES])} among them")
+    else:
+        spots += [f"engine {name} vanished" for name in gone]
+    if evidence.left_out:
+        spots.append(f"of the metrics page was left out: {left_out_text(evidence.left_out)}")
     spots += blind_spots_of(evidence)
     if evidence.asked.clock_steps:
         spots.append("the clock went back within the window; durations are estimates")

@@ -161,16 +161,23 @@ class Prober:
                 reason=problem.reason,
                 detail=problem.detail,
             )
-        ok = answer.status == 200
+        if answer.status != 200:
+            reason = f"http-{answer.status}"
+        elif not _is_completion(answer.body):
+            reason = "no-completion"
+        else:
+            return self._observation(
+                "probe", name="canary", ok=True, seconds=round(answer.seconds, 4), reason=None
+            )
         body_text = " ".join(answer.body[:200].decode(errors="replace").split())
-        detail = None if ok else f"HTTP {answer.status}: {plain(body_text)}"
+        what = "" if answer.status != 200 else ", but no completion"
         return self._observation(
             "probe",
             name="canary",
-            ok=ok,
+            ok=False,
             seconds=round(answer.seconds, 4),
-            reason=None if ok else f"http-{answer.status}",
-            detail=detail,
+            reason=reason,
+            detail=f"HTTP {answer.status}{what}: {plain(body_text)}",
         )
 
     def no_canary(self, why: str) -> Observation:
@@ -217,6 +224,15 @@ def _is_count(value: object) -> bool:
     """A number that something can be counted with; JSON has NaN and integers without end."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return is_number and 0 <= value <= MAX_VALUE  # type: ignore[operator]
+
+
+def _is_completion(body: bytes) -> bool:
+    """A proxy's page with HTTP 200 is no token."""
+    try:
+        data = read_json(body)
+    except ValueError:
+        return False
+    return isinstance(data, dict) and isinstance(data.get("choices"), list)
 
 
 def _cache_hit(body: bytes) -> bool | None:

@@ -1,0 +1,197 @@
+"""Metrics pages that try to harm their reader: bounded, reported, and never believed."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import pytest
+from fake_vllm import page
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vllm_opsctl.errors import BadPage
+from vllm_opsctl.exporter.config import Exporter, Target
+from vllm_opsctl.exporter.engine import PageSample
+from vllm_opsctl.exporter.exposition import read_page
+from vllm_opsctl.exporter.limits import MAX_ENGINES, MAX_REMEMBERED, MAX_SERIES, MAX_SPLIT_VALUES
+from vllm_opsctl.exporter.observation import metrics
+from vllm_opsctl.exporter.sinks.prometheus import EngineCollector
+from vllm_opsctl.exporter.target_state import TargetState
+from vllm_opsctl.runbooks.diagnosis import diagnose_target
+from vllm_opsctl.runbooks.load import shipped_library
+
+
+def read(text: str) -> PageSample:
+    return read_page(text, t=1.0, target="chat-0")
+
+
+def reason_of(text: str) -> str:
+    with pytest.raises(BadPage) as raised:
+        read(text)
+    assert raised.value.detail.isprintable()
+    assert len(raised.value.detail) < 300
+    return raised.value.reason
+
+
+# -- bounds, by name -------------------------------------------------------------------------------
+
+
+def test_engines_beyond_the_bound_are_left_out_and_counted() -> None:
+    found = read("".join(page(f"m{number}") for number in range(MAX_ENGINES + 50)))
+
+    assert len(found.engines) == MAX_ENGINES
+    assert found.left_out == {"engines": 50}
+
+
+def test_series_beyond_the_bound_are_left_out_and_counted() -> None:
+    names = (f'vllm:lora_requests_info{{max_lora="{n}"}} 1\n' for n in range(MAX_SERIES))
+    found = read(page() + "".join(names))
+
+    assert found.left_out["series"] == 6
+
+
+def test_values_of_one_label_beyond_the_bound_are_left_out_and_counted() -> None:
+    reasons = (
+        f'vllm:request_success_total{{engine="0",model_name="m",finished_reason="r{n}"}} 1\n'
+        for n in range(MAX_SPLIT_VALUES)
+    )
+    found = read(page() + "".join(reasons))
+
+    assert found.left_out == {"split-values": 1}
+
+
+@pytest.mark.parametrize(
+    ("line", "bound"),
+    [
+        ('vllm:num_requests_running{model_name="%s"} 1\n' % ("L" * 10_000), "name-length"),
+        (
+            'vllm:request_success_total{model_name="m",finished_reason="%s"} 1\n' % ("x" * 1000),
+            "name-length",
+        ),
+        ('vllm:cache_config_info{model_name="m",a="%s"} 1\n' % ("x" * 20_000), "series-length"),
+        (
+            'vllm:num_requests_running{model_name="m",%s} 1\n'
+            % ",".join(f'l{n}="x"' for n in range(500)),
+            "labels",
+        ),
+    ],
+)
+def test_a_series_that_is_too_long_is_left_out_and_counted(line: str, bound: str) -> None:
+    found = read(page() + line)
+
+    assert found.left_out == {bound: 1}
+    assert [sample.key.model for sample in found.engines] == ["m"]
+
+
+def test_what_was_left_out_is_on_the_sidecars_page_and_in_the_verdict() -> None:
+    text = "".join(page(f"m{number}") for number in range(MAX_ENGINES + 50))
+    state = TargetState(Target(name="chat-0", url="http://chat-0:8000"), Exporter(), ())
+    state.record(metrics(1.0, "chat-0", text))
+    families = {
+        family.name: family
+        for family in EngineCollector(lambda: [state.snapshot(1.5)], ()).collect()
+    }
+    (sample,) = families["opsctl_target_left_out"].samples
+    verdict = diagnose_target(
+        "chat-0",
+        [metrics(float(t), "chat-0", text) for t in range(3)],
+        shipped_library(),
+        source="recording",
+    )
+
+    assert (sample.labels, sample.value) == ({"target": "chat-0", "bound": "engines"}, 50)
+    assert "of the metrics page was left out: 50 engines beyond 256" in verdict.blind_spots
+
+
+def test_a_page_of_nothing_but_what_is_left_out_is_too_large() -> None:
+    assert reason_of(page("L" * 10_000)) == "too-large"
+
+
+# -- memory ----------------------------------------------------------------------------------------
+
+
+def test_names_that_are_new_in_every_page_do_not_fill_memory() -> None:
+    from vllm_opsctl.exporter.config import DEFAULT_OBJECTIVES
+
+    state = TargetState(
+        Target(name="chat-0", url="http://chat-0:8000"), Exporter(), DEFAULT_OBJECTIVES
+    )
+
+    def churn(pages: range) -> None:
+        for t in pages:
+            text = "".join(page(f"m{t}-{number}") for number in range(100))
+            state.record(metrics(float(t), "chat-0", text))
+
+    churn(range(8))
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    churn(range(8, 24))
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    snapshot = state.snapshot(23.5)
+
+    assert len({model for _, model in snapshot.events}) <= MAX_REMEMBERED
+    # 1600 new names; each that is never forgotten costs 17 KiB
+    assert after - before < 12 * 2**20
+
+
+def test_long_series_are_not_remembered_by_the_thousand() -> None:
+    tracemalloc.start()
+    for number in range(20):
+        series = (
+            f'vllm:cache_config_info{{engine="0",a="{number}-{n}-{"x" * 10_000}"}} 1\n'
+            for n in range(100)
+        )
+        read(page() + "".join(series))
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert after < 8 * 2**20
+
+
+# -- what must not be believed ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("control", ["\0", "\x1b", "\x08", "\x0b"])
+def test_control_characters_in_names_are_damage_and_no_finding(control: str) -> None:
+    text = page() + "process_start_time_seconds 1\n"
+
+    assert reason_of(text.replace("vllm:", f"vllm:{control}")) == "unparsable"
+
+
+def test_metrics_of_vllm_that_nobody_knows_are_not_taken_for_none() -> None:
+    text = page().replace("vllm:", "vllm:renamed_") + "process_start_time_seconds 1\n"
+
+    assert reason_of(text) == "unknown-metrics"
+
+
+@pytest.mark.parametrize("value", ["1e308", "-1e308", "9" * 300, "1" + "0" * 18 + "1"])
+def test_a_value_beyond_all_that_is_counted_is_left_out(value: str) -> None:
+    verdict = diagnose_target(
+        "chat-0",
+        [metrics(float(t), "chat-0", page(running=value)) for t in range(10)],
+        shipped_library(),
+        source="recording",
+    )
+
+    assert verdict.verdict in ("healthy", "unknown")
+    assert "requests_running" not in read(page(running=value)).engines[0].gauges
+
+
+@pytest.mark.parametrize("name", ["\x1b[2J", "\u202egnp", "\ud800", "a\\nb", "\x00", "\x9b31m"])
+def test_names_are_shown_and_not_obeyed(name: str) -> None:
+    (engine,) = read(page(model=f"m{name}")).engines
+
+    assert engine.key.model.isprintable()
+    assert engine.key.model != "m"
+
+
+@given(st.text(max_size=200))
+def test_no_page_raises_anything_but_its_named_error(tail: str) -> None:
+    for text in (tail, page() + tail, page() + tail + "\n", page(model=tail.replace('"', ""))):
+        try:
+            found = read(text)
+        except BadPage as problem:
+            assert problem.detail.isprintable()
+        else:
+            assert all(sample.key.model.isprintable() for sample in found.engines)
