@@ -141,8 +141,14 @@ def aws_client(
         ) from None
     retries = {"mode": retry, "max_attempts": _ATTEMPTS}
     settings = Config(connect_timeout=_CONNECT_S, read_timeout=_READ_S, retries=retries)
+    from vllm_opsctl.exporter.sources.deadline import guard_aws
+
     with aws_mistakes(service):
-        return boto3.client(service, region_name=region, endpoint_url=endpoint_url, config=settings)
+        client = boto3.client(
+            service, region_name=region, endpoint_url=endpoint_url, config=settings
+        )
+    guard_aws(client, _CONNECT_S + _READ_S)
+    return client
 
 
 @contextmanager

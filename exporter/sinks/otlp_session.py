@@ -14,9 +14,12 @@ from typing import Any
 
 import requests
 from requests.auth import AuthBase
+from urllib3.exceptions import HTTPError
 
 from vllm_opsctl.errors import AwsError, NeverTaken
 from vllm_opsctl.exporter.aws import aws_mistakes, refusal
+from vllm_opsctl.exporter.plain_text import plain
+from vllm_opsctl.exporter.sources.deadline import Deadline, mount
 
 ACTION = "cloudwatch:PutMetricData"
 """
@@ -29,6 +32,12 @@ Source:
 
 _MOST_SAID = 500
 """Characters of an answer that go to the log."""
+
+_MOST_READ = 2**20
+"""Bytes of an answer; partial success takes a few hundred."""
+
+_TIMEOUT_S = 10.0
+"""The SDK's own, where it gives none."""
 
 _XML = re.compile(r"<Code>([^<]+)</Code>(?:.*?<Message>([^<]*)</Message>)?", re.DOTALL)
 
@@ -89,19 +98,27 @@ class WatchedSession(requests.Session):
     def __init__(self, auth: SigV4 | None = None) -> None:
         super().__init__()
         self.auth = auth
+        mount(self)
         self.failure: Failure | None = None
         """Of the newest request; None when all of it was taken, or there was none."""
 
     def request(self, *args: Any, **kwargs: Any) -> requests.Response:
-        """Send a request, and keep what came of it."""
+        """Send a request, and keep what came of it; nothing is followed, and the answer is bounded."""
+        kwargs |= {"allow_redirects": False, "stream": True}
         try:
-            answer = super().request(*args, **kwargs)
+            with Deadline(float(kwargs.get("timeout") or _TIMEOUT_S)):
+                answer = super().request(*args, **kwargs)
+                answer._content = answer.raw.read(_MOST_READ, decode_content=True)
+                answer.close()
         except AwsError as problem:
             self.failure = Failure(str(problem), is_final=False)
             raise
-        except requests.RequestException as problem:
-            self.failure = Failure(f"no answer: {problem}", is_final=False)
-            raise
+        except (requests.RequestException, HTTPError, OSError) as problem:
+            self.failure = Failure(f"no answer: {plain(str(problem), _MOST_SAID)}", is_final=False)
+            if isinstance(problem, requests.RequestException):
+                raise
+            # the only kind that the SDK expects
+            raise requests.ConnectionError(str(problem)) from problem
         self.failure = _left_out(answer) if answer.ok else self._failure(answer)
         return answer
 

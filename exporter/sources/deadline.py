@@ -217,6 +217,48 @@ class GuardedAdapter(HTTPAdapter):
         self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
 
 
+def guard_aws(client: Any, seconds: float) -> None:
+    """
+    Give each request of a boto3 client one deadline.
+
+    Args:
+        client: Of any service.
+        seconds: For one attempt.
+
+    Source:
+        botocore/endpoint.py and httpsession.py, 1.40: what a handler of ``before-send`` returns is
+        taken for the answer, and the session's pools are chosen by scheme.
+    """
+    from botocore.awsrequest import AWSHTTPConnection, AWSHTTPSConnection
+    from botocore.exceptions import ReadTimeoutError
+
+    class Connection(_Guarded, AWSHTTPConnection):  # type: ignore[misc]
+        pass
+
+    class TLSConnection(_Guarded, AWSHTTPSConnection):  # type: ignore[misc]
+        pass
+
+    class Pool(HTTPConnectionPool):
+        ConnectionCls = Connection
+
+    class TLSPool(HTTPSConnectionPool):
+        ConnectionCls = TLSConnection
+
+    session = client._endpoint.http_session
+    session._manager.pool_classes_by_scheme = {"http": Pool, "https": TLSPool}
+
+    def send(request: Any, **_: Any) -> Any:
+        with Deadline(seconds) as deadline:
+            try:
+                return session.send(request)
+            finally:
+                if deadline.is_over:
+                    # whatever it looks like: the connection was shut down
+                    raise ReadTimeoutError(endpoint_url=request.url)
+
+    client.meta.events.register_last("before-send", send)
+
+
 def mount(session: requests.Session) -> None:
     """Let all requests of a session go through guarded connections."""
     session.mount("http://", GuardedAdapter())

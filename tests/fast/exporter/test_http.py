@@ -361,3 +361,25 @@ def test_no_descriptor_left_here_is_named() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
     assert found.data["reason"] == "no-descriptors"
+
+
+# -- AWS -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 O", OK + b"X: ", CHUNKED])
+def test_an_aws_endpoint_that_drips_is_left_at_the_deadline(
+    head: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from botocore.exceptions import ReadTimeoutError
+
+    from vllm_opsctl.exporter import aws
+
+    monkeypatch.setattr(aws, "_CONNECT_S", 0.1)
+    monkeypatch.setattr(aws, "_READ_S", 0.3)
+    monkeypatch.setattr(aws, "_ATTEMPTS", 1)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    with misbehaving(dripping(head, b"0")) as url:
+        client = aws.aws_client("sns", "eu-central-1", url)
+        with pytest.raises(ReadTimeoutError):
+            client.list_topics()
