@@ -30,15 +30,24 @@ SUBJECT = (
 )
 """Body of the subject's template; also inlined where there are no template files."""
 
+_PLAIN = r'reReplaceAll "[\\pC\\p{Zl}\\p{Zp}]" "?"'
+"""
+What came from a server's page, such as a model's name, has no line of its own in a message.
+
+Source:
+    RE2's syntax: \\pC is control, format, private and surrogate; Zl and Zp are line and paragraph ends.
+"""
+
 _ALERT = (
-    "{{ .Status | toUpper }} {{ .Labels.severity }}: {{ .Annotations.summary }}\n"
+    f"{{{{ .Status | toUpper }}}} {{{{ .Labels.severity }}}}: {{{{ .Annotations.summary | {_PLAIN} }}}}\n"
     "Service: {{ .Labels.service }}FREE_LABELS\n"
-    "{{ .Annotations.description }}\n"
-    "{{ with .Annotations.command }}Diagnose: {{ . }}\n{{ end }}"
-    "{{ with .Annotations.runbook_url }}Runbook: {{ . }}\n{{ end }}"
+    f"{{{{ .Annotations.description | {_PLAIN} }}}}\n"
+    f"{{{{ with .Annotations.command }}}}Diagnose: {{{{ . | {_PLAIN} }}}}\n{{{{ end }}}}"
+    f"{{{{ with .Annotations.runbook_url }}}}Runbook: {{{{ . | {_PLAIN} }}}}\n{{{{ end }}}}"
     # from an hour before it began: in a rule's own texts no time is known
     "{{ $from := (.StartsAt.Add -3600000000000).UnixMilli }}"
-    "{{ with .Annotations.dashboard_url }}Board: {{ . }}&from={{ $from }}&to=now\n{{ end }}"
+    f"{{{{ with .Annotations.dashboard_url }}}}Board: {{{{ . | {_PLAIN} }}}}"
+    "&from={{ $from }}&to=now\n{{ end }}"
     'Since: {{ .StartsAt.UTC.Format "2006-01-02 15:04:05" }} UTC\n\n'
 )
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from vllm_opsctl.alarms.status_timeline import SLOT_S
 from vllm_opsctl.errors import UsageError
 from vllm_opsctl.exporter.config import clean_url
+from vllm_opsctl.exporter.plain_text import MAX_NAME_CHARS, plain
 from vllm_opsctl.exporter.sources.promql import PromQL
 
 _CHUNK_SLOTS = 864
@@ -60,7 +61,7 @@ class Prometheus:
                 "step": f"{SLOT_S:g}",
             }
             for labels, points in self._series(form):
-                values = found.setdefault(labels.get("model", ""), {})
+                values = found.setdefault(plain(labels.get("model", ""), MAX_NAME_CHARS), {})
                 for t, value in points:
                     if math.isfinite(value):
                         values[round((t - start) / SLOT_S) - 1] = value

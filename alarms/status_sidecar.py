@@ -21,6 +21,7 @@ from vllm_opsctl.exporter.config import Config, Objective, clean_url
 from vllm_opsctl.exporter.exposition import read_page
 from vllm_opsctl.exporter.observation import Observation
 from vllm_opsctl.exporter.own_series import SLI_EVENTS, SLI_TARGET, SLI_THRESHOLD
+from vllm_opsctl.exporter.plain_text import MAX_NAME_CHARS, plain
 from vllm_opsctl.exporter.sli import SliCounter
 from vllm_opsctl.exporter.sources.http import get, new_session
 from vllm_opsctl.exporter.sources.sidecar import SidecarSource
@@ -203,11 +204,11 @@ def _read(base: str) -> _Page:
     try:
         if answer.status != 200:
             raise ValueError(f"HTTP {answer.status}")
-        for family in text_string_to_metric_families(answer.body.decode()):
+        for family in text_string_to_metric_families(answer.body.decode(errors="replace")):
             for sample in family.samples:
                 labels, value = sample.labels, float(sample.value)
                 if sample.name == SLI_EVENTS:
-                    key = (labels["objective"], labels["model"])
+                    key = (labels["objective"], plain(labels["model"], MAX_NAME_CHARS))
                     bad = value if labels["outcome"] == "bad" else 0.0
                     counts[key] = counts.get(key, Count()) + Count(value, bad)
                 elif sample.name == SLI_TARGET:
@@ -219,9 +220,9 @@ def _read(base: str) -> _Page:
         if since is None or not targets:
             raise ValueError("no objectives on its /metrics")
     except (ValueError, KeyError) as problem:
+        why = plain(str(problem), MAX_NAME_CHARS)
         raise BadPage(
-            "not-a-sidecar",
-            f"--sidecar {base}: no sidecar answers there ({problem}); its port is 9836",
+            "not-a-sidecar", f"--sidecar {base}: no sidecar answers there ({why}); its port is 9836"
         ) from problem
     return _Page(since, counts, targets, thresholds)
 

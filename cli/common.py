@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vllm_opsctl.errors import ConfigError, UsageError
+from vllm_opsctl.exporter.plain_text import plain_lines, styled_lines
 
 if TYPE_CHECKING:
     from vllm_opsctl.exporter.config import Target
@@ -29,7 +30,7 @@ EXIT_FINDINGS = 1
 
 def note(text: str) -> None:
     """Tell on stderr what is worth knowing and no mistake."""
-    click.echo(f"{click.style('Note:', fg='yellow', bold=True)} {text}", err=True)
+    click.echo(f"{click.style('Note:', fg='yellow', bold=True)} {plain_lines(text)}", err=True)
 
 
 @contextmanager
@@ -145,13 +146,15 @@ def checked(out: Path, changed: Sequence[str], counts: str) -> int:
 
 def emit(text: str) -> bool:
     """
-    Print the answer; a reader that has gone (head, less) changes nothing of the exit code.
+    Print the answer, without what a terminal would obey.
+
+    A reader that has gone (head, less) changes nothing of the exit code.
 
     Returns:
         Whether somebody still reads.
     """
     try:
-        click.echo(text)
+        click.echo(styled_lines(text))
         sys.stdout.flush()
     except BrokenPipeError:
         # nothing more can be written, not even what Python flushes at its end

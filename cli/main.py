@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import io
 import logging
 import os
 import sys
@@ -18,6 +19,7 @@ import click
 
 from vllm_opsctl import __version__
 from vllm_opsctl.errors import EXIT_INTERNAL, EXIT_USAGE, OpsError
+from vllm_opsctl.exporter.plain_text import MAX_NAME_CHARS, plain, plain_lines
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "alarms": ("alarms:alarms", "Turn objectives and failure modes into alarms."),
@@ -83,6 +85,19 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
 
+class _PlainFormatter(logging.Formatter):
+    """Log lines in which whatever came from outside is shown, not obeyed."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """A message is one line, whatever is in it."""
+        record.message = plain(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
+        """A traceback has lines of its own, and an exception's text may be anybody's."""
+        return plain_lines(super().formatException(ei))
+
+
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -101,12 +116,19 @@ class LazyGroup(click.Group):
 def cli(ctx: click.Context, verbose: int, config_path: str | None) -> None:
     """From the page to the root cause: diagnosis and metrics for vLLM."""
     levels = (logging.WARNING, logging.INFO, logging.DEBUG)
-    logging.basicConfig(
-        level=levels[min(verbose, 2)], format="opsctl: %(message)s", stream=sys.stderr
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_PlainFormatter("opsctl: %(message)s"))
+    logging.basicConfig(level=levels[min(verbose, 2)], handlers=[handler])
     if os.environ.get("NO_COLOR"):
         ctx.color = False
     ctx.obj = config_path
+
+
+def _show(problem: click.ClickException) -> None:
+    """What click says of a mistake, which may hold what was pasted."""
+    said = io.StringIO()
+    problem.show(file=said)
+    click.echo(plain_lines(said.getvalue()), nl=False, err=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -131,17 +153,17 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except click.exceptions.Exit as problem:
         return problem.exit_code
     except click.UsageError as problem:
-        problem.show()
+        _show(problem)
         return EXIT_USAGE
     except click.Abort:
         click.echo("stopped", err=True)
         return 130
     except click.ClickException as problem:
-        problem.show()
+        _show(problem)
         return EXIT_USAGE
     except OpsError as problem:
-        for line in str(problem).splitlines():
-            click.echo(f"{click.style('Error:', fg='red', bold=True)} {line}", err=True)
+        for line in str(problem).split("\n"):
+            click.echo(f"{click.style('Error:', fg='red', bold=True)} {plain(line)}", err=True)
         return problem.exit_code
     except Exception as problem:
         if logging.getLogger().isEnabledFor(logging.INFO):
@@ -149,7 +171,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         kind = type(problem).__name__
         click.echo(
             f"{click.style('Error:', fg='red', bold=True)} a fault of opsctl itself "
-            f"({kind}: {problem}); -v shows where, please report it",
+            f"({kind}: {plain(str(problem), MAX_NAME_CHARS)}); -v shows where, please report it",
             err=True,
         )
         return EXIT_INTERNAL

@@ -26,6 +26,7 @@ from vllm_opsctl.cli.slo_text import (
     share,
     span,
 )
+from vllm_opsctl.exporter.plain_text import markdown
 from vllm_opsctl.exporter.units import format_duration, format_percent
 
 _WORTH_DRAWING = 0.01
@@ -138,8 +139,8 @@ def report_markdown(found: Report, plot: Path | None) -> Iterator[str]:
         found: What to show.
         plot: Picture that lies beside it.
     """
-    yield f"# {_headline(found)}\n"
-    yield f"{_scope(found)}.\n"
+    yield f"# {markdown(_headline(found))}\n"
+    yield f"{markdown(_scope(found))}.\n"
     if plot is not None:
         yield f"![Error budget remaining]({plot.as_posix()})\n"
     yield "| met | objective | model | target | good | events | bad | budget left | known |"
@@ -153,7 +154,7 @@ def report_markdown(found: Report, plot: Path | None) -> Iterator[str]:
         )
     for one in found.accounts:
         if one.worst_days:
-            yield f"\n## {_title(one)}\n"
+            yield f"\n## {markdown(_title(one))}\n"
             yield "| worst day | bad events | budget spent |\n|---|--:|--:|"
             for day in one.worst_days:
                 yield f"| {day.date} | {events(day.known.count.bad)} | {share(day.spent)} |"
@@ -171,4 +172,4 @@ def report_markdown(found: Report, plot: Path | None) -> Iterator[str]:
     if found.without:
         yield "\n## Without a number\n"
         for objective, reason in found.without:
-            yield f"- `{objective.name}`: {reason}"
+            yield f"- `{objective.name}`: {markdown(reason)}"

@@ -27,6 +27,7 @@ from vllm_opsctl.cli.slo_text import (
     share,
     span,
 )
+from vllm_opsctl.exporter.plain_text import markdown
 from vllm_opsctl.exporter.units import format_percent
 
 SCHEMA_VERSION = 1
@@ -130,7 +131,7 @@ def _gone(one: Standing) -> str:
 def status_markdown(found: Status) -> Iterator[str]:
     """For a ticket."""
     yield f"## Objectives: {found.state}\n"
-    yield f"{_scope(found)}.\n"
+    yield f"{markdown(_scope(found))}.\n"
     shown = [one for one in found.standings if one.reason is None]
     if shown:
         yield (
@@ -148,7 +149,7 @@ def status_markdown(found: Status) -> Iterator[str]:
             )
     for one in found.standings:
         if one.reason is not None:
-            yield f"\n- `{one.objective.name}` ({one.state}): {one.reason}"
+            yield f"\n- `{one.objective.name}` ({one.state}): {markdown(one.reason)}"
 
 
 def status_json(found: Status) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vllm_opsctl.alarms.status import State
+from vllm_opsctl.exporter.plain_text import markdown
 from vllm_opsctl.exporter.units import format_duration, format_number
 
 WIDE = 110
@@ -126,7 +127,7 @@ def cell(text: str) -> str:
     >>> cell("a|b")
     'a&#124;b'
     """
-    return text.replace("|", "&#124;").replace("\n", " ")
+    return markdown(text).replace("\\|", "&#124;")
 
 
 def clipped(text: str, room: int) -> str:

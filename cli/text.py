@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import click
 
 from vllm_opsctl.cli.paragraphs import wrapped
+from vllm_opsctl.exporter.plain_text import code_span, markdown
 from vllm_opsctl.exporter.units import format_duration
 from vllm_opsctl.runbooks.features import registry
 from vllm_opsctl.runbooks.verdict import WORST_FIRST, FoundCause, TargetVerdict, Verdict
@@ -191,7 +192,7 @@ def render_markdown(verdict: Verdict, *, show_features: bool) -> str:
     for first, *rest in alike(verdict):
         lines += _target_markdown(first, show_features)
         if rest:
-            lines.append(f"The same on: {', '.join(target.target for target in rest)}\n")
+            lines.append(f"The same on: {markdown(', '.join(target.target for target in rest))}\n")
     return "\n".join(lines)
 
 
@@ -201,61 +202,64 @@ def _fleet_markdown(verdict: Verdict) -> Iterator[str]:
     for cause in view.common if view else ():
         what = "common to" if cause.is_common else "only on"
         count = f"{len(cause.targets)} of {len(verdict.targets)}"
-        yield f"- `{cause.id}`: {what} {count} ({some(cause.targets)})"
+        yield f"- `{cause.id}`: {what} {count} ({markdown(some(cause.targets))})"
     if view and view.outliers:
         yield "\n| different | in | it | the others |\n|---|---|---|---|"
         for o in view.outliers[:MOST_OUTLIERS]:
-            yield f"| {o.target} | `{o.feature}` | {o.value} | {o.others} |"
+            yield f"| {markdown(o.target)} | `{o.feature}` | {o.value} | {o.others} |"
     if view and view.mixed:
         yield "\n| not the same everywhere | |\n|---|---|"
         for mixed in view.mixed:
             parts = [f"{value} on {some(names)}" for value, names in mixed.values.items()]
-            yield f"| {mixed.what} | {'; '.join(parts)} |"
+            yield f"| {markdown(mixed.what)} | {markdown('; '.join(parts))} |"
     yield ""
 
 
 def _target_markdown(target: TargetVerdict, show_features: bool) -> Iterator[str]:
     names = ", ".join(f"`{root.id}`" for root in target.roots)
-    where = f"{names} on {target.target}" if names else f"{target.target}: {target.summary}"
+    name, summary = markdown(target.target), markdown(target.summary)
+    where = f"{names} on {name}" if names else f"{name}: {summary}"
     yield f"## {target.verdict.upper()} {where}"
     yield ""
-    yield f"{target.summary}. {scope(target)}." if names else f"{scope(target)}."
+    yield f"{summary}. {markdown(scope(target))}." if names else f"{markdown(scope(target))}."
     if target.platform:
-        yield f"{target.platform}."
+        yield f"{markdown(target.platform)}."
     for root in target.roots:
-        yield f"\n### {_title(root)}\n"
-        yield from (f"- {line.statement}" for line in root.evidence)
+        yield f"\n### {markdown(_title(root))}\n"
+        yield from (f"- {markdown(line.statement)}" for line in root.evidence)
         if root.explains:
             yield f"\nExplains: {', '.join(f'`{id_}`' for id_ in root.explains)}"
         for other in root.alternatives:
-            yield f"\nMay as well be `{other.id}`; what tells them apart: {other.apart_by}."
+            yield f"\nMay as well be `{other.id}`; what tells them apart: {markdown(other.apart_by)}."
     if target.events:
         yield "\n### Happened\n"
-        yield from (f"- {_clock(event.t)} UTC {event.what}" for event in target.events)
+        yield from (f"- {_clock(event.t)} UTC {markdown(event.what)}" for event in target.events)
     if target.changes:
         yield "\n### Changed\n"
-        yield from (f"- {c.what}: {c.before} → {c.now}" for c in target.changes)
+        yield from (f"- {markdown(f'{c.what}: {c.before} → {c.now}')}" for c in target.changes)
     symptoms = [cause for cause in target.causes if cause.role == "symptom"]
     if symptoms:
         yield "\n### Symptoms\n"
-        yield from (f"- `{s.id}`: {s.evidence[0].statement}" for s in symptoms)
+        yield from (f"- `{s.id}`: {markdown(s.evidence[0].statement)}" for s in symptoms)
     if target.ruled_out:
         yield "\n### Ruled out\n"
-        yield from (f"- `{entry.id}`: {entry.because}" for entry in target.ruled_out)
+        yield from (f"- `{entry.id}`: {markdown(entry.because)}" for entry in target.ruled_out)
     for kind, title in KINDS.items():
         actions = [a for root in target.roots for a in root.actions if a.kind == kind]
         if actions:
             yield f"\n### {title}\n"
             for action in actions:
-                command = f" `{action.command}`" if action.command else ""
-                yield f"- [ ] {action.text}{command}"
+                command = f" {code_span(action.command)}" if action.command else ""
+                yield f"- [ ] {markdown(action.text)}{command}"
                 if action.helps_when and action.seen_by:
                     yield f"      Helps when {action.helps_when}; look for: {action.seen_by}."
     if target.blind_spots:
         yield "\n### Not seen\n"
-        yield from (f"- {spot}" for spot in target.blind_spots)
+        yield from (f"- {markdown(spot)}" for spot in target.blind_spots)
     if show_features:
         known = registry()
         yield "\n| feature | value |\n|---|---|"
-        yield from (f"| `{n}` | {known[n].format(v)} |" for n, v in target.features.items())
+        yield from (
+            f"| `{n}` | {markdown(known[n].format(v))} |" for n, v in target.features.items()
+        )
     yield ""

@@ -7,6 +7,7 @@ and a line break starts a line that nobody wrote. All of them are shown by their
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 MAX_NAME_CHARS = 200
@@ -44,6 +45,54 @@ def plain_lines(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c in "\n\t" else _shown(c) for c in text)
+
+
+_COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
+"""Select Graphic Rendition (ECMA-48, 8.3.117): colours and weights, all that our own answers use."""
+
+
+def styled_lines(text: str) -> str:
+    r"""
+    The same for an answer of ours: its colours stay, too.
+
+    >>> styled_lines("\x1b[31mCRITICAL\x1b[0m on chat-0\x1b[2J")
+    '\x1b[31mCRITICAL\x1b[0m on chat-0\\x1b[2J'
+    """
+    if "\x1b" not in text:
+        return plain_lines(text)
+    return "".join(
+        part if index % 2 else plain_lines(part) for index, part in enumerate(_COLOUR.split(text))
+    )
+
+
+_MARKDOWN = re.compile(
+    r"[\\`*<>\[\]|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|:(?=//)|(?<=www)\.|&(?=[#\w])"
+)
+"""What Markdown, GitHub's included, would take for markup within a line; ``://`` and ``www.`` make links."""
+
+
+def markdown(text: str) -> str:
+    r"""
+    A text from outside within a line of Markdown: shown as it is, no markup, no link, no line of its own.
+
+    >>> markdown("m<script>[x](http://evil.example) of kv_cache")
+    'm\\<script\\>\\[x\\](http\\://evil.example) of kv_cache'
+    """
+    return _MARKDOWN.sub(lambda found: f"\\{found[0]}", plain(text))
+
+
+def code_span(text: str) -> str:
+    """
+    A text from outside as code in Markdown.
+
+    Source:
+        GitHub Flavored Markdown, 6.3: a span ends with as many backticks as it began with.
+    """
+    shown = plain(text).replace("|", "\\|")
+    longest = max((len(run) for run in re.findall("`+", shown)), default=0)
+    fence = "`" * (longest + 1)
+    space = " " if shown.startswith("`") or shown.endswith("`") else ""
+    return f"{fence}{space}{shown}{space}{fence}"
 
 
 def _shown(character: str) -> str:

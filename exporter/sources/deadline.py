@@ -226,8 +226,8 @@ def guard_aws(client: Any, seconds: float) -> None:
         seconds: For one attempt.
 
     Source:
-        botocore/endpoint.py and httpsession.py, 1.40: what a handler of ``before-send`` returns is
-        taken for the answer, and the session's pools are chosen by scheme.
+        botocore/endpoint.py and httpsession.py, 1.40: a client's endpoint sends by its session, whose
+        pools are chosen by scheme.
     """
     from botocore.awsrequest import AWSHTTPConnection, AWSHTTPSConnection
     from botocore.exceptions import ReadTimeoutError
@@ -247,16 +247,18 @@ def guard_aws(client: Any, seconds: float) -> None:
     session = client._endpoint.http_session
     session._manager.pool_classes_by_scheme = {"http": Pool, "https": TLSPool}
 
-    def send(request: Any, **_: Any) -> Any:
+    send = session.send
+
+    def send_in_time(request: Any) -> Any:
         with Deadline(seconds) as deadline:
             try:
-                return session.send(request)
+                return send(request)
             finally:
                 if deadline.is_over:
                     # whatever it looks like: the connection was shut down
                     raise ReadTimeoutError(endpoint_url=request.url)
 
-    client.meta.events.register_last("before-send", send)
+    session.send = send_in_time
 
 
 def mount(session: requests.Session) -> None:
