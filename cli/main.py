@@ -85,7 +85,7 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
 
-class _PlainFormatter(logging.Formatter):
+class PlainFormatter(logging.Formatter):
     """Log lines in which whatever came from outside is shown, not obeyed."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
@@ -117,7 +117,7 @@ def cli(ctx: click.Context, verbose: int, config_path: str | None) -> None:
     """From the page to the root cause: diagnosis and metrics for vLLM."""
     levels = (logging.WARNING, logging.INFO, logging.DEBUG)
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_PlainFormatter("opsctl: %(message)s"))
+    handler.setFormatter(PlainFormatter("opsctl: %(message)s"))
     logging.basicConfig(level=levels[min(verbose, 2)], handlers=[handler])
     if os.environ.get("NO_COLOR"):
         ctx.color = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from urllib.parse import urlencode
 
@@ -16,7 +17,9 @@ from vllm_opsctl.exporter.recording import LATEST_T, parse_line
 from vllm_opsctl.exporter.sources.http import get, new_session
 
 _TIMEOUT_S = 30.0
-_MAX_BYTES = 2**30
+_MAX_BYTES = 2**28
+"""A target's window and half an hour before it are some 30 MiB; those of the largest pages are cut off."""
+
 _MAX_STATUS_BYTES = 2**24
 
 
@@ -85,8 +88,9 @@ class SidecarSource:
                 f"{self._url}: HTTP {answer.status}: {plain(answer.body[:200].decode(errors='replace'))}",
             )
         found = []
-        text = answer.body.decode("utf-8", errors="replace")
-        for number, line in enumerate(text.split("\n"), start=1):
+        # line by line: as one text beside its lines it would be three times as large
+        for number, raw in enumerate(io.BytesIO(answer.body), start=1):
+            line = raw.decode("utf-8", errors="replace").strip()
             if not line:
                 continue
             try:
