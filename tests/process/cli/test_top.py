@@ -174,7 +174,7 @@ def test_what_cannot_be_shown_is_a_usage_error(
 
 
 def test_what_a_page_does_not_tell_is_missing_never_0() -> None:
-    fleet = Fleet(["a"])
+    fleet = Fleet(["a"], lambda: 2.5)
     fleet.see(metrics(1.0, "a", PAGE))
     fleet.see(metrics(2.0, "a", PAGE))
     (row,) = fleet.rows()
@@ -192,6 +192,29 @@ def test_a_target_that_stops_answering_keeps_its_past_but_not_its_numbers() -> N
 
     assert (row.point, row.error, len(row.past)) == (None, "connection refused", 1)
     assert fleet.total() is None
+
+
+def test_what_nobody_has_read_for_long_is_not_what_is_now() -> None:
+    now = 2.5
+    fleet = Fleet(["a"], lambda: now)
+    fleet.see(metrics(1.0, "a", PAGE))
+    fleet.see(metrics(2.0, "a", PAGE))
+    now = 60.0
+    (row,) = fleet.rows()
+
+    assert (row.point, row.health, row.error) == (None, "unknown", "nothing was read for 58 s")
+    assert fleet.total() is None
+
+
+def test_a_verdict_that_cannot_be_renewed_is_not_shown_as_the_newest() -> None:
+    fleet = Fleet(["a"], lambda: 2.5)
+    fleet.see(metrics(2.0, "a", PAGE))
+    fleet.judge_failed("ValueError: \x1b[2J")
+    (row,) = fleet.rows()
+
+    assert row.health == "unknown"
+    assert row.verdict is not None
+    assert row.verdict.summary == "the diagnosis failed: ValueError: \\x1b[2J"
 
 
 def test_an_unreadable_page_is_said_to_be_so() -> None:
