@@ -19,8 +19,10 @@ def pages(step_s: float = 1.0, number: int = 30) -> list[Observation]:
     return [metrics(step_s * n, "chat-0", page(tokens=100.0 * n)) for n in range(number)]
 
 
-def verdict(seen: list[Observation], now: float | None) -> TargetVerdict:
-    return diagnose_target(seen[0].target, seen, shipped_library(), source="sidecar", now=now)
+def verdict(seen: list[Observation], now: float | None, window_s: float = 60.0) -> TargetVerdict:
+    return diagnose_target(
+        seen[0].target, seen, shipped_library(), source="sidecar", window_s=window_s, now=now
+    )
 
 
 def test_what_was_read_just_now_is_judged() -> None:
@@ -44,7 +46,7 @@ def test_the_past_is_judged_as_it_was() -> None:
 def test_a_target_that_is_scraped_rarely_is_given_its_time(after_s: float, health: str) -> None:
     seen = pages(step_s=30.0)
 
-    assert verdict(seen, now=seen[-1].t + after_s).verdict == health
+    assert verdict(seen, seen[-1].t + after_s, window_s=600.0).verdict == health
 
 
 def test_a_failed_read_is_a_read() -> None:
