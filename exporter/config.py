@@ -223,6 +223,11 @@ class Tap(Strict):
     keep_dead: Duration = Field(
         3600.0, description="How long the page of a dead process stays after it was read."
     )
+    owner: Annotated[int, Field(ge=0, lt=2**32 - 1)] | str | None = Field(
+        None,
+        description="User, by number or name, whose pages are believed as well: the engine's, where "
+        "it is not the sidecar's own and they share no group.",
+    )
 
     @field_validator("dir")
     @classmethod

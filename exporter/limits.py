@@ -44,3 +44,9 @@ MAX_RECORDING_BYTES: Final = 2**30
 
 MAX_LINE_BYTES: Final = 32 * 2**20
 """One line of a recording: a page of 16 MiB, escaped."""
+
+MAX_TAP_PAGES: Final = 256
+"""Tap pages read of one folder, the newest ones: a page an engine and API process."""
+
+MAX_TAP_ENTRIES: Final = 10_000
+"""Files of any kind looked at in a folder of tap pages."""

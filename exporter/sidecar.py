@@ -31,7 +31,13 @@ from vllm_opsctl.exporter.sinks.cloudwatch.publisher import Publisher, publisher
 from vllm_opsctl.exporter.sinks.losses import LossCollector
 from vllm_opsctl.exporter.sinks.otlp import OtlpPublisher, otlp_publisher
 from vllm_opsctl.exporter.sinks.prometheus import EngineCollector, LabelledCollector
-from vllm_opsctl.exporter.sources.tap import TapFolder, TapServer, assigned, pages_now
+from vllm_opsctl.exporter.sources.tap import (
+    TapFolder,
+    TapServer,
+    assigned,
+    owner_id,
+    pages_now,
+)
 from vllm_opsctl.exporter.sources.tap_text import Bounds, EveryBound
 from vllm_opsctl.exporter.target_state import Snapshot, TargetState
 
@@ -60,7 +66,8 @@ class Sidecar:
         overview: What stands first on the page for people.
 
     Raises:
-        ConfigError: An API key is not where the configuration says, or CloudWatch has no region.
+        ConfigError: An API key is not where the configuration says, CloudWatch has no region, or
+            there is no user as exporter.tap.owner names.
         ServeError: The address cannot be listened on.
     """
 
@@ -70,7 +77,11 @@ class Sidecar:
         self.config = config
         self._stop = threading.Event()
         tap = config.exporter.tap
-        folder = TapFolder(Path(tap.dir), Bounds(config.objectives)) if tap.dir else None
+        folder = (
+            TapFolder(Path(tap.dir), Bounds(config.objectives), owner_id(tap.owner))
+            if tap.dir
+            else None
+        )
         self._folder = folder
         self._watched: dict[str, Poller] = {}
         for target in config.targets:
@@ -125,7 +136,7 @@ class Sidecar:
         return heapq.merge(*streams, key=lambda observation: observation.t)
 
     def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, then stop within 2 s."""
+        """Serve until SIGTERM, SIGINT or SIGHUP, then save the recording and stop within 2 s."""
         for poller in self._pollers():
             poller.start()
         if self._folder is not None:
@@ -134,7 +145,8 @@ class Sidecar:
             sends.start()
         server = threading.Thread(target=self._serve, name="http", daemon=True)
         server.start()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        # SIGHUP: a terminal that closes, or an init that asks for a reload; what was seen is kept
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
         self._stop.wait()
         self._server.close()
@@ -179,7 +191,7 @@ class Sidecar:
         """Of every target with the tap, with all of its bounds, for the publisher."""
         if self._folder is None:
             return {}
-        return pages_now(TapFolder(self._folder.path, EveryBound()), self.config.targets)
+        return pages_now(self._folder.bounded(EveryBound()), self.config.targets)
 
     def _watch(self, target: Target, key: str | None) -> Poller:
         exporter, objectives = self.config.exporter, self.config.objectives
