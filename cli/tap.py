@@ -14,6 +14,7 @@ import click
 from vllm_opsctl.cli.common import emit, load
 from vllm_opsctl.cli.options import text_or_json_option
 from vllm_opsctl.errors import InputFileError
+from vllm_opsctl.exporter.plain_text import plain
 from vllm_opsctl.exporter.tap import layout
 from vllm_opsctl.exporter.tap.folder import UnsafeFolder, check_folder
 from vllm_opsctl.exporter.tap.page import BadTapPage, TapHistogram, TapPage, read_tap_page
@@ -80,7 +81,7 @@ def _summary(histogram: TapHistogram) -> dict[str, float | None]:
 def _lines(page: TapPage, seconds: int) -> Iterator[str]:
     header, facts = page.header, page.facts
     rank = f", API process {header['api_rank'] + 1} of {header['api_count']}"
-    yield f"{page.path}"
+    yield plain(str(page.path))
     yield (
         f"  process {header['pid']} ({'lives' if page.alive else 'is gone'}), engine "
         f"{header['engine']}{rank if header['api_count'] > 1 else ''}; "

@@ -11,6 +11,7 @@ counter: by ``pwrite``, because whoever cuts off a mapped file ends the process 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import fcntl
 import json
@@ -248,9 +249,10 @@ class PageWriter:
     def _has_its_name(self) -> bool:
         """Whether readers still find this very file, and may read it."""
         found = os.fstat(self._fd)
-        mode = stat.S_IMODE(found.st_mode)
-        if mode != self._mode:
-            os.fchmod(self._fd, self._mode)
+        if stat.S_IMODE(found.st_mode) != self._mode:
+            # one that was given away stays as it is
+            with contextlib.suppress(PermissionError):
+                os.fchmod(self._fd, self._mode)
         try:
             there = self.path.lstat()
         except (FileNotFoundError, NotADirectoryError):
