@@ -50,3 +50,18 @@ MAX_TAP_PAGES: Final = 256
 
 MAX_TAP_ENTRIES: Final = 10_000
 """Files of any kind looked at in a folder of tap pages."""
+
+MAX_OBSERVATIONS: Final = 1_000_000
+"""Observations of a recording: 500 targets for half an hour, each seen twice a second."""
+
+MAX_JSON_NODES: Final = 100_000
+"""Values of one field of an observation: /v1/models of 20,000 adapters."""
+
+MAX_JSON_BRACKETS: Final = 1_000_000
+"""Opening brackets of one line of a recording, those of a page's series included."""
+
+MAX_RUNBOOK_BYTES: Final = 2**20
+"""One file of a folder of runbooks; the shipped ones stay below 10 KiB."""
+
+MAX_RUNBOOK_FILES: Final = 1000
+"""Files of one folder of runbooks."""

@@ -32,6 +32,9 @@ REPEAT_WORDS = 200
 _FACTS_TIMEOUT_S = 3.0
 _MAX_BYTES = 2**20
 
+_MAX_NUMBER = 1e15
+"""No length, limit or load is so large; a recording refuses it."""
+
 
 class Prober:
     """Asks one target the questions that /metrics does not answer."""
@@ -80,7 +83,7 @@ class Prober:
                 "data": [_model_facts(m) for m in models["data"] if isinstance(m, dict)]
             }
         load = self._json("/load")
-        if isinstance(load, dict) and isinstance(load.get("server_load"), int | float):
+        if isinstance(load, dict) and _is_number(load.get("server_load")):
             facts["server_load"] = load["server_load"]
         for name in ("is_sleeping", "is_paused"):
             state = self._json(f"/{name}")
@@ -183,14 +186,27 @@ class Prober:
 
 def _model_facts(model: dict[str, Any]) -> dict[str, Any]:
     """What is kept of one entry of /v1/models; no permissions, no paths of weights."""
-    return {key: model[key] for key in ("id", "max_model_len", "parent") if key in model}
+    return {
+        key: model[key]
+        for key, is_one in (("id", _is_text), ("max_model_len", _is_number), ("parent", _is_text))
+        if key in model and (model[key] is None or is_one(model[key]))
+    }
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: object) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and 0 <= value < _MAX_NUMBER  # type: ignore[operator]
 
 
 def _max_num_seqs(info: object) -> int | None:
     """From /server_info (0.32: vllm_config.scheduler_config.max_num_seqs); nothing else is kept."""
     for name in ("vllm_config", "scheduler_config", "max_num_seqs"):
         info = info.get(name) if isinstance(info, dict) else None
-    return info if isinstance(info, int) else None
+    return info if isinstance(info, int) and _is_number(info) else None
 
 
 def _cache_hit(body: bytes) -> bool | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from urllib.parse import urlencode
 
@@ -10,7 +11,7 @@ import requests
 from vllm_opsctl.errors import BadPage, InputFileError
 from vllm_opsctl.exporter.config import Target
 from vllm_opsctl.exporter.observation import Observation
-from vllm_opsctl.exporter.recording import parse_line
+from vllm_opsctl.exporter.recording import bounded_lines, parse_lines
 from vllm_opsctl.exporter.sources.http import get, new_session
 
 _TIMEOUT_S = 30.0
@@ -74,17 +75,11 @@ class SidecarSource:
                 f"http-{answer.status}",
                 f"{self._url}: HTTP {answer.status}: {answer.body[:200].decode(errors='replace')}",
             )
-        found = []
-        for number, line in enumerate(answer.body.decode("utf-8").split("\n"), start=1):
-            if not line:
-                continue
-            try:
-                observation = parse_line(line, where=f"{self._url}:{number}", stem="")
-            except InputFileError as problem:
-                raise BadPage("not-a-sidecar", str(problem)) from problem
-            if observation is not None and observation.kind != "header":
-                found.append(observation)
-        return found
+        lines = bounded_lines(io.BytesIO(answer.body), self._url)
+        try:
+            return parse_lines(lines, where=self._url, stem="")
+        except InputFileError as problem:
+            raise BadPage("not-a-sidecar", str(problem)) from problem
 
 
 def _targets(session: requests.Session, url: str) -> list[Target]:
@@ -94,7 +89,7 @@ def _targets(session: requests.Session, url: str) -> list[Target]:
             raise ValueError(f"HTTP {answer.status}")
         data = json.loads(answer.body)
         return [Target(name=t["target"], url=t["url"]) for t in data["targets"]]
-    except (ValueError, KeyError, TypeError) as problem:
+    except (ValueError, KeyError, TypeError, RecursionError) as problem:
         raise BadPage(
             "not-a-sidecar", f"{url}: no sidecar answers there ({problem}); its port is 9836"
         ) from problem

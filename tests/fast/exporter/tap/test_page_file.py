@@ -88,7 +88,7 @@ def remove_the_folder(path: Path) -> None:
     path.parent.rmdir()
 
 
-DONE_TO_IT: dict[str, Callable[[Path], None]] = {
+DONE_TO_IT: dict[str, Callable[[Path], object]] = {
     "emptied": lambda path: os.truncate(path, 0),
     "cut to a byte": lambda path: os.truncate(path, 1),
     "cut within its header": lambda path: os.truncate(path, 60),
@@ -102,7 +102,7 @@ DONE_TO_IT: dict[str, Callable[[Path], None]] = {
     "replaced by a copy": replace_by_a_copy,
     "replaced by a FIFO": replace_by_a_fifo,
     "replaced by a link": replace_by_a_link,
-    "renamed": lambda path: path.rename(path.with_name("other")) and None,
+    "renamed": lambda path: path.rename(path.with_name("other")),
     "made unreadable": lambda path: path.chmod(0),
     "made writable by everybody": lambda path: path.chmod(0o666),
 }
