@@ -54,6 +54,9 @@ MAX_TAP_ENTRIES: Final = 10_000
 MAX_OBSERVATIONS: Final = 1_000_000
 """Observations of a recording: 500 targets for half an hour, each seen twice a second."""
 
+MAX_LINES: Final = 2_000_000
+"""Lines of a recording, empty ones included."""
+
 MAX_JSON_NODES: Final = 100_000
 """Values of one field of an observation: /v1/models of 20,000 adapters."""
 

@@ -26,6 +26,7 @@ from vllm_opsctl.exporter.files import open_plain
 from vllm_opsctl.exporter.limits import (
     MAX_JSON_BRACKETS,
     MAX_LINE_BYTES,
+    MAX_LINES,
     MAX_OBSERVATIONS,
     MAX_RECORDING_BYTES,
 )
@@ -257,10 +258,10 @@ def bounded_lines(stream: IO[bytes], where: str) -> Iterator[str]:
             raise InputFileError(
                 f"{where}:{number}: a line of more than {MAX_LINE_BYTES >> 20} MiB; no recording"
             )
-        if left < 0:
+        if left < 0 or number > MAX_LINES:
+            most = f"{MAX_RECORDING_BYTES >> 20} MiB unpacked" if left < 0 else f"{MAX_LINES} lines"
             raise InputFileError(
-                f"{where}:{number}: more than {MAX_RECORDING_BYTES >> 20} MiB unpacked; "
-                "cut it to the time that matters"
+                f"{where}:{number}: more than {most}; cut it to the time that matters"
             )
         yield raw.decode("utf-8", errors="replace")
 

@@ -35,37 +35,46 @@ from vllm_opsctl.exporter.sources.http import Answer
 DEEP = json.loads("[" * 70 + "]" * 70)
 MANY = [0] * 200_000
 
+
+def values(*each: Any) -> tuple[Any, ...]:
+    """Values of no common type."""
+    return each
+
+
 WRONG: dict[str, list[dict[str, Any]]] = {
     "metrics": [
-        *({"text": value} for value in (5, [], {}, True)),
-        *({"text": "", "seconds": value} for value in ("x", None, [], -1, True, 10**400)),
+        *({"text": value} for value in values(5, [], {}, True)),
+        *({"text": "", "seconds": value} for value in values("x", None, [], -1, True, 10**400)),
     ],
     "error": [{"reason": 5}, {"detail": []}, {"reason": {"a": 1}}],
     "health": [
-        *({"status": value} for value in ("200", 200.5, -1, True, [], 10**400)),
-        *({"seconds": value} for value in ("x", None, [], -0.1, 1e300)),
+        *({"status": value} for value in values("200", 200.5, -1, True, [], 10**400)),
+        *({"seconds": value} for value in values("x", None, [], -0.1, 1e300)),
     ],
     "probe": [
         {},
-        *({"ok": value} for value in (None, 1, "yes", [])),
-        *({"ok": True, "seconds": value} for value in ("x", None, [1], 10**400)),
+        *({"ok": value} for value in values(None, 1, "yes", [])),
+        *({"ok": True, "seconds": value} for value in values("x", None, [1], 10**400)),
         *({"ok": True, name: "x"} for name in ("hit", "cold_seconds", "repeat_seconds")),
         *({"ok": True, name: 5} for name in ("name", "reason", "detail")),
     ],
     "facts": [
-        *({"version": value} for value in (5, None, [], {"version": "x"})),
-        *({"models": value} for value in ([], "m", 5, {"data": 5}, {"data": {}}, {"data": "x"})),
-        *({"models": {"data": [value]}} for value in (5, "m", None, [])),
-        *({"models": {"data": [{"id": value}]}} for value in (5, [], {}, True)),
-        *({"models": {"data": [{"max_model_len": value}]}} for value in ("x", -1, 10**400)),
+        *({"version": value} for value in values(5, None, [], {"version": "x"})),
+        *(
+            {"models": value}
+            for value in values([], "m", 5, {"data": 5}, {"data": {}}, {"data": "x"})
+        ),
+        *({"models": {"data": [value]}} for value in values(5, "m", None, [])),
+        *({"models": {"data": [{"id": value}]}} for value in values(5, [], {}, True)),
+        *({"models": {"data": [{"max_model_len": value}]}} for value in values("x", -1, 10**400)),
         *({name: "x"} for name in ("server_load", "is_sleeping", "is_paused", "max_num_seqs")),
-        *({"expected_models": value} for value in ("m", 5, [5], {"m": 1})),
+        *({"expected_models": value} for value in values("m", 5, [5], {"m": 1})),
         {"expected_max_model_len": None},
         {"models": {"data": [{"parent": {}}]}},
     ],
     "log": [
-        *({"counts": value} for value in ([], 5, "x", None)),
-        *({"counts": {"oom": value}} for value in ("x", None, [], -1, True, 10**400)),
+        *({"counts": value} for value in values([], 5, "x", None)),
+        *({"counts": {"oom": value}} for value in values("x", None, [], -1, True, 10**400)),
     ],
     "host": [
         *({name: 1} for name in ("engine_process", "engine_stopped", "gpu_throttled")),
@@ -75,15 +84,18 @@ WRONG: dict[str, list[dict[str, Any]]] = {
     "sagemaker": [
         *({name: 5} for name in ("status", "failure", "unit", "instance_type", "working")),
         *({name: "x"} for name in ("current", "desired", "weight", "deploying_s", "starts")),
-        *({"events": value} for value in ({}, 5, [5], [{}], [{"t": 1}], [{"what": "x"}])),
-        *({"events": [{"t": value, "what": "x"}]} for value in ("x", -1, 1e12, None, 10**400)),
+        *({"events": value} for value in values({}, 5, [5], [{}], [{"t": 1}], [{"what": "x"}])),
+        *(
+            {"events": [{"t": value, "what": "x"}]}
+            for value in values("x", -1, 1e12, None, 10**400)
+        ),
         {"events": [{"t": 1, "what": 5}]},
         {"events": [{"t": 1, "what": "x", "failure": "yes"}]},
-        *({"metrics": value} for value in ([], 5, {"invocations": "x"}, {"invocations": -1})),
-        *({"objectives": value} for value in ([], {"a": 5}, {"a": [1]}, {"a": [1, "x"]})),
+        *({"metrics": value} for value in values([], 5, {"invocations": "x"}, {"invocations": -1})),
+        *({"objectives": value} for value in values([], {"a": 5}, {"a": [1]}, {"a": [1, "x"]})),
         {"objectives": {"a": [-1, 1]}},
-        *({"attempts": value} for value in ({}, [5], [[1]], [[1, "x"]], [["x", 1]])),
-        *({"not_seen": value} for value in ("x", [5], {})),
+        *({"attempts": value} for value in values({}, [5], [[1]], [[1, "x"]], [["x", 1]])),
+        *({"not_seen": value} for value in values("x", [5], {})),
     ],
     "header": [{"format": "x"}, {"made_by": 5}],
 }
@@ -216,6 +228,7 @@ def test_a_bomb_of_lines_is_refused_while_it_is_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recording, "MAX_RECORDING_BYTES", 2**20)
+    monkeypatch.setattr(recording, "MAX_LINES", 2**30)
     bomb = tmp_path / "bomb.jsonl.gz"
     bomb.write_bytes(gzip.compress(b"\n" * 2**22))
 
