@@ -54,6 +54,9 @@ MAX_TAP_ENTRIES: Final = 10_000
 MAX_OBSERVATIONS: Final = 1_000_000
 """Observations of a recording: 500 targets for half an hour, each seen twice a second."""
 
+MAX_RECORDED_TARGETS: Final = 5000
+"""Targets of one recording: each is diagnosed."""
+
 MAX_LINES: Final = 2_000_000
 """Lines of a recording, empty ones included."""
 

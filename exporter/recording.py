@@ -28,6 +28,7 @@ from vllm_opsctl.exporter.limits import (
     MAX_LINE_BYTES,
     MAX_LINES,
     MAX_OBSERVATIONS,
+    MAX_RECORDED_TARGETS,
     MAX_RECORDING_BYTES,
 )
 from vllm_opsctl.exporter.observation import KINDS, Observation, error
@@ -107,6 +108,7 @@ def parse_lines(lines: Iterable[str], *, where: str, stem: str) -> list[Observat
     found: list[Observation] = []
     pages: dict[str, str] = {}
     unknown: set[str] = set()
+    targets: set[str] = set()
     pending: InputFileError | None = None
     held = 0
     for number, line in enumerate(lines, start=1):
@@ -131,6 +133,9 @@ def parse_lines(lines: Iterable[str], *, where: str, stem: str) -> list[Observat
                     f"{where}:{number}: more than {MAX_RECORDING_BYTES >> 20} MiB or "
                     f"{MAX_OBSERVATIONS} observations; cut it to the time that matters"
                 )
+            targets.add(observation.target)
+            if len(targets) > MAX_RECORDED_TARGETS:
+                raise InputFileError(f"{where}:{number}: more than {MAX_RECORDED_TARGETS} targets")
             found.append(observation)
     if pending is not None:
         if not found:

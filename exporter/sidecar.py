@@ -145,9 +145,11 @@ class Sidecar:
             sends.start()
         server = threading.Thread(target=self._serve, name="http", daemon=True)
         server.start()
-        # SIGHUP: a terminal that closes, or an init that asks for a reload; what was seen is kept
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            # of a terminal that closes; under nohup it is ignored, and stays so
+            signal.signal(signal.SIGHUP, self._on_signal)
         self._stop.wait()
         self._server.close()
         deadline = time.monotonic() + JOIN_POLLERS_S

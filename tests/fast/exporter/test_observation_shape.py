@@ -248,6 +248,21 @@ def test_so_many_small_observations_are_refused_before_memory_is_full(
         parse_recording(lines(), where="r", stem="x")
 
 
+def test_a_recording_has_so_many_targets() -> None:
+    lines = (line_of("error", {"target": f"t{n}"}) for n in range(10**6))
+    with pytest.raises(InputFileError, match="r:5001: more than 5000 targets"):
+        parse_recording(lines, where="r", stem="x")
+
+
+def test_a_replay_names_some_of_many_targets(opsctl: InProcess, tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    path.write_text("".join(line_of("error", {"target": f"t{n}"}) for n in range(1000)))
+    ran = opsctl.run("replay", str(path), "--port", "0")
+
+    assert ran.returncode == 64
+    assert "t19 and 980 more; choose one with --target" in ran.stderr
+
+
 def test_pages_that_are_all_different_are_refused_before_memory_is_full(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
