@@ -33,10 +33,6 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _CODES = frozenset(("Q", "I", "f", "d"))
 _SECOND_FIELDS = frozenset(name for name, _, _ in layout.SLOT_FIELDS)
 
-_PORTS = range(1, 2**16)
-_WHOLE_FACTS = ("max_model_len", "max_num_seqs", "max_loras")
-"""Facts that readers take for whole numbers."""
-
 
 def part(data: bytes, offset: object, size: object) -> bytes:
     """Bytes of a page, which lie on it."""
@@ -74,11 +70,11 @@ def checked_facts(told: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, str | bool | int)
         or (isinstance(value, float) and math.isfinite(value))
     }
-    for name in _WHOLE_FACTS:
+    for name in layout.WHOLE_FACTS:
         if told.get(name) is not None:
-            facts[name] = _whole(told[name], 2**53)
+            facts[name] = _whole(told[name], layout.MAX_FACT)
     if told.get("port") is not None:
-        facts["port"] = _whole(told["port"], _PORTS.stop - 1)
+        facts["port"] = _whole(told["port"], layout.PORTS[-1])
     if not isinstance(told.get("vllm_version", ""), str):
         raise ValueError("vllm_version is no text")
     models = told.get("models")
