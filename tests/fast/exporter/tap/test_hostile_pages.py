@@ -22,11 +22,11 @@ from vllm_opsctl.cli.tap import _json, _lines
 from vllm_opsctl.exporter.exposition import read_page
 from vllm_opsctl.exporter.limits import MAX_TAP_PAGES
 from vllm_opsctl.exporter.plain_text import plain_lines
-from vllm_opsctl.exporter.recording import format_line
+from vllm_opsctl.exporter.recording import format_line, parse_line
 from vllm_opsctl.exporter.sources.tap import TapFolder, TapServer, harmless
 from vllm_opsctl.exporter.sources.tap_text import Bounds
 from vllm_opsctl.exporter.tap import layout
-from vllm_opsctl.exporter.tap.page import BadTapPage, parse
+from vllm_opsctl.exporter.tap.page import BadTapPage, TapPage, parse
 from vllm_opsctl.exporter.tap.writer import PageWriter
 
 T0 = 1_700_000_000.0
@@ -96,6 +96,10 @@ def with_directory(change: Callable[[Any], None]) -> bytes:
     return with_text("directory", layout.DIRECTORY_OFFSET, json.dumps(where).encode())
 
 
+def parsed(raw: bytes) -> TapPage:
+    return harmless(parse(raw, Path(GOOD), alive=False, torn=False))
+
+
 def used(raw: bytes) -> TapServer | None:
     """
     All that is ever made of a page; None where it is refused.
@@ -105,7 +109,7 @@ def used(raw: bytes) -> TapServer | None:
     began = time.process_time()
     told = ""
     try:
-        page = harmless(parse(raw, Path(GOOD), alive=False, torn=False))
+        page = parsed(raw)
     except BadTapPage as problem:
         told = str(problem)
     if told:
@@ -113,11 +117,14 @@ def used(raw: bytes) -> TapServer | None:
         assert len(told) < 200
         return None
     server = TapServer((page,))
-    text = server.text(Bounds(), 0.0)
-    assert read_page(text, t=T0, target=server.name).problems == ()
-    past = server.history("chat", Bounds(), start=0.0, full_from=0.0, step_s=1.0)
-    for observation in [*past[-3:], server.facts_observation(T0, "chat")]:
-        format_line(observation).encode()
+    # it may say that it is of another API process of a server that is there
+    for one in (server, TapServer((parsed(PAGE), page))):
+        text = one.text(Bounds(), 0.0)
+        assert read_page(text, t=T0, target=one.name).problems == ()
+        past = one.history("chat", Bounds(), start=0.0, full_from=0.0, step_s=1.0)
+        for observation in [*past[-3:], one.facts_observation(T0, "chat")]:
+            line = format_line(observation)
+            assert parse_line(line, where="r", stem="") == observation
     shown = "\n".join([server.name, *_lines(page, 10)])
     assert plain_lines(shown) == shown
     _json(page, 10).encode()
