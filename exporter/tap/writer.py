@@ -221,7 +221,8 @@ class PageWriter:
             return
         if found.st_size > layout.PAGE_SIZE:
             os.ftruncate(self._fd, layout.PAGE_SIZE)
-        self._sequence += 1
+        # an update that failed or was interrupted left it odd
+        self._sequence += 1 + self._sequence % 2
         self._write_sequence()
         try:
             _write(self._fd, self._page, 0)

@@ -183,6 +183,27 @@ def test_half_a_page_on_a_full_file_system_is_an_error_too(
     assert (found.state, found.torn) == (layout.GAVE_UP, False)
 
 
+@pytest.mark.parametrize("call", [1, 2, 3])
+def test_after_an_update_that_failed_anywhere_the_next_one_is_whole(
+    page: Written, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    real, calls = os.pwrite, 0
+
+    def once(fd: int, data: bytes, offset: int) -> int:
+        nonlocal calls
+        calls += 1
+        return refuse() if calls == call else real(fd, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", once)
+    with pytest.raises(OSError, match="No space left"):
+        page.step()
+    page.step()
+    found = read_tap_page(page.path)
+
+    assert (found.torn, found.header["sequence"] % 2) == (False, 0)
+    assert found.counters["steps"] == 3
+
+
 # -- how often it is written ---------------------------------------------------------------------
 
 
