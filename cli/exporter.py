@@ -143,7 +143,7 @@ def supervise(
     )
     mistake = _mistake_of(targets, listen)
     if mistake is not None:
-        # no time mends it, so it is told now and not tried
+        # waiting does not mend it: say so now, and do not try
         click.echo(
             f"opsctl: the sidecar cannot run: {mistake}; the engine goes on without it", err=True
         )

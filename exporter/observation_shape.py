@@ -1,8 +1,8 @@
 """
-The shape of every kind of observation, checked where one comes in: from a file, or from a sidecar.
+Checks the shape of every kind of observation that comes from a file or from a sidecar.
 
-What is behind this edge relies on it, so that a field of the wrong type is one line that names it
-and never a fault in the middle of a diagnosis. Fields that nobody knows are let through.
+Everything behind this edge relies on it: a field of the wrong type is reported in one line here and
+can never fail a diagnosis halfway. Unknown fields are let through.
 """
 
 from __future__ import annotations

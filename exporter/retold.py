@@ -1,8 +1,8 @@
 """
-What a supervised sidecar said when it could not start, so that its next start does not say it again.
+Remembers why a supervised sidecar could not start, so that its next start does not repeat the message.
 
-Each start is a process of its own. They share a file in memory, which the supervisor holds: there may
-be no other place to write to, and where there is none every start says what is wrong.
+Each start is a process of its own. They share a memory file that the supervisor holds, because there
+may be no writable disk; without it, every start prints its message.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ TOLD_FD = 9
 
 
 def told_file() -> int | None:
-    """A new such file; closed for all that is started without asking for it."""
+    """Create the memory file; only processes that it is passed to inherit it."""
     try:
         return os.memfd_create("opsctl-told")
     except (AttributeError, OSError):
@@ -27,7 +27,7 @@ def told_file() -> int | None:
 
 def is_told_already(problem: Exception) -> bool:
     """
-    Whether the start before this one failed with the very same words; these are noted.
+    Whether the previous start failed with the same message; remembers this one.
 
     Args:
         problem: What it fails with now.
@@ -42,6 +42,6 @@ def is_told_already(problem: Exception) -> bool:
 
 
 def forget_what_was_told() -> None:
-    """It runs: the next mistake is a new one."""
+    """The sidecar runs: print the next failure, whatever it is."""
     with suppress(KeyError, ValueError, OSError):
         os.ftruncate(int(os.environ[TOLD_VARIABLE]), 0)

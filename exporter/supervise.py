@@ -221,7 +221,7 @@ class _SidecarKeeper:
         """
         Start it later.
 
-        What happens again and again is told until the pauses are as long as they get, a mistake once.
+        Logs what happens again and again until the pauses are at their longest, a mistake only once.
         """
         now = time.monotonic()
         if now - self._started >= SETTLED_S:

@@ -159,7 +159,7 @@ def _mapping(text: str, name: str) -> dict[str, dict[str, object]]:
     except RecursionError:
         raise RunbookError(f"{name}: nested too deeply") from None
     except ValueError as problem:
-        # a date that is none, say
+        # for example an impossible date
         raise RunbookError(f"{name}: not YAML ({problem})") from None
     if not isinstance(data, dict):
         raise RunbookError(f"{name}: expected a mapping")

@@ -66,7 +66,7 @@ class TapFolder:
         self._complaints: dict[Path, str] = {}
 
     def bounded(self, bounds: Bounds) -> TapFolder:
-        """The same folder with other bounds; what was told of a file is not told again."""
+        """The same folder with other bounds; a complaint about a file is not logged again."""
         other = TapFolder(self.path, bounds, self.owner)
         other._complaints = self._complaints
         return other

@@ -1,9 +1,8 @@
 """
-Whose folder the pages lie in: what a writer puts there, and what a reader believes of it.
+Decides whether the folder of the pages, and the files in it, can be trusted.
 
-A page tells a reader what the engine does, so whoever can put one into the folder can say anything.
-Neither side uses a folder that everybody may write to, whatever its sticky bit: that keeps others
-from deleting pages, not from adding some.
+Whoever can put a page into the folder can make the engine look like anything. Neither side uses a
+world-writable folder; a sticky bit keeps others from deleting pages, not from adding them.
 """
 
 from __future__ import annotations

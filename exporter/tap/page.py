@@ -3,8 +3,8 @@ Reads a tap page: a consistent copy of it, as values.
 
 By ``pread`` and never through a mapping, so that nothing that happens to the file can hurt the
 reader. Reads what the page's own directory names, so a page of a newer writer is read as far as it
-is understood. A file that is none, is somebody else's or says what cannot be is refused, whatever
-it holds, and before more than its header is read where that is enough.
+is understood. A file that is not a page, belongs to somebody else or contradicts itself is refused;
+where the header is enough to see that, nothing else is read.
 """
 
 from __future__ import annotations
@@ -199,8 +199,8 @@ def parse(data: bytes, path: Path, *, alive: bool, torn: bool) -> TapPage:
             slots=sections.seconds(data, where),
         )
     except Exception as problem:
-        # of any kind: JSON alone may recurse too deeply, and no file may end the reading of others;
-        # the message of some holds all that could not be decoded
+        # any kind: JSON alone may recurse too deeply, and one file must not stop the reading of others;
+        # some messages hold everything that could not be decoded
         why = ascii(f"{type(problem).__name__}: {problem}"[:_MAX_TOLD])[1:-1]
         raise BadTapPage(f"its directory or facts are damaged ({why})") from problem
 
@@ -210,7 +210,7 @@ def _header(data: bytes, size: int) -> dict[str, Any]:
     The header of a page of a size.
 
     Raises:
-        BadTapPage: It is none, of another layout version, or of another size than pages have.
+        BadTapPage: Not a page, or of another layout version or size.
     """
     if len(data) < layout.HEADER.size or data[:8] != layout.MAGIC:
         raise BadTapPage("no tap page")

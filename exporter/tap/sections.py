@@ -1,8 +1,8 @@
 """
-The sections of a page, read by its directory: what a damaged or a made-up one says is refused here.
+Reads the sections of a page by its directory, and refuses those that are damaged or made up.
 
-Whatever stands on a page, reading it costs no more than its bytes do, and what comes out has the
-types and the ranges that readers rely on. All of these raise ValueError (or struct.error).
+The cost of reading is bounded by the page's size, and the results have the types and ranges that
+readers rely on. All functions raise ValueError (or struct.error).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SECOND_FIELDS = frozenset(name for name, _, _ in layout.SLOT_FIELDS)
 
 
 def part(data: bytes, offset: object, size: object) -> bytes:
-    """Bytes of a page, which lie on it."""
+    """A range of the page's bytes, checked."""
     start, length = _whole(offset, len(data)), _whole(size, len(data))
     if start + length > len(data):
         raise ValueError(f"{length} bytes at {start} lie outside")
@@ -59,7 +59,7 @@ def mapping(data: bytes) -> dict[str, Any]:
 
 def checked_facts(told: Mapping[str, Any]) -> dict[str, Any]:
     """
-    The engine's configuration, of the types that readers rely on; what nobody reads may be missing.
+    The engine's configuration, with the types that readers rely on; unknown nested facts are dropped.
 
     Args:
         told: What stands on the page.
@@ -118,7 +118,7 @@ def counters(data: bytes, where: Mapping[str, Any], untold: int) -> dict[str, in
 
 
 def gauges(data: bytes, where: Mapping[str, Any]) -> dict[str, float]:
-    """Name to newest value; what is no number of anything is as untold."""
+    """Name to newest value; NaN, infinite and negative ones are left out."""
     return {name: value for name, value in _cells(data, where["gauges"], "d") if 0 <= value < _MOST}
 
 
@@ -159,14 +159,14 @@ def seconds(data: bytes, where: Mapping[str, Any]) -> tuple[dict[str, float], ..
     """
     The seconds with any update, oldest first.
 
-    None where the ring lacks a field that this reader goes by.
+    Empty if the ring lacks a field that this reader needs.
     """
     entry = where["ring"]
     fields = entry["fields"]
     if len(fields) > _MAX_NAMES or not all(
         isinstance(name, str) and code in _CODES for name, code in fields
     ):
-        raise ValueError("the ring's fields are none")
+        raise ValueError("the ring has no valid fields")
     names = [name for name, _ in fields]
     if not set(names) >= _SECOND_FIELDS:
         return ()
@@ -196,12 +196,12 @@ def _cells(data: bytes, entry: Mapping[str, Any], code: str) -> list[tuple[str, 
     if not isinstance(names, list) or len(names) > _MAX_NAMES:
         raise ValueError("no list of names")
     if not all(isinstance(name, str) and _NAME.fullmatch(name) for name in names):
-        raise ValueError("a name that is none")
+        raise ValueError("not a name")
     values = struct.unpack_from(f"<{len(names)}{code}", data, _whole(entry["offset"], len(data)))
     return list(zip(names, values, strict=True))
 
 
 def _whole(value: object, most: int, least: int = 0) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise ValueError("a number is none, or out of its range")
+        raise ValueError("not a number, or out of range")
     return value

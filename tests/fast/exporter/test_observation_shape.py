@@ -398,7 +398,7 @@ def test_whatever_passes_can_be_diagnosed(observed: list[tuple[str, dict[str, An
     assert "Traceback" not in ran.stderr
 
 
-# -- a sidecar that is none ----------------------------------------------------------------------
+# -- a hostile sidecar ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

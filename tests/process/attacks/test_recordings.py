@@ -166,7 +166,7 @@ def test_a_target_of_megabytes_is_not_echoed(opsctl: Opsctl, tmp_path: Path) -> 
         (b"x" * 2**21, "larger than 1 MiB"),
         (b"", "expected a mapping"),
     ],
-    ids=["binary", "deep", "a date that is none", "large", "empty"],
+    ids=["binary", "deep", "an impossible date", "large", "empty"],
 )
 def test_a_runbook_that_is_none_is_told_in_one_line(
     opsctl: Opsctl, tmp_path: Path, content: bytes, said: str

@@ -484,7 +484,7 @@ def wait_for_words(supervised: Supervised, words: str) -> None:
 
 
 def engine_goes_on_without(supervised: Supervised, mistake: str) -> None:
-    """A mistake is told once however often it is tried again, and the engine does not notice."""
+    """A mistake is printed once however often it is retried, and the engine does not notice."""
     supervised.wait_for_engine()
     wait_for_words(supervised, "the sidecar cannot run (exit status 64): mend what it says above")
     tried: set[int] = set()
