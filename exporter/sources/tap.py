@@ -42,8 +42,6 @@ __all__ = [
     "read_folder",
 ]
 
-_MAX_UID_DIGITS = len(str(2**32))
-
 log = logging.getLogger(__name__)
 
 _LOCAL_HOSTS = frozenset(("localhost", "127.0.0.1", "::1", "0.0.0.0"))  # noqa: S104 - no bind
@@ -215,9 +213,6 @@ def owner_id(owner: int | str | None) -> int | None:
     """
     if owner is None or isinstance(owner, int):
         return owner
-    # a variable of the environment is text
-    if owner.isascii() and owner.isdigit() and len(owner) <= _MAX_UID_DIGITS:
-        return int(owner)
     try:
         return pwd.getpwnam(owner).pw_uid
     except (KeyError, ValueError):

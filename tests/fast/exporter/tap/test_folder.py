@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 from commands import InProcess
+from pydantic import ValidationError
 from tap.fakes import FACTS, fake_identity
 
 from vllm_opsctl.errors import ConfigError, UsageError
+from vllm_opsctl.exporter.config import Tap
 from vllm_opsctl.exporter.sources.tap import TapFolder, owner_id, read_folder
 from vllm_opsctl.exporter.sources.tap_text import Bounds
 from vllm_opsctl.exporter.tap import folder as folders
@@ -198,10 +200,20 @@ def test_an_owner_is_a_number_or_a_name() -> None:
     assert owner_id(None) is None
     assert owner_id(4711) == 4711
     assert owner_id("root") == 0
-    assert owner_id("4711") == 4711
-    for name in ("nobody-of-this-name", "a\0b", "", "-1", "9" * 5000, "٣"):
+    for name in ("nobody-of-this-name", "a\0b", ""):
         with pytest.raises(ConfigError, match=r"exporter\.tap\.owner: no user .*write its number"):
             owner_id(name)
+
+
+@pytest.mark.parametrize(("owner", "kept"), [(1000, 1000), ("1000", 1000), ("vllm", "vllm")])
+def test_an_owner_is_configured_by_number_or_name(owner: object, kept: object) -> None:
+    assert Tap.model_validate({"owner": owner}).owner == kept
+
+
+@pytest.mark.parametrize("owner", [-1, True, 1.5, [1], {}, "", "-1", "a b", "٣", 2**32, "9" * 99])
+def test_another_owner_is_refused(owner: object) -> None:
+    with pytest.raises(ValidationError, match="neither a user's number nor a name"):
+        Tap.model_validate({"owner": owner})
 
 
 def test_a_folder_that_is_none_is_no_fault(tmp_path: Path) -> None:
