@@ -23,6 +23,7 @@ from vllm_opsctl.exporter.config import TAP_ONLY, Config, Target, split_listen
 from vllm_opsctl.exporter.config_load import api_key
 from vllm_opsctl.exporter.engine import PageSample
 from vllm_opsctl.exporter.identity import identity_of
+from vllm_opsctl.exporter.limits import MAX_TAP_PAGES
 from vllm_opsctl.exporter.observation import Observation
 from vllm_opsctl.exporter.poller import Poller
 from vllm_opsctl.exporter.recording import save_recording
@@ -84,6 +85,7 @@ class Sidecar:
         )
         self._folder = folder
         self._watched: dict[str, Poller] = {}
+        self._is_full = False
         for target in config.targets:
             self._watch(target, api_key(target, environment))
         registry = CollectorRegistry()
@@ -219,12 +221,20 @@ class Sidecar:
             try:
                 servers = self._folder.servers()
                 for name in assigned(servers, self.config.targets):
-                    if name not in self._watched:
+                    if name not in self._watched and self._has_room(name):
                         log.warning("%s: found by its tap page", name)
                         self._watch(Target(name=name, url=TAP_ONLY), None).start()
                 self._clear(servers)
             except Exception:
                 log.exception("%s: a fault of the sidecar itself", self._folder.path)
+
+    def _has_room(self, name: str) -> bool:
+        """Whether one more server may be watched, which takes a thread and memory of its own."""
+        found = len(self._watched) - len(self.config.targets)
+        if found >= MAX_TAP_PAGES and not self._is_full:
+            self._is_full = True
+            log.warning("%s: left out; %d servers were found by their tap pages", name, found)
+        return found < MAX_TAP_PAGES
 
     def _clear(self, servers: Sequence[TapServer]) -> None:
         """Delete pages of dead servers that were read long enough ago."""

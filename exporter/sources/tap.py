@@ -135,13 +135,8 @@ class TapFolder:
     def remove_unfinished(self, before: float) -> None:
         """Delete what writers left that died while they created a page before a time (Unix seconds)."""
         for file in islice(self.path.glob(f".*{layout.SUFFIX}.new"), MAX_TAP_ENTRIES):
-            try:
-                if file.lstat().st_mtime < before:
-                    file.unlink()
-            except FileNotFoundError:
-                continue
-            except OSError as problem:
-                self._complain(file, f"cannot be deleted ({problem.strerror})")
+            if _changed(file) < before:
+                self._delete(file)
 
     def remove_read(
         self, servers: Sequence[TapServer], read: Mapping[tuple[int, int], float], before: float
@@ -159,12 +154,20 @@ class TapFolder:
         """
         for server in servers:
             if not server.alive and read.get(server.key, math.inf) < before:
-                log.warning("%s: its tap page was read long ago; deleted", server.name)
-                for page in server.pages:
-                    try:
-                        page.path.unlink(missing_ok=True)
-                    except OSError as problem:
-                        self._complain(page.path, f"cannot be deleted ({problem.strerror})")
+                deleted = [self._delete(page.path) for page in server.pages]
+                if any(deleted):
+                    log.warning("%s: its tap page was read long ago; deleted", server.name)
+
+    def _delete(self, file: Path) -> bool:
+        """Delete a file; logs once where that is not possible, on a read-only mount for example."""
+        try:
+            file.unlink()
+        except FileNotFoundError:
+            return False
+        except OSError as problem:
+            self._complain(file, f"cannot be deleted ({problem.strerror})")
+            return False
+        return True
 
 
 def harmless(page: TapPage) -> TapPage:
@@ -286,13 +289,17 @@ def read_folder(
     """
     servers = folder.servers()
     if not servers:
+        why = "no tap page in it"
         try:
             check_folder(folder.path, folder.owner)
+            if not folder.path.is_dir():
+                why = "no such folder"
         except UnsafeFolder as problem:
             raise UsageError(str(problem)) from None
-        except OSError:
-            pass  # told below
-        why = "no such folder" if not folder.path.is_dir() else "no tap page in it"
+        except FileNotFoundError:
+            why = "no such folder"
+        except OSError as problem:
+            why = f"cannot be looked into ({problem.strerror})"
         raise UsageError(
             f"{folder.path}: {why}; vLLM writes them when vllm-opsctl is installed beside it, "
             "where OPSCTL_TAP says (see docs/tap.md)"

@@ -13,6 +13,7 @@ from tap.fakes import FACTS, fake_identity
 
 from vllm_opsctl.errors import ConfigError, UsageError
 from vllm_opsctl.exporter.config import Tap
+from vllm_opsctl.exporter.sources import tap
 from vllm_opsctl.exporter.sources.tap import TapFolder, owner_id, read_folder
 from vllm_opsctl.exporter.sources.tap_text import Bounds
 from vllm_opsctl.exporter.tap import folder as folders
@@ -194,6 +195,17 @@ def test_a_dump_and_a_diagnosis_believe_the_configured_owner(
     assert all("set exporter.tap.owner: 4711" in ran.stderr for ran in refused)
     assert dumped.returncode == 0
     assert "fake-llama" in diagnosed.stdout
+
+
+def test_a_diagnosis_of_a_folder_that_is_closed_to_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tap, "check_folder", closed)
+    with pytest.raises(UsageError, match=r"cannot be looked into \(Permission denied\)"):
+        read_folder(TapFolder(tmp_path, Bounds()), [], full_s=60, step_s=10)
 
 
 def test_an_owner_is_a_number_or_a_name() -> None:

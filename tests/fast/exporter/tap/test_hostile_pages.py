@@ -401,3 +401,4 @@ def test_what_cannot_be_deleted_is_told_once(
 
     told = [record.getMessage() for record in caplog.records]
     assert sum("cannot be deleted" in line for line in told) == 2
+    assert not any(line.endswith("; deleted") for line in told)
