@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 import click
 
 from vllm_opsctl.cli.common import load, require_targets, resolve_targets
+from vllm_opsctl.errors import EXIT_INTERNAL, OpsError, UsageError
 
 if TYPE_CHECKING:
     from vllm_opsctl.exporter.config import Config
     from vllm_opsctl.exporter.server import Overview, SidecarView
+    from vllm_opsctl.exporter.sidecar import Sidecar
 
 
 @click.group()
@@ -31,6 +33,30 @@ def run(ctx: click.Context, targets: tuple[str, ...], listen: str | None) -> Non
 
     TARGET is a name of the configuration or a URL; all configured ones when none is named.
     """
+    from vllm_opsctl.exporter.retold import forget_what_was_told, is_told_already
+
+    try:
+        sidecar, warnings = _sidecar(ctx, targets, listen)
+    except Exception as problem:
+        # under supervise it is started again and again, and says so once
+        if is_told_already(problem):
+            ctx.exit(problem.exit_code if isinstance(problem, OpsError) else EXIT_INTERNAL)
+        raise
+    forget_what_was_told()
+    for warning in warnings:
+        click.echo(f"Warning: {warning}", err=True)
+    many = len(sidecar.config.targets)
+    click.echo(
+        f"{sidecar.url}/metrics, {many} target{'' if many == 1 else 's'}; stops on SIGTERM",
+        err=True,
+    )
+    sidecar.run()
+
+
+def _sidecar(
+    ctx: click.Context, targets: tuple[str, ...], listen: str | None
+) -> tuple[Sidecar, list[str]]:
+    """What is to run, listening already, and what its configuration is warned of."""
     from vllm_opsctl.exporter.config_load import LoadedConfig, threshold_warnings
     from vllm_opsctl.exporter.sidecar import Sidecar
 
@@ -42,15 +68,7 @@ def run(ctx: click.Context, targets: tuple[str, ...], listen: str | None) -> Non
     if listen is not None:
         settings = _with_listen(settings, listen)
     require_targets(LoadedConfig(settings, loaded.path))
-    for warning in threshold_warnings(settings):
-        click.echo(f"Warning: {warning}", err=True)
-    sidecar = Sidecar(settings, os.environ, _overview())
-    many = len(settings.targets)
-    click.echo(
-        f"{sidecar.url}/metrics, {many} target{'' if many == 1 else 's'}; stops on SIGTERM",
-        err=True,
-    )
-    sidecar.run()
+    return Sidecar(settings, os.environ, _overview()), list(threshold_warnings(settings))
 
 
 def _overview() -> Overview:
@@ -99,7 +117,8 @@ def supervise(
 
     COMMAND is the engine, e.g. vllm serve MODEL. It gets the signals, and its exit status is this
     command's: 128 + N when signal N ended it, 127 when there is no such program, 126 when it cannot
-    be executed. The sidecar is started again when it ends; whatever becomes of it, the engine goes on.
+    be executed. The sidecar is started again when it ends, or cannot start yet; whatever becomes of
+    it, the engine goes on.
 
     TARGET is as in opsctl exporter run; none is needed where the engine has the tap.
     """
@@ -122,7 +141,36 @@ def supervise(
         *(["--listen", listen] if listen is not None else []),
         *("--", *targets),
     )
-    return run_both(Program(command, engine_environment), Program(sidecar, sidecar_environment))
+    mistake = _mistake_of(targets, listen)
+    if mistake is not None:
+        # waiting does not mend it: say so now, and do not try
+        click.echo(
+            f"opsctl: the sidecar cannot run: {mistake}; the engine goes on without it", err=True
+        )
+    return run_both(
+        Program(command, engine_environment),
+        Program(sidecar, sidecar_environment) if mistake is None else None,
+    )
+
+
+def _mistake_of(targets: tuple[str, ...], listen: str | None) -> str | None:
+    """What cannot be understood of the sidecar's arguments, whatever its configuration says."""
+    from vllm_opsctl.exporter.config import Config, split_listen
+    from vllm_opsctl.exporter.config_load import LoadedConfig
+
+    try:
+        if listen is not None:
+            split_listen(listen)
+    except ValueError as problem:
+        return f"--listen: {problem}"
+    try:
+        # names may come into the configuration later, addresses are what they are
+        urls = tuple(target for target in targets if "://" in target)
+        if urls:
+            resolve_targets(urls, LoadedConfig(Config(), None), tap_only=True)
+    except (UsageError, ValueError) as problem:
+        return str(problem)
+    return None
 
 
 def _with_listen(settings: Config, listen: str) -> Config:

@@ -222,11 +222,12 @@ def from_tap(folder: Path, loaded: LoadedConfig, *, window_s: float) -> list[Obs
     Raises:
         UsageError: There is no page.
     """
-    from vllm_opsctl.exporter.sources.tap import TapFolder, read_folder
+    from vllm_opsctl.exporter.sources.tap import TapFolder, owner_id, read_folder
     from vllm_opsctl.exporter.sources.tap_text import Bounds
 
     config = loaded.config
-    pages = TapFolder(folder, Bounds(config.objectives))
+    owner = owner_id(config.exporter.tap.owner)
+    pages = TapFolder(folder, Bounds(config.objectives), owner)
     return read_folder(
         pages, config.targets, full_s=window_s + FULL_HISTORY_S, step_s=HISTORY_STEP_S
     )

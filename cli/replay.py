@@ -9,6 +9,9 @@ import click
 
 from vllm_opsctl.errors import UsageError
 
+_MAX_NAMED = 20
+"""Targets of a recording that are named in a message."""
+
 
 @click.command()
 @click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
@@ -25,11 +28,13 @@ def replay(path: Path, port: int, speed: float, loop: bool, target: str | None) 
 
     observations, _ = read_observations(path)
     names = list(dict.fromkeys(observation.target for observation in observations))
+    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    holds = f"{path} holds {', '.join(names[:_MAX_NAMED])}{more}"
     if target is None and len(names) > 1:
-        raise UsageError(f"{path} holds {', '.join(names)}; choose one with --target")
+        raise UsageError(f"{holds}; choose one with --target")
     chosen = target or names[0]
     if chosen not in names:
-        raise UsageError(f"--target {chosen!r}: {path} holds {', '.join(names)}")
+        raise UsageError(f"--target {chosen!r}: {holds}")
     server = Replay(
         [o for o in observations if o.target == chosen], port=port, speed=speed, loop=loop
     )

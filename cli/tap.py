@@ -11,10 +11,12 @@ from typing import Any
 
 import click
 
-from vllm_opsctl.cli.common import emit
+from vllm_opsctl.cli.common import emit, load
 from vllm_opsctl.cli.options import text_or_json_option
 from vllm_opsctl.errors import InputFileError
+from vllm_opsctl.exporter.plain_text import plain
 from vllm_opsctl.exporter.tap import layout
+from vllm_opsctl.exporter.tap.folder import UnsafeFolder, check_folder
 from vllm_opsctl.exporter.tap.page import BadTapPage, TapHistogram, TapPage, read_tap_page
 from vllm_opsctl.exporter.units import format_duration
 
@@ -35,15 +37,23 @@ def tap() -> None:
     "--seconds", default=_RECENT_S, show_default=True, help="Seconds of the ring to show."
 )
 @text_or_json_option("Format of the page on stdout.")
-def dump(file: Path, seconds: int, output: str) -> None:
+@click.pass_context
+def dump(ctx: click.Context, file: Path, seconds: int, output: str) -> None:
     """
     Print a page: who wrote it, facts, counters, quantiles, the last seconds.
 
     FILE is one of the *.tap files in the folder that OPSCTL_TAP names (/dev/shm/vllm-opsctl); the
-    layout is documented in docs/tap-page.md.
+    layout is documented in docs/tap-page.md. A page is believed as the sidecar would believe it:
+    of one's own, of root, of a shared group, or of exporter.tap.owner.
     """
+    from vllm_opsctl.exporter.sources.tap import harmless, owner_id
+
+    owner = owner_id(load(ctx).config.exporter.tap.owner)
     try:
-        page = read_tap_page(file)
+        check_folder(file.parent, owner)
+        page = harmless(read_tap_page(file, owner=owner))
+    except UnsafeFolder as problem:
+        raise InputFileError(str(problem)) from None
     except (BadTapPage, OSError) as problem:
         reason = problem.strerror if isinstance(problem, OSError) else problem
         raise InputFileError(f"{file}: {reason}") from None
@@ -71,7 +81,7 @@ def _summary(histogram: TapHistogram) -> dict[str, float | None]:
 def _lines(page: TapPage, seconds: int) -> Iterator[str]:
     header, facts = page.header, page.facts
     rank = f", API process {header['api_rank'] + 1} of {header['api_count']}"
-    yield f"{page.path}"
+    yield plain(str(page.path))
     yield (
         f"  process {header['pid']} ({'lives' if page.alive else 'is gone'}), engine "
         f"{header['engine']}{rank if header['api_count'] > 1 else ''}; "

@@ -133,7 +133,7 @@ def _tap_page() -> Iterator[str]:
     yield HEAD
     yield "# Tap page, layout version 1\n"
     yield (
-        f"A file of {layout.PAGE_SIZE:,} bytes, little-endian, that vLLM's process maps and writes "
+        f"A file of {layout.PAGE_SIZE:,} bytes, little-endian, that vLLM's process writes "
         "([the tap](tap.md)).\nThe directory (JSON) names everything behind the header with its "
         "offset, and readers go by it: names may be\nadded and offsets may move within a layout "
         "version; what changes its meaning gets a new version. Unknown\nnames are to be ignored, "
@@ -144,6 +144,10 @@ def _tap_page() -> Iterator[str]:
         "1. Read `sequence`. Odd: the writer is within an update; read again.\n"
         "2. Copy the whole file with `pread` (a mapping would fault if the file were cut off).\n"
         "3. Read `sequence` again. The same number: the copy is consistent.\n\n"
+        "The writer writes an odd `sequence`, the whole page, and an even `sequence`, each by `pwrite`; "
+        "a busy\nengine's page at most every 100 ms. A file of another size was cut off or extended by "
+        "others: the next\nupdate mends it. A file that was deleted or replaced is made anew under the "
+        "same name, so open it for\neach copy.\n\n"
         "That relies on stores becoming visible in their order, as on x86-64. On other machines, "
         "wait 50 µs before\nstep 3. The writer holds a POSIX record lock on the file as long as it "
         "lives (`fcntl`, exclusive, whole file):\na reader that gets a shared lock knows that it "

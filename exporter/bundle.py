@@ -9,6 +9,7 @@ nothing to disk and takes only plain members with plain names.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -22,9 +23,12 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from vllm_opsctl.errors import InputFileError
+from vllm_opsctl.exporter.files import open_plain
 from vllm_opsctl.exporter.observation import Observation
+from vllm_opsctl.exporter.observation_shape import LATEST_T, shown
+from vllm_opsctl.exporter.plain_text import MAX_NAME_CHARS, plain
 from vllm_opsctl.exporter.recording import (
-    LATEST_T,
+    bounded_lines,
     format_recording,
     parse_recording,
     read_recording,
@@ -37,10 +41,10 @@ FORMAT_VERSION = 1
 MAX_PACKED_BYTES = 256 * 2**20
 """A fleet of 50 busy targets over half an hour packs to about 140 MiB (2.7 MiB each)."""
 
-MAX_PLAIN_BYTES = 2**30
-"""Bound on the recording inside, unpacked."""
-
 MAX_MEMBERS = 64
+
+_MAX_TOLD = 120
+"""Characters of what a parser says of damaged bytes."""
 
 _HIDDEN = "***"
 _USERINFO = re.compile(r"(\w+://)[^/\s@'\"]+@")
@@ -156,7 +160,7 @@ def write_bundle(
     """
     refuse_to_overwrite(path)
     members = {
-        RECORDING: gzip.compress("".join(format_recording(observations)).encode()),
+        RECORDING: _packed(format_recording(observations)),
         **{name: text.encode() for name, text in texts.items()},
     }
     manifest = {
@@ -180,9 +184,22 @@ def write_bundle(
                 info.size, info.mtime, info.mode = len(members[name]), int(t), 0o644
                 archive.addfile(info, io.BytesIO(members[name]))
         _move_to_free_name(unfinished, path)
-    except OSError as problem:
-        unfinished.unlink(missing_ok=True)
-        raise InputFileError(f"{path}: cannot be written ({problem.strerror})") from problem
+    except BaseException as problem:
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        if isinstance(problem, OSError):
+            why = problem.strerror or problem
+            raise InputFileError(f"{path}: cannot be written ({why})") from problem
+        raise
+
+
+def _packed(lines: Iterable[str]) -> bytes:
+    """Lines, gzipped one by one: together they may take more than memory should hold."""
+    packed = io.BytesIO()
+    with gzip.GzipFile(fileobj=packed, mode="wb") as stream:
+        for line in lines:
+            stream.write(line.encode())
+    return packed.getvalue()
 
 
 def _move_to_free_name(unfinished: Path, path: Path) -> None:
@@ -213,14 +230,14 @@ def read_observations(path: Path) -> tuple[list[Observation], Asked | None]:
 
 def _is_archive(path: Path) -> bool:
     """Whether a file is a tar archive, gzipped or not; mail and trackers rename and unpack."""
-    try:
-        with path.open("rb") as plain:
-            return _plain(plain).read(512)[257:262] == b"ustar"
-    except (OSError, EOFError, zlib.error):
-        return False
+    with open_plain(path, "recording") as stream:
+        try:
+            return _unpacked(stream).read(512)[257:262] == b"ustar"
+        except (OSError, EOFError, zlib.error):
+            return False
 
 
-def _plain(stream: IO[bytes]) -> IO[bytes]:
+def _unpacked(stream: IO[bytes]) -> IO[bytes]:
     """A stream without its gzip, if it has one."""
     magic = stream.read(2)
     stream.seek(0)
@@ -235,10 +252,13 @@ def read_bundle(path: Path) -> Bundle:
         InputFileError: It is none, it is damaged, or a member is not what a bundle holds.
     """
     try:
-        with path.open("rb") as stream:
-            members = _members(path, _Bounded(_plain(stream), MAX_PACKED_BYTES, path))
-    except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError) as problem:
-        raise InputFileError(f"{path}: the bundle is damaged ({problem})") from problem
+        with open_plain(path, "bundle") as stream:
+            members = _members(path, _Bounded(_unpacked(stream), MAX_PACKED_BYTES, path))
+    except InputFileError:
+        raise
+    except Exception as problem:
+        # tarfile's own, gzip's, zlib's, and what either meets in headers that somebody made up
+        raise InputFileError(f"{path}: the bundle is damaged ({_told(problem)})") from problem
     for name in (MANIFEST, RECORDING):
         if name not in members:
             raise InputFileError(f"{path}: no {name} in it; it is no bundle of opsctl diagnose")
@@ -275,18 +295,18 @@ def _members(path: Path, stream: _Bounded) -> dict[str, bytes]:
     # as a stream: nothing is sought, so no header can send the reader round in circles
     with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|") as archive:
         for member in archive:
-            shown = repr(member.name[:80])
+            name = shown(member.name)
             if "/" in member.name or "\\" in member.name or member.name in ("", ".", ".."):
-                raise InputFileError(f"{path}: member {shown} has a path; a bundle has none")
+                raise InputFileError(f"{path}: member {name} has a path; a bundle has none")
             if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
-                raise InputFileError(f"{path}: member {shown} is no plain file; nothing was read")
+                raise InputFileError(f"{path}: member {name} is no plain file; nothing was read")
             if member.size > MAX_PACKED_BYTES:
                 raise InputFileError(
-                    f"{path}: member {shown} is larger than {MAX_PACKED_BYTES >> 20} MiB"
+                    f"{path}: member {name} is larger than {MAX_PACKED_BYTES >> 20} MiB"
                 )
             if member.name in found or len(found) >= MAX_MEMBERS:
                 why = "stands twice" if member.name in found else "is one too many"
-                raise InputFileError(f"{path}: member {shown} {why}")
+                raise InputFileError(f"{path}: member {name} {why}")
             content = archive.extractfile(member)
             assert content is not None
             found[member.name] = content.read()
@@ -300,35 +320,41 @@ def _checked_manifest(path: Path, members: Mapping[str, bytes]) -> Asked:
         asked, sums = manifest["diagnosis"], manifest["sha256"]
         sums = {str(name): str(value) for name, value in sums.items()}
         found = Asked(
-            source=str(asked["source"]),
+            source=plain(str(asked["source"]), MAX_NAME_CHARS),
             at=None if asked["at"] is None else _number(asked["at"], least=0.0),
             window_s=_number(asked["window_s"], least=1e-3),
-            targets=tuple(str(name) for name in asked["targets"]),
+            targets=tuple(plain(str(name), MAX_NAME_CHARS) for name in asked["targets"]),
             # bundles of 0.2 and before do not say it
             now=None if asked.get("now") is None else _number(asked["now"], least=0.0),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
-        raise InputFileError(f"{path}: {MANIFEST} is not one of opsctl's ({problem!r})") from None
+        raise InputFileError(
+            f"{path}: {MANIFEST} is not one of opsctl's ({_told(problem)})"
+        ) from None
     for name, data in members.items():
         if name != MANIFEST and sums.get(name) != hashlib.sha256(data).hexdigest():
             raise InputFileError(
-                f"{path}: {name} is not what {MANIFEST} says; it was changed or damaged"
+                f"{path}: {shown(name)[1:-1]} is not what {MANIFEST} says; it was changed or damaged"
             )
     return found
 
 
 def _number(value: object, *, least: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{value!r} is no number")
+        raise ValueError(f"{shown(value)} is no number")
     if not least <= value < LATEST_T:
-        raise ValueError(f"{value!r} is out of range")
+        raise ValueError(f"{shown(value)} is out of range")
     return float(value)
 
 
+def _told(problem: Exception) -> str:
+    """What is wrong, in a line that is cut: some name all that they could not read."""
+    return plain(f"{type(problem).__name__}: {problem}", _MAX_TOLD)
+
+
 def _recorded_lines(data: bytes, path: Path) -> Iterator[str]:
-    plain = cast(IO[bytes], gzip.GzipFile(fileobj=io.BytesIO(data)))
+    stream = cast(IO[bytes], gzip.GzipFile(fileobj=io.BytesIO(data)))
     try:
-        for raw in io.BufferedReader(_Bounded(plain, MAX_PLAIN_BYTES, path)):
-            yield raw.decode("utf-8", errors="replace")
+        yield from bounded_lines(stream, f"{path}:{RECORDING}")
     except (OSError, EOFError, zlib.error) as problem:
-        raise InputFileError(f"{path}: {RECORDING} is damaged ({problem})") from problem
+        raise InputFileError(f"{path}: {RECORDING} is damaged ({_told(problem)})") from problem

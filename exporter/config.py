@@ -214,6 +214,12 @@ class FlightRecorder(Strict):
     )
 
 
+_USER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*\$?")
+_MAX_USER_CHARS = 64
+_NO_USER = 2**32 - 1
+"""The number that chown(2) takes for "leave it"."""
+
+
 class Tap(Strict):
     """The statistics pages that vLLM keeps with the tap (docs/tap.md)."""
 
@@ -223,6 +229,11 @@ class Tap(Strict):
     keep_dead: Duration = Field(
         3600.0, description="How long the page of a dead process stays after it was read."
     )
+    owner: int | str | None = Field(
+        None,
+        description="User, by number or name, whose pages are believed as well: the engine's, where "
+        "it is not the sidecar's own and they share no group.",
+    )
 
     @field_validator("dir")
     @classmethod
@@ -230,6 +241,20 @@ class Tap(Strict):
         if folder is not None and not folder.startswith("/"):
             raise ValueError(f"{folder!r} is not an absolute path; write /dev/shm/vllm-opsctl")
         return folder
+
+    @field_validator("owner", mode="before")
+    @classmethod
+    def _user(cls, owner: object) -> int | str | None:
+        if owner is None:
+            return None
+        text = "" if isinstance(owner, bool | float) else str(owner)[:_MAX_USER_CHARS]
+        # a variable of the environment is text
+        if text.isascii() and text.isdigit() and int(text) < _NO_USER:
+            return int(text)
+        if not _USER_NAME.fullmatch(text):
+            shown = repr(owner)[:_MAX_USER_CHARS]
+            raise ValueError(f"{shown} is neither a user's number nor a name; write 1000, or vllm")
+        return text
 
 
 class CloudWatch(Strict):

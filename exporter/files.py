@@ -44,6 +44,10 @@ def open_plain(path: Path, wanted: str = "file") -> IO[bytes]:
     except FileNotFoundError:
         raise InputFileError(f"{path}: no such file") from None
     except (OSError, ValueError) as problem:
+        other = _kind_at(path)
+        if other is not None:
+            # a socket cannot even be opened, and what the system says of that helps nobody
+            raise InputFileError(f"{path}: {other}; give a {wanted}") from None
         why = getattr(problem, "strerror", None) or problem
         raise InputFileError(f"{path}: cannot be read ({why})") from None
     other = kind_of(os.fstat(fd).st_mode)
@@ -51,6 +55,13 @@ def open_plain(path: Path, wanted: str = "file") -> IO[bytes]:
         os.close(fd)
         raise InputFileError(f"{path}: {other}; give a {wanted}")
     return cast(IO[bytes], os.fdopen(fd, "rb"))
+
+
+def _kind_at(path: Path) -> str | None:
+    try:
+        return kind_of(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return None
 
 
 def read_plain(path: Path, max_bytes: int, wanted: str = "file") -> bytes:

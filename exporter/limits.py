@@ -33,6 +33,9 @@ MAX_VALUE: Final = 1e18
 MAX_NAME_CHARS: Final = 256
 """A model's served name, an adapter's, a finish reason's."""
 
+MAX_TEXT_CHARS: Final = 8192
+"""One text of an observation, such as an error's detail."""
+
 MAX_NESTING: Final = 64
 """Lists and objects within each other, in JSON and YAML."""
 
@@ -65,3 +68,30 @@ MAX_REQUEST_HEADER_BYTES: Final = 16 * 2**10
 
 MAX_REQUEST_BODY_BYTES: Final = 1024
 """The sidecar takes nothing; a body that is declared larger is refused before it is read."""
+
+MAX_TAP_PAGES: Final = 256
+"""Tap pages read of one folder, the newest ones: a page an engine and API process."""
+
+MAX_TAP_ENTRIES: Final = 10_000
+"""Files of any kind looked at in a folder of tap pages."""
+
+MAX_OBSERVATIONS: Final = 1_000_000
+"""Observations of a recording: 500 targets for half an hour, each seen twice a second."""
+
+MAX_RECORDED_TARGETS: Final = 5000
+"""Targets of one recording: each is diagnosed."""
+
+MAX_LINES: Final = 2_000_000
+"""Lines of a recording, empty ones included."""
+
+MAX_JSON_NODES: Final = 100_000
+"""Values of one field of an observation: /v1/models of 20,000 adapters."""
+
+MAX_JSON_BRACKETS: Final = 1_000_000
+"""Opening brackets of one line of a recording, those of a page's series included."""
+
+MAX_RUNBOOK_BYTES: Final = 2**20
+"""One file of a folder of runbooks; the shipped ones stay below 10 KiB."""
+
+MAX_RUNBOOK_FILES: Final = 1000
+"""Files of one folder of runbooks."""

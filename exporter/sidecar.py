@@ -23,7 +23,7 @@ from vllm_opsctl.exporter.descriptors import allow_open_files
 from vllm_opsctl.exporter.door import Door, listener_on
 from vllm_opsctl.exporter.engine import PageSample
 from vllm_opsctl.exporter.identity import identity_of
-from vllm_opsctl.exporter.limits import MAX_CONNECTIONS
+from vllm_opsctl.exporter.limits import MAX_CONNECTIONS, MAX_TAP_PAGES
 from vllm_opsctl.exporter.observation import Observation
 from vllm_opsctl.exporter.poller import Poller
 from vllm_opsctl.exporter.recording import save_recording
@@ -32,7 +32,13 @@ from vllm_opsctl.exporter.sinks.cloudwatch.publisher import Publisher, publisher
 from vllm_opsctl.exporter.sinks.losses import LossCollector
 from vllm_opsctl.exporter.sinks.otlp import OtlpPublisher, otlp_publisher
 from vllm_opsctl.exporter.sinks.prometheus import EngineCollector, LabelledCollector
-from vllm_opsctl.exporter.sources.tap import TapFolder, TapServer, assigned, pages_now
+from vllm_opsctl.exporter.sources.tap import (
+    TapFolder,
+    TapServer,
+    assigned,
+    owner_id,
+    pages_now,
+)
 from vllm_opsctl.exporter.sources.tap_text import Bounds, EveryBound
 from vllm_opsctl.exporter.target_state import Snapshot, TargetState
 from vllm_opsctl.exporter.workers import Life, Workers
@@ -67,7 +73,8 @@ class Sidecar:
         overview: What stands first on the page for people.
 
     Raises:
-        ConfigError: An API key is not where the configuration says, or CloudWatch has no region.
+        ConfigError: An API key is not where the configuration says, CloudWatch has no region, or
+            there is no user as exporter.tap.owner names.
         ServeError: The address cannot be listened on.
     """
 
@@ -77,10 +84,15 @@ class Sidecar:
         self.config = config
         self._stop = threading.Event()
         tap = config.exporter.tap
-        folder = TapFolder(Path(tap.dir), Bounds(config.objectives)) if tap.dir else None
+        folder = (
+            TapFolder(Path(tap.dir), Bounds(config.objectives), owner_id(tap.owner))
+            if tap.dir
+            else None
+        )
         self._folder = folder
         self._workers = Workers(self._stop)
         self._watched: dict[str, Poller] = {}
+        self._is_full = False
         for target in config.targets:
             self._watch(target, api_key(target, environment))
         registry = CollectorRegistry()
@@ -130,7 +142,7 @@ class Sidecar:
         return heapq.merge(*streams, key=lambda observation: observation.t)
 
     def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, then stop within 2 s."""
+        """Serve until SIGTERM, SIGINT or SIGHUP, then save the recording and stop within 2 s."""
         for poller in self._pollers():
             self._start(poller)
         if self._folder is not None:
@@ -140,6 +152,9 @@ class Sidecar:
         self._workers.start("http", self._serve)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            # of a terminal that closes; under nohup it is ignored, and stays so
+            signal.signal(signal.SIGHUP, self._on_signal)
         # whoever minds the others must not die in silence: it is the process itself
         while not self._stop.wait(LOOK_EVERY_S):
             self._workers.look()
@@ -183,7 +198,7 @@ class Sidecar:
         """Of every target with the tap, with all of its bounds, for the publisher."""
         if self._folder is None:
             return {}
-        return pages_now(TapFolder(self._folder.path, EveryBound()), self.config.targets)
+        return pages_now(self._folder.bounded(EveryBound()), self.config.targets)
 
     def _watch(self, target: Target, key: str | None) -> Poller:
         exporter, objectives = self.config.exporter, self.config.objectives
@@ -211,12 +226,20 @@ class Sidecar:
             try:
                 servers = self._folder.servers()
                 for name in assigned(servers, self.config.targets):
-                    if name not in self._watched:
+                    if name not in self._watched and self._has_room(name):
                         log.warning("%s: found by its tap page", name)
                         self._start(self._watch(Target(name=name, url=TAP_ONLY), None))
                 self._clear(servers)
             except Exception:
                 log.exception("%s: a fault of the sidecar itself", self._folder.path)
+
+    def _has_room(self, name: str) -> bool:
+        """Whether one more server may be watched, which takes a thread and memory of its own."""
+        found = len(self._watched) - len(self.config.targets)
+        if found >= MAX_TAP_PAGES and not self._is_full:
+            self._is_full = True
+            log.warning("%s: left out; %d servers were found by their tap pages", name, found)
+        return found < MAX_TAP_PAGES
 
     def _clear(self, servers: Sequence[TapServer]) -> None:
         """Delete pages of dead servers that were read long enough ago."""

@@ -3,7 +3,8 @@ An engine and its sidecar under one entry point, for containers that have only o
 
 This process stands where an init stands: it passes signals on to the engine, adopts and reaps what
 the engine leaves behind, and ends with the engine's exit status. The sidecar is a process beside the
-engine; whatever becomes of it, the engine goes on.
+engine; whatever becomes of it, the engine goes on, and it is started again: what it lacks (a port, a
+key's file, a configuration without mistakes) may be there later.
 
 Between two signals it sleeps in the kernel. It starts no threads: the signal mask is the process's.
 """
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vllm_opsctl.errors import EXIT_USAGE, CommandError
+from vllm_opsctl.exporter.retold import TOLD_FD, TOLD_VARIABLE, told_file
 from vllm_opsctl.exporter.tap.settings import DEFAULT_DIRECTORY, VARIABLE, directory_from
 
 FORWARDED = frozenset(
@@ -106,7 +108,7 @@ def with_tap(
     return engine, sidecar
 
 
-def supervise(engine: Program, sidecar: Program) -> int:
+def supervise(engine: Program, sidecar: Program | None) -> int:
     """
     Run both until the engine has ended; the process belongs to this call from then on.
 
@@ -115,7 +117,7 @@ def supervise(engine: Program, sidecar: Program) -> int:
 
     Args:
         engine: Keeps this process's stdin, stdout and stderr.
-        sidecar: Restarted when it ends, except with the exit status of a mistake of the user.
+        sidecar: Restarted when it ends; None for none, where its arguments cannot be understood.
 
     Returns:
         The engine's exit status; 128 + N when signal N ended it.
@@ -133,7 +135,7 @@ def supervise(engine: Program, sidecar: Program) -> int:
     except OSError as problem:
         raise _cannot_start(engine.argv[0], problem) from problem
     _pass_terminal(os.getpgrp(), pid)
-    keeper = _SidecarKeeper(sidecar, mask)
+    keeper = _SidecarKeeper(sidecar, mask) if sidecar is not None else None
     status = _watch(pid, keeper)
     _pass_terminal(pid, os.getpgrp())
     if not _end_all(signal.SIGTERM, END_GRACE_S) and not _end_all(signal.SIGKILL, KILL_GRACE_S):
@@ -141,18 +143,21 @@ def supervise(engine: Program, sidecar: Program) -> int:
     return status
 
 
-def _watch(engine: int, keeper: _SidecarKeeper) -> int:
+def _watch(engine: int, keeper: _SidecarKeeper | None) -> int:
     """Keep the sidecar running and the dead buried until the engine ends: its exit status."""
-    keeper.start()
+    if keeper is not None:
+        keeper.start()
     while True:
-        number = _next_signal(FORWARDED | {signal.SIGCHLD}, keeper.delay_s())
+        delay_s = keeper.delay_s() if keeper is not None else None
+        number = _next_signal(FORWARDED | {signal.SIGCHLD}, delay_s)
         if number is None:
+            assert keeper is not None, "nothing else is waited for"
             keeper.start()
         elif number == signal.SIGCHLD:
             ended, _ = _reap()
             if engine in ended:
                 return ended[engine]
-            if keeper.pid in ended:
+            if keeper is not None and keeper.pid in ended:
                 keeper.ended(ended[keeper.pid])
         else:
             # the engine is not reaped yet, so the number cannot be another process's
@@ -175,8 +180,11 @@ class _SidecarKeeper:
 
     def __init__(self, program: Program, mask: Iterable[int]) -> None:
         self.pid: int | None = None
-        self._program = program
+        self._told = told_file()
+        more = {} if self._told is None else {TOLD_VARIABLE: str(TOLD_FD)}
+        self._program = Program(program.argv, {**program.environment, **more})
         self._mask = mask
+        self._said: str | None = None
         self._started = 0.0
         self._due: float | None = None
         self._delay_s = FIRST_DELAY_S
@@ -190,7 +198,7 @@ class _SidecarKeeper:
         self._due = None
         self._started = time.monotonic()
         try:
-            self.pid = _start(self._program, self._mask, stdin=os.devnull)
+            self.pid = _start(self._program, self._mask, stdin=os.devnull, told=self._told)
         except OSError as problem:
             self._again(f"cannot be started ({problem.strerror})")
 
@@ -203,31 +211,50 @@ class _SidecarKeeper:
         """
         self.pid = None
         if status == EXIT_USAGE:
-            log.warning(
-                "the sidecar cannot run (exit status %d): mend what it says above, then restart; "
-                "the engine goes on without it",
-                status,
+            self._again(
+                f"cannot run (exit status {status}): mend what it says above", is_mistake=True
             )
         else:
             self._again(f"has ended ({_told(status)})")
 
-    def _again(self, what: str) -> None:
+    def _again(self, what: str, *, is_mistake: bool = False) -> None:
+        """
+        Start it later.
+
+        Logs what happens again and again until the pauses are at their longest, a mistake only once.
+        """
         now = time.monotonic()
         if now - self._started >= SETTLED_S:
-            self._delay_s = FIRST_DELAY_S
-        log.warning("the sidecar %s; it starts again in %g s", what, self._delay_s)
+            self._delay_s, self._said = FIRST_DELAY_S, None
+        if what != self._said:
+            tail = ", and ever more rarely; the engine goes on without it" if is_mistake else ""
+            log.warning("the sidecar %s; it starts again in %g s%s", what, self._delay_s, tail)
+        if is_mistake or self._delay_s == LAST_DELAY_S:
+            self._said = what
         self._due = now + self._delay_s
         self._delay_s = min(2 * self._delay_s, LAST_DELAY_S)
 
 
-def _start(program: Program, mask: Iterable[int], stdin: str | None = None) -> int:
+def _start(
+    program: Program, mask: Iterable[int], stdin: str | None = None, told: int | None = None
+) -> int:
     """
     Start a program in a process group of its own, so that Ctrl-C reaches none of them twice.
+
+    Args:
+        program: What to start.
+        mask: Signals that it starts with blocked.
+        stdin: File that it reads instead of this process's stdin.
+        told: Descriptor that it gets as its own.
 
     Raises:
         OSError: It cannot be started.
     """
-    actions = [] if stdin is None else [(os.POSIX_SPAWN_OPEN, 0, stdin, os.O_RDONLY, 0)]
+    actions: list[tuple[object, ...]] = []
+    if stdin is not None:
+        actions.append((os.POSIX_SPAWN_OPEN, 0, stdin, os.O_RDONLY, 0))
+    if told is not None:
+        actions.append((os.POSIX_SPAWN_DUP2, told, TOLD_FD))
     return os.posix_spawnp(
         program.argv[0],
         program.argv,

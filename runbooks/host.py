@@ -72,7 +72,7 @@ def _engine_states(proc: Path) -> str | None:
             title = (entry / "cmdline").read_bytes()
             readable = True
             if title.startswith(_ENGINE_TITLE):
-                states += (entry / "stat").read_text().rpartition(")")[2].split()[0]
+                states += (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[0]
         except (OSError, IndexError):
             continue
     return states if readable else None
@@ -84,7 +84,14 @@ def _run(*command: str) -> str | None:
         return None
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            # the kernel's log holds what devices say of themselves
+            errors="replace",
+            timeout=_TIMEOUT_S,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -12,14 +12,17 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from vllm_opsctl.errors import RunbookError
+from vllm_opsctl.errors import InputFileError, RunbookError
 from vllm_opsctl.exporter.catalogue import Version, parse_version
+from vllm_opsctl.exporter.files import read_plain_text
+from vllm_opsctl.exporter.limits import MAX_RUNBOOK_BYTES, MAX_RUNBOOK_FILES
 from vllm_opsctl.exporter.yaml_text import read_yaml
 from vllm_opsctl.runbooks.conditions import Condition, check_template
 from vllm_opsctl.runbooks.model import Action, FailureMode, Flag, Mechanism, Symptom
@@ -89,8 +92,8 @@ def load_library(directories: Iterable[Path]) -> Library:
     for directory in directories:
         if not directory.is_dir():
             raise RunbookError(f"{directory}: no such directory; --runbooks wants a folder of YAML")
-        for path in sorted(directory.glob("*.yaml")):
-            _add_mode(path.read_text(encoding="utf-8"), str(path), modes, origin)
+        for path in _files_of(directory):
+            _add_mode(_text_of(path), str(path), modes, origin)
     symptom_models = {
         id_: _validated(Symptom, {"id": id_, **data}, f"symptoms.yaml: {id_}")
         for id_, data in symptoms.items()
@@ -117,6 +120,29 @@ def load_library(directories: Iterable[Path]) -> Library:
     return Library(modes, symptom_models, conditions, flags, mechanisms)
 
 
+def _files_of(directory: Path) -> list[Path]:
+    """
+    The failure modes of a folder, by name.
+
+    Raises:
+        RunbookError: It cannot be looked into, or has more of them than anybody writes.
+    """
+    try:
+        found = list(islice(directory.glob("*.yaml"), MAX_RUNBOOK_FILES + 1))
+    except OSError as problem:
+        raise RunbookError(f"{directory}: cannot be read ({problem.strerror})") from None
+    if len(found) > MAX_RUNBOOK_FILES:
+        raise RunbookError(f"{directory}: more than {MAX_RUNBOOK_FILES} files")
+    return sorted(found)
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return read_plain_text(path, MAX_RUNBOOK_BYTES, "file of YAML")
+    except InputFileError as problem:
+        raise RunbookError(str(problem)) from None
+
+
 def _add_mode(text: str, name: str, modes: dict[str, FailureMode], origin: dict[str, str]) -> None:
     mode = _validated(FailureMode, _mapping(text, name), name)
     modes[mode.id] = mode
@@ -130,6 +156,11 @@ def _mapping(text: str, name: str) -> dict[str, dict[str, object]]:
         mark = getattr(problem, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise RunbookError(f"{name}{line}: not YAML ({getattr(problem, 'problem', '')})") from None
+    except RecursionError:
+        raise RunbookError(f"{name}: nested too deeply") from None
+    except ValueError as problem:
+        # for example an impossible date
+        raise RunbookError(f"{name}: not YAML ({problem})") from None
     if not isinstance(data, dict):
         raise RunbookError(f"{name}: expected a mapping")
     return data

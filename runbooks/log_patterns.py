@@ -10,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from vllm_opsctl.errors import InputFileError
+from vllm_opsctl.exporter.files import open_plain
 from vllm_opsctl.exporter.yaml_text import read_yaml
 
 TAIL_BYTES = 4 * 2**20
@@ -58,13 +59,15 @@ def read_tail(path: Path) -> list[str]:
     The last lines of a log.
 
     Raises:
-        InputFileError: It cannot be read.
+        InputFileError: It cannot be read, or is no plain file: a FIFO would wait for ever.
     """
     try:
-        with path.open("rb") as file:
+        with open_plain(path, "file that holds the log") as file:
             size = file.seek(0, 2)
             file.seek(max(0, size - TAIL_BYTES))
             data = file.read(TAIL_BYTES)
+    except InputFileError as problem:
+        raise InputFileError(f"--log {problem}") from None
     except OSError as problem:
-        raise InputFileError(f"--log {path}: {problem.strerror}") from None
+        raise InputFileError(f"--log {path}: cannot be read ({problem.strerror})") from None
     return data.decode("utf-8", errors="replace").splitlines()

@@ -117,7 +117,7 @@ def _parts(found: Mapping[str, Any]) -> Iterator[str]:
     ]
     if missed:
         yield f"objectives missed: {', '.join(missed)}"
-    if "model_latency_mean" in counts:
+    if "model_latency_mean" in counts and "model_latency_max" in counts:
         mean, most = counts["model_latency_mean"], counts["model_latency_max"]
         yield f"ModelLatency {format_duration(mean)} on average, {format_duration(most)} at most"
 

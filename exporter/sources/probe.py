@@ -15,7 +15,6 @@ from typing import Any
 from vllm_opsctl.errors import SourceError
 from vllm_opsctl.exporter.config import Target
 from vllm_opsctl.exporter.json_text import read_json
-from vllm_opsctl.exporter.limits import MAX_VALUE
 from vllm_opsctl.exporter.observation import NOT_SENT, Observation
 from vllm_opsctl.exporter.plain_text import MAX_NAME_CHARS, plain
 from vllm_opsctl.exporter.sources.http import Answer, get, new_session
@@ -38,6 +37,8 @@ _MAX_BYTES = 2**20
 
 _MAX_MODELS = 1000
 """Models and adapters of which facts are kept."""
+_MAX_NUMBER = 1e15
+"""No length, limit or load is so large; a recording refuses it."""
 
 
 class Prober:
@@ -87,7 +88,7 @@ class Prober:
             found = [_model_facts(m) for m in models["data"][:_MAX_MODELS] if isinstance(m, dict)]
             facts["models"] = {"data": found}
         load = self._json("/load", until)
-        if isinstance(load, dict) and _is_count(load.get("server_load")):
+        if isinstance(load, dict) and _is_number(load.get("server_load")):
             facts["server_load"] = load["server_load"]
         for name in ("is_sleeping", "is_paused"):
             state = self._json(f"/{name}", until)
@@ -206,24 +207,25 @@ def _model_facts(model: dict[str, Any]) -> dict[str, Any]:
     """What is kept of one entry of /v1/models; no permissions, no paths of weights."""
     facts: dict[str, Any] = {}
     for key in ("id", "parent"):
-        if isinstance(model.get(key), str):
-            facts[key] = plain(model[key], MAX_NAME_CHARS)
-    if _is_count(model.get("max_model_len")):
-        facts["max_model_len"] = model["max_model_len"]
+        if key in model and (model[key] is None or isinstance(model[key], str)):
+            facts[key] = None if model[key] is None else plain(model[key], MAX_NAME_CHARS)
+    length = model.get("max_model_len")
+    if "max_model_len" in model and (length is None or _is_number(length)):
+        facts["max_model_len"] = length
     return facts
+
+
+def _is_number(value: object) -> bool:
+    """JSON has NaN, and integers without end."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and 0 <= value < _MAX_NUMBER  # type: ignore[operator]
 
 
 def _max_num_seqs(info: object) -> int | None:
     """From /server_info (0.32: vllm_config.scheduler_config.max_num_seqs); nothing else is kept."""
     for name in ("vllm_config", "scheduler_config", "max_num_seqs"):
         info = info.get(name) if isinstance(info, dict) else None
-    return info if isinstance(info, int) and _is_count(info) else None
-
-
-def _is_count(value: object) -> bool:
-    """A number that something can be counted with; JSON has NaN and integers without end."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and 0 <= value <= MAX_VALUE  # type: ignore[operator]
+    return info if isinstance(info, int) and _is_number(info) else None
 
 
 def _is_completion(body: bytes) -> bool:

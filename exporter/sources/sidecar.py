@@ -13,7 +13,7 @@ from vllm_opsctl.exporter.config import Target
 from vllm_opsctl.exporter.json_text import read_json
 from vllm_opsctl.exporter.observation import Observation
 from vllm_opsctl.exporter.plain_text import MAX_NAME_CHARS, plain
-from vllm_opsctl.exporter.recording import LATEST_T, parse_line
+from vllm_opsctl.exporter.recording import LATEST_T, bounded_lines, parse_lines
 from vllm_opsctl.exporter.sources.http import get, new_session
 
 _TIMEOUT_S = 30.0
@@ -87,19 +87,11 @@ class SidecarSource:
                 f"http-{answer.status}",
                 f"{self._url}: HTTP {answer.status}: {plain(answer.body[:200].decode(errors='replace'))}",
             )
-        found = []
-        # line by line: as one text beside its lines it would be three times as large
-        for number, raw in enumerate(io.BytesIO(answer.body), start=1):
-            line = raw.decode("utf-8", errors="replace").strip()
-            if not line:
-                continue
-            try:
-                observation = parse_line(line, where=f"{self._url}:{number}", stem="")
-            except InputFileError as problem:
-                raise BadPage("not-a-sidecar", str(problem)) from problem
-            if observation is not None and observation.kind != "header":
-                found.append(observation)
-        return found
+        lines = bounded_lines(io.BytesIO(answer.body), self._url)
+        try:
+            return parse_lines(lines, where=self._url, stem="")
+        except InputFileError as problem:
+            raise BadPage("not-a-sidecar", str(problem)) from problem
 
 
 def _status(session: requests.Session, url: str) -> tuple[list[Target], float | None]:

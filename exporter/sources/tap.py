@@ -7,213 +7,44 @@ with one parent, and has one or more engines.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
-import re
+import os
+import pwd
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from vllm_opsctl.errors import UsageError
+from vllm_opsctl.errors import ConfigError, UsageError
 from vllm_opsctl.exporter.config import Target
 from vllm_opsctl.exporter.engine import PageSample
 from vllm_opsctl.exporter.exposition import read_page
-from vllm_opsctl.exporter.observation import Observation, error, metrics, thinned_times
-from vllm_opsctl.exporter.sources.tap_engine import EngineTotals, TapEngine
-from vllm_opsctl.exporter.sources.tap_text import Bounds, EngineText, page_text
+from vllm_opsctl.exporter.limits import MAX_NAME_CHARS, MAX_TAP_ENTRIES, MAX_TAP_PAGES
+from vllm_opsctl.exporter.observation import Observation, metrics
+from vllm_opsctl.exporter.plain_text import plain
+from vllm_opsctl.exporter.sources.tap_server import TapServer, how_it_ended
+from vllm_opsctl.exporter.sources.tap_text import Bounds
 from vllm_opsctl.exporter.tap import layout
-from vllm_opsctl.exporter.tap.page import BadTapPage, TapPage, read_tap_page
+from vllm_opsctl.exporter.tap.folder import UnsafeFolder, check_folder
+from vllm_opsctl.exporter.tap.page import PATIENCE_S, BadTapPage, TapPage, read_tap_page
+
+__all__ = [
+    "TapFolder",
+    "TapServer",
+    "assigned",
+    "harmless",
+    "how_it_ended",
+    "owner_id",
+    "pages_now",
+    "read_folder",
+]
 
 log = logging.getLogger(__name__)
 
-DIED = "died"
-"""Reason of a page whose writer is gone, where it did not say so or had work to do."""
-
-ENDED = "ended"
-"""The same where the writer ended in order and had had nothing to do for a while."""
-
-_LATELY_S = 3.0
-"""
-Steps so shortly before an end in order tell that nobody took the traffic away first: vLLM's API
-process ends in order too when its engine core dies, and between two requests nothing runs.
-"""
-
-_LOOKS_AFTER_DEATH_S = (1.0, 5.0)
-"""Seconds after the last sign of life at which a dead process is noted as not answering."""
-
 _LOCAL_HOSTS = frozenset(("localhost", "127.0.0.1", "::1", "0.0.0.0"))  # noqa: S104 - no bind
-
-
-@dataclass(frozen=True, slots=True)
-class TapServer:
-    """
-    One server.
-
-    Args:
-        pages: All of its pages, at least one.
-    """
-
-    pages: tuple[TapPage, ...]
-
-    @property
-    def key(self) -> tuple[int, int]:
-        """Process id and start: no two servers share it."""
-        header = self.pages[0].header
-        return int(header["server_pid"]), int(header["server_ticks"])
-
-    @property
-    def alive(self) -> bool:
-        """Any of its processes lives."""
-        return any(page.alive for page in self.pages)
-
-    @property
-    def usable(self) -> bool:
-        """The tap of every living process goes on."""
-        return all(page.state != layout.GAVE_UP for page in self.pages)
-
-    @property
-    def started(self) -> float:
-        """Unix seconds."""
-        return min(float(page.header["started"]) for page in self.pages)
-
-    @property
-    def stepped(self) -> float | None:
-        """The second of the newest step that its pages still hold, Unix seconds."""
-        seconds = (s["second"] for page in self.pages for s in page.slots if s.get("steps"))
-        return max(seconds, default=None)
-
-    @property
-    def touched(self) -> float:
-        """Last sign of life, Unix seconds."""
-        return max(page.touched for page in self.pages)
-
-    @property
-    def facts(self) -> Mapping[str, object]:
-        """Of its first engine; the servers' engines are configured alike."""
-        return self.pages[0].facts
-
-    @property
-    def model(self) -> str:
-        """The first served name."""
-        models = self.pages[0].facts.get("models") or ["unknown"]
-        return str(models[0])
-
-    @property
-    def port(self) -> int | None:
-        """The port of its command line, where it is known."""
-        port = self.pages[0].facts.get("port")
-        return int(port) if isinstance(port, int) else None
-
-    @property
-    def name(self) -> str:
-        """What it is called where the configuration does not name it."""
-        model = re.sub(r"[^A-Za-z0-9_.-]+", "-", self.model).strip("-.") or "vllm"
-        return f"{model}:{self.port}" if self.port else model
-
-    @property
-    def engines(self) -> tuple[TapEngine, ...]:
-        """By index."""
-        indexes = sorted({int(page.header["engine"]) for page in self.pages})
-        return tuple(
-            TapEngine(index, [p for p in self.pages if int(p.header["engine"]) == index])
-            for index in indexes
-        )
-
-    def text(self, bounds: Bounds, since: float) -> str:
-        """Its metrics page now; peaks since a time."""
-        return self._page([(engine, engine.now(since)) for engine in self.engines], bounds)
-
-    def facts_observation(self, t: float, target: str) -> Observation:
-        """Version and models, as the server's own endpoints would have said."""
-        facts = self.facts
-        models = facts.get("models")
-        names = models if isinstance(models, list) else []
-        length = facts.get("max_model_len")
-        data: dict[str, object] = {
-            "models": {"data": [{"id": name, "max_model_len": length} for name in names]}
-        }
-        if "vllm_version" in facts:
-            data["version"] = facts["vllm_version"]
-        if isinstance(facts.get("max_num_seqs"), int):
-            data["max_num_seqs"] = facts["max_num_seqs"]
-        return Observation(t, target, "facts", data)
-
-    def history(
-        self, target: str, bounds: Bounds, *, start: float, full_from: float, step_s: float
-    ) -> list[Observation]:
-        """
-        The seconds that the ring still holds, as pages.
-
-        Args:
-            target: Name for the observations.
-            bounds: Of the histograms.
-            start: Nothing older is wanted (Unix seconds).
-            full_from: From here on every second is wanted.
-            step_s: Before that, seconds at least so far apart.
-
-        Returns:
-            Oldest first; of a dead server the end stands behind them.
-        """
-        engines = self.engines
-        slots = [slot["second"] for page in self.pages for slot in page.slots]
-        found: list[Observation] = []
-        if slots:
-            until = int(self.touched) - 1 if self.alive else int(self.touched)
-            # an engine that idles since has only the state in which it was left to tell
-            oldest = max(until - layout.SLOTS + 1, int(min(slots)), int(start))
-            times = list(thinned_times(range(oldest, until + 1), full_from, step_s))
-            by_time: dict[int, list[tuple[TapEngine, EngineTotals]]] = {}
-            for engine in engines:
-                for second, totals in engine.history(times):
-                    by_time.setdefault(second, []).append((engine, totals))
-            for second in sorted(by_time):
-                text = self._page(by_time[second], bounds)
-                # at the second's end, which the last one of a dead server has not seen
-                found.append(metrics(min(float(second + 1), self.touched), target, text))
-        if found:
-            found.insert(0, self.facts_observation(found[0].t, target))
-        if not self.alive:
-            found += self._end(target)
-        return found
-
-    def _end(self, target: str) -> Iterator[Observation]:
-        reason, detail = how_it_ended(self)
-        for after in _LOOKS_AFTER_DEATH_S:
-            yield error(self.touched + after, target, reason, detail)
-
-    def _page(self, parts: Sequence[tuple[TapEngine, EngineTotals]], bounds: Bounds) -> str:
-        texts = [
-            EngineText(
-                model=self.model, engine=engine.index, totals=totals, facts=engine.pages[0].facts
-            )
-            for engine, totals in parts
-        ]
-        return page_text(texts, self.started, bounds)
-
-
-def how_it_ended(server: TapServer) -> tuple[str, str]:
-    """Reason and, for people, what is known of a dead server's end."""
-    pids = ", ".join(str(pid) for pid in sorted({page.header["pid"] for page in server.pages}))
-    in_order = all(page.state == layout.CLOSED for page in server.pages)
-    how = "ended in order" if in_order else "is gone without a word (killed, or crashed)"
-    states = [page.gauges for page in server.pages]
-    running = max(state.get("running", 0.0) for state in states)
-    waiting = max(state.get("waiting", 0.0) + state.get("deferred", 0.0) for state in states)
-    idle = not running and not waiting
-    stepped = server.stepped
-    lately = stepped is not None and stepped >= server.touched - _LATELY_S
-    state = f" with {running:.0f} requests running and {waiting:.0f} waiting"
-    if idle:
-        state = ", within seconds of its last step" if lately else ", idle"
-    last = datetime.fromtimestamp(server.touched, UTC)
-    detail = (
-        f"process {pids} {how}{state}; the last sign of life is of {last:%Y-%m-%d %H:%M:%S} UTC"
-    )
-    return ENDED if in_order and idle and not lately else DIED, detail
 
 
 class TapFolder:
@@ -223,37 +54,89 @@ class TapFolder:
     Args:
         path: The folder; it need not exist yet.
         bounds: Of the histograms of the pages' text.
+        owner: A user whose pages are believed as well (exporter.tap.owner).
     """
 
-    def __init__(self, path: Path, bounds: Bounds) -> None:
+    def __init__(self, path: Path, bounds: Bounds, owner: int | None = None) -> None:
         self.path = path
         self.bounds = bounds
-        self._complained: set[Path] = set()
+        self.owner = owner
+        self._complaints: dict[Path, str] = {}
+
+    def bounded(self, bounds: Bounds) -> TapFolder:
+        """The same folder with other bounds; a complaint about a file is not logged again."""
+        other = TapFolder(self.path, bounds, self.owner)
+        other._complaints = self._complaints
+        return other
 
     def servers(self) -> list[TapServer]:
         """All servers, oldest first; what is no readable page is logged once and left out."""
+        try:
+            check_folder(self.path, self.owner)
+        except OSError as problem:
+            if not isinstance(problem, FileNotFoundError):
+                self._complain(self.path, f"{_why(problem)}; no page of it is read")
+            return []
+        self._complaints.pop(self.path, None)
         groups: dict[tuple[int, int], list[TapPage]] = {}
-        for file in sorted(self.path.glob(f"*{layout.SUFFIX}")):
-            try:
-                page = read_tap_page(file)
-            except FileNotFoundError:
-                continue
-            except (BadTapPage, OSError) as problem:
-                if file not in self._complained:
-                    log.warning("%s: %s; left out", file, problem)
-                self._complained.add(file)
-                continue
-            key = int(page.header["server_pid"]), int(page.header["server_ticks"])
-            groups.setdefault(key, []).append(page)
+        # of all files together: one whose writer stands still may not keep the others waiting
+        deadline = time.monotonic() + PATIENCE_S
+        for file in self._files():
+            page = self._read(file, max(0.0, deadline - time.monotonic()))
+            if page is not None:
+                key = int(page.header["server_pid"]), int(page.header["server_ticks"])
+                groups.setdefault(key, []).append(page)
         servers = [TapServer(tuple(pages)) for pages in groups.values()]
         return sorted(servers, key=lambda server: server.started)
 
+    def _files(self) -> list[Path]:
+        """The newest files that are called pages, by name; how many were left out is logged."""
+        try:
+            with os.scandir(self.path) as entries:
+                seen = list(islice(entries, MAX_TAP_ENTRIES + 1))
+        except OSError as problem:
+            self._complain(self.path, _why(problem))
+            return []
+        found = [Path(entry.path) for entry in seen if entry.name.endswith(layout.SUFFIX)]
+        found = [file for file in found if not file.name.startswith(".")]
+        if len(seen) > MAX_TAP_ENTRIES:
+            self._complain(
+                self.path, f"more than {MAX_TAP_ENTRIES} files in it; the rest is not read"
+            )
+        if len(found) > MAX_TAP_PAGES:
+            self._complain(
+                self.path,
+                f"{len(found)} tap pages in it; the {MAX_TAP_PAGES} newest are read",
+            )
+            found = sorted(found, key=_changed, reverse=True)[:MAX_TAP_PAGES]
+        return sorted(found)
+
+    def _read(self, file: Path, patience_s: float) -> TapPage | None:
+        try:
+            page = read_tap_page(file, owner=self.owner, patience_s=patience_s)
+        except FileNotFoundError:
+            self._complaints.pop(file, None)
+            return None
+        except (BadTapPage, OSError) as problem:
+            self._complain(file, f"{_why(problem)}; left out")
+            return None
+        self._complaints.pop(file, None)
+        return harmless(page)
+
+    def _complain(self, about: Path, why: str) -> None:
+        """Log once what is wrong with a file, and again when something else is."""
+        if self._complaints.get(about) == why:
+            return
+        if len(self._complaints) >= MAX_TAP_ENTRIES:
+            self._complaints.clear()
+        self._complaints[about] = why
+        log.warning("%s: %s", plain(str(about)), why)
+
     def remove_unfinished(self, before: float) -> None:
         """Delete what writers left that died while they created a page before a time (Unix seconds)."""
-        for file in self.path.glob(f".*{layout.SUFFIX}.new"):
-            with contextlib.suppress(FileNotFoundError):
-                if file.stat().st_mtime < before:
-                    file.unlink()
+        for file in islice(self.path.glob(f".*{layout.SUFFIX}.new"), MAX_TAP_ENTRIES):
+            if _changed(file) < before:
+                self._delete(file)
 
     def remove_read(
         self, servers: Sequence[TapServer], read: Mapping[tuple[int, int], float], before: float
@@ -271,9 +154,74 @@ class TapFolder:
         """
         for server in servers:
             if not server.alive and read.get(server.key, math.inf) < before:
-                log.warning("%s: its tap page was read long ago; deleted", server.name)
-                for page in server.pages:
-                    page.path.unlink(missing_ok=True)
+                deleted = [self._delete(page.path) for page in server.pages]
+                if any(deleted):
+                    log.warning("%s: its tap page was read long ago; deleted", server.name)
+
+    def _delete(self, file: Path) -> bool:
+        """Delete a file; logs once where that is not possible, on a read-only mount for example."""
+        try:
+            file.unlink()
+        except FileNotFoundError:
+            return False
+        except OSError as problem:
+            self._complain(file, f"cannot be deleted ({problem.strerror})")
+            return False
+        return True
+
+
+def harmless(page: TapPage) -> TapPage:
+    """A page whose names can be shown: models, adapters, versions and all else that it calls itself."""
+    return replace(
+        page,
+        facts={_plain(name): _shown(value) for name, value in page.facts.items()},
+        adapters={_plain(name): counts for name, counts in page.adapters.items()},
+    )
+
+
+def _shown(value: object) -> object:
+    if isinstance(value, str):
+        return _plain(value)
+    if isinstance(value, list):
+        return [_shown(item) for item in value]
+    if isinstance(value, dict):
+        return {_plain(str(name)): _shown(item) for name, item in value.items()}
+    return value
+
+
+def _plain(name: str) -> str:
+    return plain(name, MAX_NAME_CHARS)
+
+
+def _why(problem: Exception) -> str:
+    """What is wrong, without the path where the system names it."""
+    if isinstance(problem, OSError) and not isinstance(problem, UnsafeFolder):
+        return str(problem.strerror or problem)
+    return str(problem)
+
+
+def _changed(file: Path) -> float:
+    try:
+        return file.lstat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def owner_id(owner: int | str | None) -> int | None:
+    """
+    The number of the user that exporter.tap.owner names.
+
+    Raises:
+        ConfigError: This machine knows no such user.
+    """
+    if owner is None or isinstance(owner, int):
+        return owner
+    try:
+        return pwd.getpwnam(owner).pw_uid
+    except (KeyError, ValueError):
+        raise ConfigError(
+            [f"exporter.tap.owner: no user {plain(owner, 64)!r} here; write its number"]
+        ) from None
 
 
 def assigned(servers: Sequence[TapServer], targets: Sequence[Target]) -> dict[str, list[TapServer]]:
@@ -337,11 +285,21 @@ def read_folder(
         clock: Unix seconds.
 
     Raises:
-        UsageError: There is no page.
+        UsageError: There is no page, or the folder is somebody else's.
     """
     servers = folder.servers()
     if not servers:
-        why = "no such folder" if not folder.path.is_dir() else "no tap page in it"
+        why = "no tap page in it"
+        try:
+            check_folder(folder.path, folder.owner)
+            if not folder.path.is_dir():
+                why = "no such folder"
+        except UnsafeFolder as problem:
+            raise UsageError(str(problem)) from None
+        except FileNotFoundError:
+            why = "no such folder"
+        except OSError as problem:
+            why = f"cannot be looked into ({problem.strerror})"
         raise UsageError(
             f"{folder.path}: {why}; vLLM writes them when vllm-opsctl is installed beside it, "
             "where OPSCTL_TAP says (see docs/tap.md)"

@@ -7,7 +7,8 @@ last, for each step's scheduler statistics go to one process only.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vllm_opsctl.exporter.tap.page import Slot, TapHistogram, TapPage
@@ -133,16 +134,20 @@ class TapEngine:
         if not seconds or not times:
             return
         newest, wanted = self.now(since=0.0), set(times)
-        last = max(*seconds, times[-1])
         hung_up = _hung_up(newest.counters, newest.histograms, list(seconds.values()))
         totals = _Unwound(newest)
-        standing = _standing(seconds, hung_up, last, _states(newest.gauges))
-        for second in range(last, times[0] - 1, -1):
+        told = _states(newest.gauges)
+        known = sorted(seconds)
+        # a clock that was set back leaves seconds behind those that are wanted
+        for second in sorted({*wanted, *(s for s in known if s >= times[0])}, reverse=True):
             slot = seconds.get(second)
-            if second in wanted and second in standing:
-                state, gone = standing[second]
+            before = bisect_right(known, second)
+            if second in wanted and before:
+                # between two updates states stay as they were
+                last = known[before - 1]
+                state = {name: seconds[last][name] for name in STATES if name in told}
                 peaks = _peaks(state, [slot] if slot is not None else [])
-                yield second, totals.at(state, peaks=peaks, hung_up=gone)
+                yield second, totals.at(state, peaks=peaks, hung_up=hung_up[last])
             if slot is not None:
                 totals.undo(slot)
 
@@ -152,7 +157,7 @@ def _merged(a: Mapping[str, float], b: Slot) -> dict[str, float]:
     states = b if b["scheduled"] > a["scheduled"] else a
     out = {"second": a["second"]}
     for name, value in a.items():
-        if name == "second":
+        if name == "second" or name not in b:
             continue
         if name in STATES:
             out[name] = states[name]
@@ -161,29 +166,6 @@ def _merged(a: Mapping[str, float], b: Slot) -> dict[str, float]:
         else:
             out[name] = value + b[name]
     return out
-
-
-def _standing(
-    seconds: Mapping[int, Mapping[str, float]],
-    hung_up: Mapping[int, float],
-    last: int,
-    told: Collection[str],
-) -> dict[int, tuple[Mapping[str, float], float]]:
-    """
-    States, and how many had hung up, at the end of every second; idle ones stay as they were.
-
-    Of a state that is not ``told`` every second has 0, which says nothing.
-    """
-    found: dict[int, tuple[Mapping[str, float], float]] = {}
-    state: dict[str, float] = {}
-    gone = 0.0
-    for second in range(min(seconds), last + 1):
-        slot = seconds.get(second)
-        if slot is not None:
-            state = {name: slot[name] for name in STATES if name in told}
-            gone = hung_up[second]
-        found[second] = state, gone
-    return found
 
 
 def _states(gauges: Mapping[str, float]) -> dict[str, float]:
@@ -251,10 +233,9 @@ class _Unwound:
         self._less("finished_stop", slot["finished"] - told)
         computed = slot["finished_prompt_tokens"] - slot["finished_cached_tokens"]
         self._less("computed_at_finish", computed)
-        rejected = max(
-            (n for n in self.counters if n.startswith("rejected_")), key=self.counters.__getitem__
-        )
-        self._less(rejected, slot["rejections"])
+        rejected = [name for name in self.counters if name.startswith("rejected_")]
+        if rejected:
+            self._less(max(rejected, key=self.counters.__getitem__), slot["rejections"])
         for name, (count, total, peak) in _TIMED.items():
             if name in self.counts and slot[count]:
                 self._take(name, int(slot[count]), slot[total], slot[peak] if peak else None)

@@ -56,6 +56,11 @@ _COUNTERS: Mapping[str, str] = {
     "spec_accepted_tokens": "spec_decode_accepted_tokens",
 }
 
+_BY_SOURCE = frozenset(
+    ("generation_tokens", "step_tokens", "cached_prompt_tokens", "external_prompt_tokens")
+)
+"""What prompt tokens by their source are made of."""
+
 _PEAKS: Mapping[str, str] = {
     "running_max": "requests_running_recent_peak",
     "waiting_max": "requests_waiting_recent_peak",
@@ -242,7 +247,7 @@ def _engine_lines(engine: EngineText, bounds: Bounds) -> Iterator[str]:
         if name in counters:
             yield _line(concept, labels, counters[name])
     since = catalogue()["prompt_tokens_by_source"].names[0].since
-    if parse_version(version) >= since and "generation_tokens" in counters:
+    if parse_version(version) >= since and counters.keys() >= _BY_SOURCE:
         cached, external = counters["cached_prompt_tokens"], counters["external_prompt_tokens"]
         sources = {
             # not the rest of the prompt: 0.16.0 to 0.19.0 count a recomputed token as cached too

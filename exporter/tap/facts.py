@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+from vllm_opsctl.exporter.tap import layout
 
 _MAX_NAMES = 8
 
@@ -48,6 +51,8 @@ def engine_facts(config: Any, arguments: Sequence[str]) -> dict[str, object]:
         holder = getattr(config, part, None)
         for attribute in attributes:
             value = getattr(holder, attribute, None)
+            if attribute in layout.WHOLE_FACTS and not _is_whole(value):
+                continue
             if value is not None:
                 facts[attribute] = _plain(value)
     cache = getattr(config, "cache_config", None)
@@ -81,12 +86,18 @@ def _plain(value: object) -> object:
     return value if isinstance(value, _SCALARS) else str(value)
 
 
+def _is_whole(value: object) -> bool:
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return is_number and 0 <= value <= layout.MAX_FACT  # type: ignore[operator]
+
+
 def _port(arguments: Sequence[str]) -> int | None:
     """The port of the command line; vLLM's default where a server's has none; else unknown."""
     for index, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
         if name == "--port":
             text = value if equals else "".join(arguments[index + 1 : index + 2])
-            return int(text) if text.isdigit() else None
+            port = int(text) if re.fullmatch("[0-9]{1,5}", text) else None
+            return port if port in layout.PORTS else None
     is_server = any("api_server" in argument or argument == "serve" for argument in arguments)
     return 8000 if is_server and "--config" not in arguments else None

@@ -62,6 +62,12 @@ DIRECTORY_CAPACITY = 8192 - DIRECTORY_OFFSET
 FACTS_OFFSET = 8192
 FACTS_CAPACITY = 4096
 
+WHOLE_FACTS = ("max_model_len", "max_num_seqs", "max_loras")
+"""Facts that readers take for whole numbers: of another type they refuse the page."""
+
+MAX_FACT = 2**53
+PORTS = range(2**16)
+
 # -- counters and gauges -------------------------------------------------------------------------
 
 FINISH_REASONS = ("stop", "length", "abort", "error", "repetition", "other")

@@ -3,26 +3,26 @@ Reads a tap page: a consistent copy of it, as values.
 
 By ``pread`` and never through a mapping, so that nothing that happens to the file can hurt the
 reader. Reads what the page's own directory names, so a page of a newer writer is read as far as it
-is understood.
+is understood. A file that is not a page, belongs to somebody else or contradicts itself is refused;
+where the header is enough to see that, nothing else is read.
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
 import math
 import os
 import platform
-import struct
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vllm_opsctl.exporter.tap import layout
+from vllm_opsctl.exporter.tap import layout, sections
+from vllm_opsctl.exporter.tap.folder import UnsafeFolder, check_page
 
-_PATIENCE_S = 2.0
+PATIENCE_S = 2.0
 """An update takes microseconds; a writer that lost its core within one is back long before this."""
 
 _PAUSE_S = 50e-6
@@ -81,7 +81,9 @@ class TapHistogram:
         return None
 
     def plus(self, other: TapHistogram) -> TapHistogram:
-        """Both together; of the same scale."""
+        """Both together; of another scale it says nothing."""
+        if self.scale != other.scale:
+            return self
         counts = tuple(a + b for a, b in zip(self.counts, other.counts, strict=True))
         largest = max(self.largest, other.largest)
         return TapHistogram(self.scale, counts, self.sum + other.sum, largest)
@@ -131,22 +133,39 @@ class TapPage:
         return int(self.header["state"])
 
 
-def read_tap_page(path: Path) -> TapPage:
+def read_tap_page(
+    path: Path, *, owner: int | None = None, patience_s: float = PATIENCE_S
+) -> TapPage:
     """
     Read one page; never from the process that writes it, whose lock would be lost with the descriptor.
 
+    Args:
+        path: The file.
+        owner: A user whose pages are believed as well as the folder owner's.
+        patience_s: Longest wait for the end of an update.
+
     Raises:
-        BadTapPage: No page, of an unknown layout version, or its writer stands still within an
-            update.
+        BadTapPage: No page, somebody else's, of an unknown layout version, or its writer stands
+            still within an update.
         OSError: It cannot be opened or read.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    # a FIFO would wait for its other end
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+    fd = os.open(path, flags)
     try:
+        _check_owner(path.parent, fd, owner)
         alive = _is_locked(fd)
-        data, torn = consistent_copy(fd, alive=alive)
+        data, torn = consistent_copy(fd, alive=alive, patience_s=patience_s)
     finally:
         os.close(fd)
     return parse(data, path, alive=alive, torn=torn)
+
+
+def _check_owner(folder: Path, fd: int, owner: int | None) -> None:
+    try:
+        check_page(folder, fd, owner)
+    except UnsafeFolder as problem:
+        raise BadTapPage(str(problem)) from problem
 
 
 def parse(data: bytes, path: Path, *, alive: bool, torn: bool) -> TapPage:
@@ -156,43 +175,43 @@ def parse(data: bytes, path: Path, *, alive: bool, torn: bool) -> TapPage:
     Raises:
         BadTapPage: The bytes contradict themselves.
     """
-    header = _header(data)
+    header = _header(data, len(data))
     try:
-        where = json.loads(_part(data, header["directory_offset"], header["directory_size"]))
-        facts = json.loads(_part(data, header["facts_offset"], header["facts_size"]))
-        scales = {
-            unit: layout.Scale(scale["lowest_exponent"], scale["octaves"], unit)
-            for unit, scale in where["scales"].items()
-            if scale["subdivisions"] == layout.SUBDIVISIONS
-        }
-        gauges = _cells(data, where["gauges"], "d")
+        for name in ("started", "created", "touched"):
+            sections.time_of(header[name])
+        where = sections.mapping(
+            sections.part(data, header["directory_offset"], header["directory_size"])
+        )
+        facts = sections.mapping(sections.part(data, header["facts_offset"], header["facts_size"]))
         return TapPage(
             path=path,
             header=header,
             alive=alive,
             torn=torn,
-            facts=facts,
-            counters={
-                name: count
-                for bit, (name, count) in enumerate(_cells(data, where["counters"], "Q").items())
-                if not header["untold"] >> bit & 1
-            },
-            gauges={name: value for name, value in gauges.items() if not math.isnan(value)},
+            facts=sections.checked_facts(facts),
+            counters=sections.counters(data, where, header["untold"]),
+            gauges=sections.gauges(data, where),
             histograms={
-                name: _histogram(data, entry["offset"], scales[entry["scale"]])
-                for name, entry in where["histograms"].items()
-                if entry["scale"] in scales
+                name: TapHistogram(scale, counts, total, largest)
+                for name, scale, counts, total, largest in sections.histograms(data, where)
             },
-            adapters=dict(_adapters(data, where["adapters"])),
-            slots=_slots(data, where["ring"]),
+            adapters=sections.adapters(data, where),
+            slots=sections.seconds(data, where),
         )
-    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as problem:
-        # the message of some holds all that could not be decoded
-        why = f"{type(problem).__name__}: {problem}"[:_MAX_TOLD]
+    except Exception as problem:
+        # any kind: JSON alone may recurse too deeply, and one file must not stop the reading of others;
+        # some messages hold everything that could not be decoded
+        why = ascii(f"{type(problem).__name__}: {problem}"[:_MAX_TOLD])[1:-1]
         raise BadTapPage(f"its directory or facts are damaged ({why})") from problem
 
 
-def _header(data: bytes) -> dict[str, Any]:
+def _header(data: bytes, size: int) -> dict[str, Any]:
+    """
+    The header of a page of a size.
+
+    Raises:
+        BadTapPage: Not a page, or of another layout version or size.
+    """
     if len(data) < layout.HEADER.size or data[:8] != layout.MAGIC:
         raise BadTapPage("no tap page")
     values = layout.HEADER.unpack_from(data)
@@ -202,15 +221,30 @@ def _header(data: bytes) -> dict[str, Any]:
             f"layout version {header['version']}; this opsctl reads {layout.VERSION}: "
             "bring both to one release"
         )
-    if len(data) != header["page_size"]:
-        raise BadTapPage(f"cut off: {len(data)} of {header['page_size']} bytes")
+    if not size == header["page_size"] == layout.PAGE_SIZE:
+        raise BadTapPage(f"cut off or extended: {size} bytes, a page has {layout.PAGE_SIZE}")
     return header
 
 
-def consistent_copy(fd: int, *, alive: bool) -> tuple[bytes, bool]:
-    """The page between two equal, even sequence numbers; of a dead writer as it is."""
-    size = os.fstat(fd).st_size
-    deadline = time.monotonic() + _PATIENCE_S
+def consistent_copy(fd: int, *, alive: bool, patience_s: float = PATIENCE_S) -> tuple[bytes, bool]:
+    """
+    The page between two equal, even sequence numbers; of a dead writer as it is.
+
+    Args:
+        fd: The open file.
+        alive: Somebody holds its lock.
+        patience_s: Longest wait for the end of an update.
+
+    Returns:
+        The bytes, and whether they may be half of an update.
+
+    Raises:
+        BadTapPage: No page, or its writer stands still within an update.
+    """
+    # by its first bytes and its size: a sparse file may be larger than memory
+    _header(os.pread(fd, layout.HEADER.size, 0), os.fstat(fd).st_size)
+    size = layout.PAGE_SIZE
+    deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
         before = _sequence(fd)
         if before is None:
@@ -242,47 +276,3 @@ def _is_locked(fd: int) -> bool:
         return True
     fcntl.lockf(fd, fcntl.LOCK_UN)
     return False
-
-
-def _part(data: bytes, offset: int, size: int) -> bytes:
-    if offset + size > len(data):
-        raise ValueError(f"{size} bytes at {offset} lie outside")
-    return data[offset : offset + size]
-
-
-def _cells(data: bytes, entry: Mapping[str, Any], code: str) -> dict[str, Any]:
-    names = entry["names"]
-    values = struct.unpack_from(f"<{len(names)}{code}", data, entry["offset"])
-    return dict(zip(names, values, strict=True))
-
-
-def _histogram(data: bytes, offset: int, scale: layout.Scale) -> TapHistogram:
-    total, largest = struct.unpack_from("<2d", data, offset)
-    counts = struct.unpack_from(f"<{scale.buckets}Q", data, offset + 8 * layout.HISTOGRAM_HEAD)
-    return TapHistogram(scale, counts, total, largest)
-
-
-def _adapters(data: bytes, entry: Mapping[str, Any]) -> Any:
-    row = struct.Struct(f"<{entry['name_bytes']}sII")
-    for index in range(entry["count"]):
-        name, running, waiting = row.unpack_from(data, entry["offset"] + index * row.size)
-        text = name.rstrip(b"\0").decode(errors="replace")
-        if not text:
-            return
-        yield text, (running, waiting)
-
-
-def _slots(data: bytes, entry: Mapping[str, Any]) -> tuple[Slot, ...]:
-    names = [name for name, _ in entry["fields"]]
-    row = struct.Struct("<" + "".join(code for _, code in entry["fields"]))
-    found = []
-    for index in range(entry["count"]):
-        values = row.unpack_from(data, entry["offset"] + index * entry["stride"])
-        if values[0]:
-            found.append(dict(zip(names, values, strict=True)))
-    if not found:
-        return ()
-    found.sort(key=lambda slot: slot["second"])
-    # an idle engine writes no seconds: what is older than a round of the ring is of an earlier one
-    oldest = found[-1]["second"] - entry["count"]
-    return tuple(slot for slot in found if slot["second"] > oldest)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from vllm.v1.metrics.loggers import AggregateStatLoggerBase
 
 from vllm_opsctl.exporter.tap.facts import engine_facts
+from vllm_opsctl.exporter.tap.folder import UnsafeFolder
 from vllm_opsctl.exporter.tap.identity import identity_of
 from vllm_opsctl.exporter.tap.settings import directory_from
 from vllm_opsctl.exporter.tap.writer import PageWriter
@@ -55,6 +56,9 @@ class Tap(AggregateStatLoggerBase):  # type: ignore[misc]
                 log.info("opsctl tap: off (OPSCTL_TAP)")
             else:
                 self._open(directory, engine_indexes)
+        except UnsafeFolder as problem:
+            self._pages = {}
+            log.warning("opsctl tap: off, the server is not affected: %s", _one_line(problem))
         except Exception as problem:
             self._give_up(problem)
 
@@ -62,7 +66,9 @@ class Tap(AggregateStatLoggerBase):  # type: ignore[misc]
         facts = engine_facts(self._config, sys.argv)
         parallel = getattr(self._config, "parallel_config", None)
         for engine in engine_indexes:
-            self._pages[engine] = PageWriter(directory, identity_of(engine, parallel), facts)
+            self._pages[engine] = PageWriter(
+                directory, identity_of(engine, parallel), facts, on_failure=self._give_up
+            )
         atexit.register(self._close)
         paths = ", ".join(str(page.path) for page in self._pages.values())
         log.info("opsctl tap: statistics on %s", paths)

@@ -1,18 +1,22 @@
 """
-Writes a tap page: a file of fixed size on a tmpfs, mapped into vLLM's process.
+Writes a tap page: kept in vLLM's memory, and written to a file of fixed size on a tmpfs.
 
 The hot path makes no system call and takes no lock: :mod:`.totals` adds up, and the result is
-copied to the page between two steps of a sequence counter. All that may fail comes before the
-first of these steps, so that no error leaves a page half written.
+copied to the page in memory. All that may fail comes before that, so that no error leaves a page
+half written. The file gets the whole page at most every 100 ms, between two steps of a sequence
+counter: by ``pwrite``, because whoever cuts off a mapped file ends the process that maps it
+(SIGBUS), and whole, because then whatever was done to the file is mended by the next one.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import errno
 import fcntl
 import json
-import mmap
 import os
+import stat
 import struct
 import sys
 import time
@@ -21,18 +25,21 @@ from pathlib import Path
 from typing import Any
 
 from vllm_opsctl.exporter.tap import layout
+from vllm_opsctl.exporter.tap.folder import make_folder
 from vllm_opsctl.exporter.tap.identity import Identity
 from vllm_opsctl.exporter.tap.totals import FIRST_BUCKETS, Totals, adapter_counts
 
 FILE_MODE = 0o640
 """The sidecar may run as another user of the same group."""
 
-DIRECTORY_MODE = 0o750
+PUBLISH_EVERY_S = 0.1
+"""How far the file may be behind a busy engine: what a ``kill -9`` loses at most."""
 
 _COUNTERS = slice(layout.COUNTERS_OFFSET, layout.GAUGES_OFFSET)
 _GAUGES = slice(layout.GAUGES_OFFSET, layout.GAUGES_OFFSET + 8 * len(layout.GAUGES))
 _ADAPTERS_SIZE = layout.ADAPTERS * layout.ADAPTER.size
-_SEQUENCE = layout.HEADER_OFFSETS["sequence"] // 8
+_SEQUENCE_OFFSET = layout.HEADER_OFFSETS["sequence"]
+_SEQUENCE = _SEQUENCE_OFFSET // 8
 _TOUCHED = layout.HEADER_OFFSETS["touched"] // 8
 _UNTOLD = layout.HEADER_OFFSETS["untold"] // 8
 _MAX_COUNT = 2**32 - 1
@@ -48,8 +55,10 @@ class PageWriter:
         facts: Configuration of the engine.
         now: Unix seconds.
         monotonic: Seconds of a clock that never goes back.
+        on_failure: Told when the file cannot be written outside any call of the caller's.
 
     Raises:
+        UnsafeFolder: The folder is not this user's own.
         OSError: The page cannot be created, for example because the file system is full.
     """
 
@@ -61,6 +70,7 @@ class PageWriter:
         *,
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        on_failure: Callable[[Exception], None] | None = None,
     ) -> None:
         if sys.byteorder != "little":
             raise OSError("pages are little-endian, and this machine is not")
@@ -68,25 +78,27 @@ class PageWriter:
         self.totals = Totals()
         self._now = now
         self._monotonic = monotonic
+        self._on_failure = on_failure
         self._sequence = 0
         self._adapters: tuple[Mapping[str, int], Mapping[str, int]] = ({}, {})
         created = now()
         # by the clock that never goes back; a second more, for the start is told in ticks
         self._born = monotonic() - max(0.0, created - identity.started) - 1.0
-        with _new_file(self.path) as (fd, publish):
-            self._map = mmap.mmap(fd, layout.PAGE_SIZE)
-            self._cells = memoryview(self._map).cast("Q")
-            self._floats = memoryview(self._map).cast("d")
-            self._write_head(identity, facts, created)
-            self._publish(created, None)
-            publish()
+        self._page = bytearray(layout.PAGE_SIZE)
+        self._cells = memoryview(self._page).cast("Q")
+        self._floats = memoryview(self._page).cast("d")
+        self._due = 0.0
+        self._later: asyncio.TimerHandle | None = None
+        self._pid = os.getpid()
+        self._write_head(identity, facts, created)
+        self._take(created, None)
         # stays open: the lock on it tells readers that this process lives
-        self._fd = fd
+        self._fd, self._mode = _new_file(self.path, self._page)
 
     def record(self, scheduler: Any, iteration: Any, mm_cache: Any) -> None:
         """Take in a step; arguments as of vLLM's ``record()``."""
-        now = self._now()
-        self.totals.step(now, self._monotonic() - self._born, scheduler, iteration, mm_cache)
+        now, t = self._now(), self._monotonic()
+        self.totals.step(now, t - self._born, scheduler, iteration, mm_cache)
         counts = adapter_counts(scheduler)
         table = None
         if counts is not None and counts != self._adapters:
@@ -95,30 +107,34 @@ class PageWriter:
         elif counts is None and scheduler is not None and self._adapters != ({}, {}):
             table = bytes(_ADAPTERS_SIZE)
             self._adapters = ({}, {})
-        self._publish(now, table)
+        self._take(now, table)
+        self._publish_soon(t)
 
     def record_sleep(self, *, asleep: bool, level: int) -> None:
         """Sleep mode began or ended."""
         self.totals.sleep(asleep=asleep, level=level)
-        self._publish(self._now(), None)
+        self._take(self._now(), None)
+        self._publish()
 
     def record_rejection(self, reason: str) -> None:
         """Admission control refused a request."""
         now = self._now()
         self.totals.rejection(now, reason)
-        self._publish(now, None)
+        self._take(now, None)
+        self._publish_soon(self._monotonic())
 
     def describe(self, facts: Mapping[str, object]) -> None:
         """What is now known of the engine's configuration."""
         text = _facts_bytes(facts)
-        now = self._now()
-        with self._update():
-            self._map[layout.FACTS_OFFSET : layout.FACTS_OFFSET + len(text)] = text
-            self._put("facts_size", "<I", len(text))
-            self._floats[_TOUCHED] = now
+        self._page[layout.FACTS_OFFSET : layout.FACTS_OFFSET + len(text)] = text
+        self._put("facts_size", "<I", len(text))
+        self._floats[_TOUCHED] = self._now()
+        self._publish()
 
     def touch(self) -> None:
-        """The process lives, also when there is nothing to do."""
+        """The process lives, also when there is nothing to do; its file is looked after."""
+        if self._is_own() and not self._has_its_name():
+            self._renew()
         self._mark(layout.LIVE)
 
     def close(self) -> None:
@@ -126,55 +142,134 @@ class PageWriter:
         self._mark(layout.CLOSED)
 
     def give_up(self) -> None:
-        """Nothing more will come from the tap; readers have to look elsewhere."""
-        self._mark(layout.GAVE_UP)
+        """
+        Nothing more will come from the tap; readers have to look elsewhere.
+
+        Raises:
+            OSError: Not even that can be written.
+        """
+        try:
+            self._mark(layout.GAVE_UP)
+        except OSError:
+            # where there is no room for the whole page: nobody must wait for the end of its update
+            state = layout.HEADER_OFFSETS["state"]
+            os.pwrite(self._fd, self._page[state : state + 4], state)
+            self._sequence += self._sequence % 2
+            self._write_sequence()
 
     def _mark(self, state: int) -> None:
-        now = self._now()
-        with self._update():
-            self._put("state", "<I", state)
-            self._floats[_TOUCHED] = now
+        self._put("state", "<I", state)
+        self._floats[_TOUCHED] = self._now()
+        self._publish()
 
-    def _publish(self, now: float, adapters: bytes | None) -> None:
-        """Copy to the page what has been added up."""
+    def _take(self, now: float, adapters: bytes | None) -> None:
+        """Copy to the page in memory what has been added up."""
         totals = self.totals
         where = layout.RING_OFFSET + totals.second % layout.SLOTS * layout.SLOT.size
         counts, floats = totals.counts, totals.floats
         middle = where + 4 * len(counts)
-        page, cells, doubles = self._map, self._cells, self._floats
-        self._sequence += 1
-        cells[_SEQUENCE] = self._sequence
-        try:
-            doubles[_TOUCHED] = now
-            cells[_UNTOLD] = totals.untold
-            page[_COUNTERS] = totals.counters
-            page[_GAUGES] = totals.gauges
-            if totals.second:
-                page[where:middle] = counts
-                page[middle : middle + 4 * len(floats)] = floats
-            for cell, times in totals.added:
-                cells[cell] += times
-            for histogram in totals.touched:
-                cell = FIRST_BUCKETS[histogram] - layout.HISTOGRAM_HEAD
-                doubles[cell] = totals.sums[histogram]
-                doubles[cell + 1] = totals.largest[histogram]
-            if adapters is not None:
-                page[layout.ADAPTERS_OFFSET : layout.ADAPTERS_OFFSET + _ADAPTERS_SIZE] = adapters
-        finally:
-            # KeyboardInterrupt comes anywhere, and the page is still marked as closed after it
-            self._sequence += 1
-            cells[_SEQUENCE] = self._sequence
+        page, cells, doubles = self._page, self._cells, self._floats
+        doubles[_TOUCHED] = now
+        cells[_UNTOLD] = totals.untold
+        page[_COUNTERS] = totals.counters.tobytes()
+        page[_GAUGES] = totals.gauges.tobytes()
+        if totals.second:
+            page[where:middle] = counts.tobytes()
+            page[middle : middle + 4 * len(floats)] = floats.tobytes()
+        for cell, times in totals.added:
+            cells[cell] += times
+        for histogram in totals.touched:
+            cell = FIRST_BUCKETS[histogram] - layout.HISTOGRAM_HEAD
+            doubles[cell] = totals.sums[histogram]
+            doubles[cell + 1] = totals.largest[histogram]
+        if adapters is not None:
+            page[layout.ADAPTERS_OFFSET : layout.ADAPTERS_OFFSET + _ADAPTERS_SIZE] = adapters
         totals.clear()
 
-    @contextlib.contextmanager
-    def _update(self) -> Any:
-        self._sequence += 1
-        self._cells[_SEQUENCE] = self._sequence
+    def _publish_soon(self, t: float) -> None:
+        """Write the file now where that was long ago, else when the time has come."""
+        if t >= self._due:
+            self._publish()
+        elif self._later is None:
+            try:
+                loop = asyncio.get_running_loop()
+            except RuntimeError:
+                # nobody would come back to it
+                self._publish()
+            else:
+                self._later = loop.call_later(self._due - t, self._publish_late)
+
+    def _publish_late(self) -> None:
+        """Called by the event loop, which must not meet an exception."""
         try:
-            yield
-        finally:
-            self._sequence += 1
-            self._cells[_SEQUENCE] = self._sequence
+            self._publish()
+        except Exception as problem:
+            if self._on_failure is not None:
+                self._on_failure(problem)
+
+    def _publish(self) -> None:
+        """Write the whole page to the file, whatever has become of that."""
+        if not self._is_own():
+            return
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
+        self._due = self._monotonic() + PUBLISH_EVERY_S
+        found = os.fstat(self._fd)
+        if not found.st_nlink:
+            self._renew()
+            return
+        if found.st_size > layout.PAGE_SIZE:
+            os.ftruncate(self._fd, layout.PAGE_SIZE)
+        # an update that failed or was interrupted left it odd
+        self._sequence += 1 + self._sequence % 2
+        self._write_sequence()
+        try:
+            _write(self._fd, self._page, 0)
+        except OSError:
+            # half of it may stand there: the update stays unfinished
+            raise
+        except BaseException:
+            # KeyboardInterrupt comes before a system call or after it, and the page goes on
+            self._finish_update()
+            raise
+        self._finish_update()
+
+    def _finish_update(self) -> None:
+        self._sequence += 1
+        self._write_sequence()
+
+    def _write_sequence(self) -> None:
+        self._cells[_SEQUENCE] = self._sequence
+        _write(self._fd, self._page[_SEQUENCE_OFFSET : _SEQUENCE_OFFSET + 8], _SEQUENCE_OFFSET)
+
+    def _is_own(self) -> bool:
+        """A forked child has the page in its memory and the file open, and both are its parent's."""
+        return os.getpid() == self._pid
+
+    def _has_its_name(self) -> bool:
+        """Whether readers still find this very file, and may read it."""
+        found = os.fstat(self._fd)
+        if stat.S_IMODE(found.st_mode) != self._mode:
+            # one that was given away stays as it is
+            with contextlib.suppress(PermissionError):
+                os.fchmod(self._fd, self._mode)
+        try:
+            there = self.path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            # a folder that cannot be looked into now: what is open goes on
+            return True
+        return (there.st_dev, there.st_ino) == (found.st_dev, found.st_ino)
+
+    def _renew(self) -> None:
+        """The file was deleted, or another one has its name: begin one anew."""
+        self._sequence += self._sequence % 2
+        self._cells[_SEQUENCE] = self._sequence
+        before = self._fd
+        self._fd, self._mode = _new_file(self.path, self._page)
+        os.close(before)
 
     def _table(self, running: Mapping[str, int], waiting: Mapping[str, int]) -> bytes:
         names = list(dict.fromkeys([*running, *waiting]))
@@ -195,8 +290,8 @@ class PageWriter:
 
     def _write_head(self, identity: Identity, facts: Mapping[str, object], created: float) -> None:
         where, text = layout.directory_bytes(), _facts_bytes(facts)
-        self._map[layout.DIRECTORY_OFFSET : layout.DIRECTORY_OFFSET + len(where)] = where
-        self._map[layout.FACTS_OFFSET : layout.FACTS_OFFSET + len(text)] = text
+        self._page[layout.DIRECTORY_OFFSET : layout.DIRECTORY_OFFSET + len(where)] = where
+        self._page[layout.FACTS_OFFSET : layout.FACTS_OFFSET + len(text)] = text
         values: dict[str, Any] = {
             "magic": layout.MAGIC,
             "version": layout.VERSION,
@@ -220,21 +315,22 @@ class PageWriter:
             "untold": 0,
         }
         fields = [values[name] for name, _, _ in layout.HEADER_FIELDS]
-        layout.HEADER.pack_into(self._map, 0, *fields)
+        layout.HEADER.pack_into(self._page, 0, *fields)
 
     def _put(self, field: str, code: str, value: float) -> None:
-        struct.pack_into(code, self._map, layout.HEADER_OFFSETS[field], value)
+        struct.pack_into(code, self._page, layout.HEADER_OFFSETS[field], value)
 
 
-@contextlib.contextmanager
-def _new_file(path: Path) -> Any:
+def _new_file(path: Path, page: bytearray) -> tuple[int, int]:
     """
-    A locked file of a page's size under another name, and what gives it its own.
+    Create a page's file, locked, which has its name only when it is complete.
 
-    Space is reserved here: a file system that is full refuses now, where a write to the mapping
-    would end the process.
+    Space is reserved: a file system that is full refuses now, not in the middle of an update.
+
+    Returns:
+        Its descriptor and its mode.
     """
-    path.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+    make_folder(path.parent)
     unfinished = path.with_name(f".{path.name}.new")
     unfinished.unlink(missing_ok=True)
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -243,11 +339,20 @@ def _new_file(path: Path) -> Any:
         os.posix_fallocate(fd, 0, layout.PAGE_SIZE)
         # of the process, not of the descriptor: a forked child does not hold it
         fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield fd, lambda: unfinished.replace(path)
+        _write(fd, page, 0)
+        unfinished.replace(path)
+        return fd, stat.S_IMODE(os.fstat(fd).st_mode)
     except BaseException:
         os.close(fd)
         unfinished.unlink(missing_ok=True)
         raise
+
+
+def _write(fd: int, data: bytearray, offset: int) -> None:
+    """Write all of it; a file that was cut off may find no room to grow again."""
+    written = os.pwrite(fd, data, offset)
+    if written != len(data):
+        raise OSError(errno.ENOSPC, "no room for the whole page")
 
 
 def _facts_bytes(facts: Mapping[str, object]) -> bytes:

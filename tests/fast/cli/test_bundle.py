@@ -15,7 +15,7 @@ from paths import RECORDINGS
 from ports import reserve_port
 
 from vllm_opsctl.errors import InputFileError
-from vllm_opsctl.exporter import bundle
+from vllm_opsctl.exporter import bundle, recording
 from vllm_opsctl.exporter.bundle import MANIFEST, RECORDING, Scrubber
 from vllm_opsctl.exporter.observation import Observation
 
@@ -152,7 +152,7 @@ def test_a_hostile_member_is_refused_in_one_line(
 def test_reading_is_bounded_however_well_it_was_compressed(
     opsctl: Opsctl, tmp_path: Path, thrash: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bundle, "MAX_PLAIN_BYTES", 2**20)
+    monkeypatch.setattr(recording, "MAX_RECORDING_BYTES", 2**20)
     with pytest.raises(InputFileError, match="more than 1 MiB"):
         bundle.read_bundle(thrash)
     monkeypatch.setattr(bundle, "MAX_PACKED_BYTES", 2**17)

@@ -141,4 +141,4 @@ def test_a_log_that_is_not_there_is_named(opsctl: Opsctl) -> None:
     answer = opsctl.run("diagnose", "--recording", recording, "--log", "none.log")
 
     assert answer.returncode == 64
-    assert "--log none.log: No such file or directory" in answer.stderr
+    assert "--log none.log: no such file" in answer.stderr

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from vllm_opsctl.errors import InputFileError
 from vllm_opsctl.exporter.observation import Observation, error, metrics
+from vllm_opsctl.exporter.plain_text import plain
 from vllm_opsctl.exporter.recording import RecordingWriter, format_line, parse_line, read_recording
 
 OBSERVED = [
@@ -33,9 +34,10 @@ def test_what_is_written_is_read_back(tmp_path: Path, name: str) -> None:
 
 @given(st.floats(0, 4e9).map(lambda t: round(t, 3)), st.text(), st.text())
 def test_any_page_survives_a_line(t: float, target: str, text: str) -> None:
-    observation = metrics(t, target, text)
+    """The page to the character; a name as it can be shown."""
+    line = format_line(metrics(t, target, text))
 
-    assert parse_line(format_line(observation), where="here", stem="") == observation
+    assert parse_line(line, where="here", stem="") == metrics(t, plain(target, 200), text)
 
 
 def test_a_plain_capture_is_a_recording(tmp_path: Path) -> None:

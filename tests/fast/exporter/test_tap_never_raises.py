@@ -609,6 +609,54 @@ def test_a_full_file_system_is_one_line_and_leaves_no_file(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("mode", [0o777, 0o1777])
+def test_a_folder_that_everybody_may_write_to_is_one_warning(
+    plugin: Any, tmp_path: Path, mode: int
+) -> None:
+    """Whoever may put pages there could say anything of the engine."""
+    tmp_path.chmod(mode)
+    with loaded(plugin, tmp_path) as (tap, lines):
+        good_step(tap)
+        tap.log()
+
+    (line,) = lines.at(logging.WARNING)
+    assert line == (
+        f"opsctl tap: off, the server is not affected: {tmp_path} is writable by everybody "
+        f"(mode {mode:04o}): chmod o-w {tmp_path}, or name a folder within it with OPSCTL_TAP"
+    )
+    assert lines.at(logging.ERROR) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_can_be_written_no_more_is_one_line(
+    plugin: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Emptied by somebody, and the file system is full since."""
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with loaded(plugin, tmp_path) as (tap, lines):
+        good_step(tap)
+        monkeypatch.setattr(os, "pwrite", full)
+        for _ in range(3):
+            good_step(tap)
+            tap.log()
+        monkeypatch.undo()
+
+    (line,) = lines.at(logging.ERROR)
+    assert "the server is not affected" in line
+    assert "No space left on device" in line
+
+
+@pytest.mark.parametrize("port", ["99999", "²", "٣", "", "-1", "8000x", "9" * 5000])
+def test_a_port_that_is_none_is_not_told(plugin: Any, tmp_path: Path, port: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["vllm", "serve", "m", "--port", port])
+        with loaded(plugin, tmp_path):
+            assert "port" not in page_in(tmp_path).facts
+
+
 def test_a_folder_that_is_no_absolute_path_is_one_line(
     plugin: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -147,7 +147,11 @@ def test_a_restart_is_counted(opsctl: Opsctl) -> None:
     )
 
 
-def test_sigterm_stops_within_two_seconds_and_loses_nothing(opsctl: Opsctl, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_being_told_to_end_takes_two_seconds_and_loses_nothing(
+    opsctl: Opsctl, tmp_path: Path, number: signal.Signals
+) -> None:
+    """SIGHUP: the terminal that it was started in is closed."""
     with socket.create_server(("127.0.0.1", 0)) as hanging:
         saved = tmp_path / "last.jsonl.gz"
         (tmp_path / "opsctl.yaml").write_text(
@@ -165,7 +169,7 @@ def test_sigterm_stops_within_two_seconds_and_loses_nothing(opsctl: Opsctl, tmp_
         process = opsctl._running[-1]
         reads = one(sidecar, "opsctl_target_reads_total", target="good")
         started = time.monotonic()
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         code = process.wait(timeout=10)
         took = time.monotonic() - started
 
@@ -174,6 +178,19 @@ def test_sigterm_stops_within_two_seconds_and_loses_nothing(opsctl: Opsctl, tmp_
     kept = [o for o in read_recording(saved) if (o.target, o.kind) == ("good", "metrics")]
     assert reads is not None
     assert len(kept) >= reads
+
+
+def test_under_nohup_it_goes_on_when_the_terminal_is_closed(opsctl: Opsctl) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        sidecar = opsctl.start_sidecar("http://127.0.0.1:1")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    wait_for(lambda: http_get(f"{sidecar}/livez")[0] == 200, timeout_s=20, what="the sidecar")
+    opsctl._running[-1].send_signal(signal.SIGHUP)
+
+    assert http_get(f"{sidecar}/livez")[0] == 200
+    assert opsctl._running[-1].poll() is None
 
 
 def test_the_status_page_is_readable_without_anything_else(

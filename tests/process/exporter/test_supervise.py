@@ -364,9 +364,9 @@ def test_the_sidecar_is_told_where_the_tap_is(supervise: Supervise, tmp_path: Pa
 
 def test_without_tap_and_target_the_sidecar_says_what_is_missing(supervise: Supervise) -> None:
     supervised = supervise(OBEDIENT, target="")
-    engine_goes_on_without(supervised)
+    engine_goes_on_without(supervised, "targets: none; list at least one")
 
-    assert "targets: none; list at least one" in supervised.stderr
+    assert supervised.leave(3) == 3
 
 
 # -- the sidecar beside it -----------------------------------------------------------------------
@@ -400,24 +400,82 @@ def test_the_pause_before_a_restart_grows(supervise: Supervise) -> None:
     assert supervised.leave(0) == 0
 
 
-def test_a_taken_port_leaves_the_engine_alone(supervise: Supervise) -> None:
+def test_a_port_that_is_taken_at_the_start_is_had_later(supervise: Supervise) -> None:
+    """The sidecar of a container that is being replaced still holds it, say."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         supervised = supervise(OBEDIENT, listen=f"127.0.0.1:{port}")
-        engine_goes_on_without(supervised)
+        engine_goes_on_without(supervised, f"cannot listen on 127.0.0.1:{port}")
+    supervised.wait_for_sidecar()
 
-    assert f"cannot listen on 127.0.0.1:{port}" in supervised.stderr
+    assert supervised.leave(3) == 3
+
+
+def test_a_key_that_is_mounted_late_is_read_then(supervise: Supervise, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    (tmp_path / "opsctl.yaml").write_text(
+        f"targets: [{{name: chat, url: 'http://127.0.0.1:1', api_key_file: '{key}'}}]\n"
+    )
+    supervised = supervise(OBEDIENT, target="")
+    engine_goes_on_without(supervised, "api_key_file")
+    key.write_text("sk-late")
+    supervised.wait_for_sidecar()
+
+    assert supervised.leave(0) == 0
 
 
 @pytest.mark.parametrize("text", ["exporter: {listen: nowhere}\n", "targets: [", "no: such key\n"])
-def test_a_mistaken_configuration_leaves_the_engine_alone(
+def test_a_mistaken_configuration_that_is_mended_is_taken(
     supervise: Supervise, tmp_path: Path, text: str
 ) -> None:
-    (tmp_path / "opsctl.yaml").write_text(text)
+    config = tmp_path / "opsctl.yaml"
+    config.write_text(text)
     supervised = supervise(OBEDIENT)
-    engine_goes_on_without(supervised)
+    engine_goes_on_without(supervised, "Error: opsctl.yaml")
+    config.write_text("{}\n")
+    supervised.wait_for_sidecar()
 
-    assert supervised.stderr.count("Error: opsctl.yaml") == 1
+    assert supervised.leave(0) == 0
+
+
+def test_another_mistake_than_before_is_told_too(supervise: Supervise, tmp_path: Path) -> None:
+    config = tmp_path / "opsctl.yaml"
+    config.write_text("targets: [")
+    supervised = supervise(OBEDIENT)
+    engine_goes_on_without(supervised, "Error: opsctl.yaml")
+    config.write_text("no: such key\n")
+    wait_for(
+        lambda: supervised.stderr.count("Error: opsctl.yaml") == 2,
+        timeout_s=PATIENCE_S,
+        what="the other mistake",
+    )
+
+    assert supervised.leave(0) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"listen": "nowhere"}, "--listen: 'nowhere' is not an address"),
+        ({"listen": "127.0.0.1:99999"}, "is not an address"),
+        ({"target": "htp://h:1"}, "is not a server's URL"),
+        ({"target": "http://[::1"}, "Invalid IPv6 URL"),
+    ],
+)
+def test_arguments_that_nobody_understands_are_told_and_not_tried(
+    supervise: Supervise, options: dict[str, str], said: str
+) -> None:
+    supervised = supervise(OBEDIENT, **options)
+    supervised.wait_for_engine()
+    supervised.process.send_signal(signal.SIGUSR1)
+    wait_for_notes(supervised.folder, 1)
+
+    assert supervised.sidecars() == []
+    assert supervised.leave(3) == 3
+    (line,) = supervised.stderr.splitlines()
+    assert line.startswith("opsctl: the sidecar cannot run: ")
+    assert said in line
+    assert line.endswith("; the engine goes on without it")
 
 
 def wait_for_words(supervised: Supervised, words: str) -> None:
@@ -425,16 +483,21 @@ def wait_for_words(supervised: Supervised, words: str) -> None:
     wait_for(lambda: words in supervised.stderr, timeout_s=PATIENCE_S, what=words.strip())
 
 
-def engine_goes_on_without(supervised: Supervised) -> None:
-    """A mistake is told once, the sidecar stays away, and the engine ends as it likes."""
-    told = "the sidecar cannot run (exit status 64): mend what it says above, then restart"
+def engine_goes_on_without(supervised: Supervised, mistake: str) -> None:
+    """A mistake is printed once however often it is retried, and the engine does not notice."""
     supervised.wait_for_engine()
-    wait_for_words(supervised, told)
+    wait_for_words(supervised, "the sidecar cannot run (exit status 64): mend what it says above")
+    tried: set[int] = set()
+
+    def several() -> bool:
+        tried.update(supervised.sidecars())
+        return len(tried) >= 3
+
+    wait_for(several, timeout_s=PATIENCE_S, what="a third start of the sidecar")
     supervised.process.send_signal(signal.SIGUSR1)
     wait_for_notes(supervised.folder, 1)
-    assert supervised.sidecars() == []
-    assert supervised.leave(3) == 3
     assert supervised.stderr.count("the sidecar") == 1
+    assert supervised.stderr.count(mistake) == 1
 
 
 def test_the_sidecar_stays_until_the_engine_has_ended_and_keeps_what_it_saw(

@@ -73,7 +73,7 @@ def test_a_writer_that_died_within_an_update_leaves_a_readable_page(tmp_path: Pa
     in_a_process(
         tmp_path,
         "writer.record(fake_scheduler(7), None, None)\n"
-        "writer._cells[layout.HEADER_OFFSETS['sequence'] // 8] += 1\n"
+        "writer._sequence += 1; writer._write_sequence()\n"
         "os._exit(0)\n",
     )
     (file,) = tmp_path.glob("*.tap")

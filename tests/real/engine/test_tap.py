@@ -36,9 +36,10 @@ from ports import reserve_port
 
 from vllm_opsctl.exporter.engine import EngineSample
 from vllm_opsctl.exporter.exposition import read_page
-from vllm_opsctl.exporter.sources.tap import TapFolder
+from vllm_opsctl.exporter.sources.tap import TapFolder, TapServer
 from vllm_opsctl.exporter.sources.tap_text import Bounds
 from vllm_opsctl.exporter.tap.page import TapPage, read_tap_page
+from vllm_opsctl.exporter.tap.writer import PUBLISH_EVERY_S
 
 WIDTH = 0.022
 
@@ -145,6 +146,12 @@ def site(
     return Site(tmp_path_factory.mktemp("tap"), part("vllm"))
 
 
+def servers_in(folder: Path) -> list[TapServer]:
+    """The servers of a folder, when the last step is on their pages: they are written a little later."""
+    time.sleep(2 * PUBLISH_EVERY_S)
+    return TapFolder(folder, Bounds()).servers()
+
+
 class Truth:
     """A load on a server with the tap, and everything that anyone knows of it afterwards."""
 
@@ -163,7 +170,7 @@ class Truth:
         stop.set()
         scraper.join()
         self.served = read_metrics(server.url)
-        (self.server,) = TapFolder(site.pages(name), Bounds()).servers()
+        (self.server,) = servers_in(site.pages(name))
         (self.page,) = self.server.pages
         (self.tapped,) = read_page(
             self.server.text(Bounds(), since=0.0), t=time.time(), target="tap"
@@ -381,7 +388,7 @@ def test_api_processes_of_one_server_are_added_up(site: Site) -> None:
         wait_for(lambda: is_healthy(url), timeout_s=240, what="two API servers")
         with start_load(url, "tiny", [Phase("both", 8, concurrency=8, output_tokens=20)]) as load:
             clients = load.wait()
-        (server,) = TapFolder(pages, Bounds()).servers()
+        (server,) = servers_in(pages)
         (sample,) = read_page(server.text(Bounds(), 0.0), t=0.0, target="x").engines
         per_process = [page.counters["finished_length"] for page in server.pages]
     finally:
@@ -409,7 +416,7 @@ def test_every_engine_of_a_data_parallel_server_has_a_page(site: Site) -> None:
             what="the last request",
         )
         served = read_page(http_get(f"{server.url}/metrics")[1], t=0.0, target="served")
-        (found,) = TapFolder(site.pages("parallel"), Bounds()).servers()
+        (found,) = servers_in(site.pages("parallel"))
         tapped = read_page(found.text(Bounds(), 0.0), t=0.0, target="tap")
 
     tokens = {e.key: e.counters["generation_tokens"] for e in tapped.engines}
@@ -426,7 +433,7 @@ def is_healthy(url: str) -> bool:
 
 def test_disabled_statistics_come_back_and_it_is_said(site: Site) -> None:
     with site.server("quiet", "--disable-log-stats"):
-        (page,) = TapFolder(site.pages("quiet"), Bounds()).servers()[0].pages
+        (page,) = servers_in(site.pages("quiet"))[0].pages
 
         assert page.counters["finished_length"] == WARM_UP
     assert (
