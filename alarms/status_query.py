@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from vllm_opsctl.alarms.status_timeline import SLOT_S
 from vllm_opsctl.errors import UsageError
 from vllm_opsctl.exporter.config import clean_url
-from vllm_opsctl.exporter.plain_text import MAX_NAME_CHARS, plain
+from vllm_opsctl.exporter.limits import MAX_NAME_CHARS
+from vllm_opsctl.exporter.plain_text import plain
 from vllm_opsctl.exporter.sources.promql import PromQL
 
 _CHUNK_SLOTS = 864

@@ -19,9 +19,10 @@ from vllm_opsctl.alarms.status_timeline import Count, Known
 from vllm_opsctl.errors import BadPage, UsageError
 from vllm_opsctl.exporter.config import Config, Objective, clean_url
 from vllm_opsctl.exporter.exposition import read_page
+from vllm_opsctl.exporter.limits import MAX_NAME_CHARS
 from vllm_opsctl.exporter.observation import Observation
 from vllm_opsctl.exporter.own_series import SLI_EVENTS, SLI_TARGET, SLI_THRESHOLD
-from vllm_opsctl.exporter.plain_text import MAX_NAME_CHARS, plain
+from vllm_opsctl.exporter.plain_text import plain
 from vllm_opsctl.exporter.sli import SliCounter
 from vllm_opsctl.exporter.sources.http import get, new_session
 from vllm_opsctl.exporter.sources.sidecar import SidecarSource

@@ -19,7 +19,8 @@ import click
 
 from vllm_opsctl import __version__
 from vllm_opsctl.errors import EXIT_INTERNAL, EXIT_USAGE, OpsError
-from vllm_opsctl.exporter.plain_text import MAX_NAME_CHARS, plain, plain_lines
+from vllm_opsctl.exporter.limits import MAX_NAME_CHARS
+from vllm_opsctl.exporter.plain_text import plain, plain_lines
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "alarms": ("alarms:alarms", "Turn objectives and failure modes into alarms."),

@@ -12,8 +12,9 @@ from typing import Any
 from vllm_opsctl.errors import BadPage
 from vllm_opsctl.exporter.engine import EngineSample, Histogram, PageSample
 from vllm_opsctl.exporter.exposition import read_page
+from vllm_opsctl.exporter.limits import MAX_NAME_CHARS
 from vllm_opsctl.exporter.observation import Observation
-from vllm_opsctl.exporter.plain_text import MAX_NAME_CHARS, plain
+from vllm_opsctl.exporter.plain_text import plain
 from vllm_opsctl.exporter.window import Window, windows_by_engine
 from vllm_opsctl.runbooks.examine import STALE_S
 from vllm_opsctl.runbooks.verdict import WORST_FIRST, TargetVerdict

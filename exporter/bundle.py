@@ -24,9 +24,10 @@ from typing import IO, Any, cast
 
 from vllm_opsctl.errors import InputFileError
 from vllm_opsctl.exporter.files import open_plain
+from vllm_opsctl.exporter.limits import MAX_NAME_CHARS
 from vllm_opsctl.exporter.observation import Observation
 from vllm_opsctl.exporter.observation_shape import LATEST_T, shown
-from vllm_opsctl.exporter.plain_text import MAX_NAME_CHARS, plain
+from vllm_opsctl.exporter.plain_text import plain
 from vllm_opsctl.exporter.recording import (
     bounded_lines,
     format_recording,

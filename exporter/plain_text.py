@@ -10,9 +10,6 @@ from __future__ import annotations
 import re
 import unicodedata
 
-MAX_NAME_CHARS = 200
-"""Of a name in a sentence or a table; vLLM's own model names stay below 100."""
-
 
 def plain(text: str, limit: int | None = None) -> str:
     r"""
@@ -22,17 +19,17 @@ def plain(text: str, limit: int | None = None) -> str:
 
     Args:
         text: From outside.
-        limit: Longest result before the mark of a cut; None for all of it.
+        limit: Longest result, the mark of a cut included; None for all of it.
 
     >>> plain("m\x1b[2J\n\u202egnp"), plain("x" * 9, limit=4)
-    ('m\\x1b[2J\\x0a\\u202egnp', 'xxxx…')
+    ('m\\x1b[2J\\x0a\\u202egnp', 'xxx…')
     """
-    cut = limit is not None and len(text) > limit
-    if cut:
-        text = text[:limit]
+    if limit is not None:
+        # a text of megabytes is not looked at as a whole
+        text = text[: limit + 1]
     if not text.isprintable():
         text = "".join(map(_shown, text))
-    return f"{text}…" if cut else text
+    return f"{text[: limit - 1]}…" if limit is not None and len(text) > limit else text
 
 
 def plain_lines(text: str) -> str:

@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Sequence
 
 from vllm_opsctl.exporter.config import Exporter, Target
+from vllm_opsctl.exporter.limits import MAX_NAME_CHARS
 from vllm_opsctl.exporter.observation import Observation, error
-from vllm_opsctl.exporter.plain_text import MAX_NAME_CHARS, plain
+from vllm_opsctl.exporter.plain_text import plain
 from vllm_opsctl.exporter.sources.probe import FACTS_TIMEOUT_S, Prober
 from vllm_opsctl.exporter.sources.reader import FACTS_EVERY_S, Reading, TargetReader
 from vllm_opsctl.exporter.sources.scrape import Scraper

@@ -27,13 +27,14 @@ from vllm_opsctl.exporter.limits import (
     MAX_JSON_BRACKETS,
     MAX_LINE_BYTES,
     MAX_LINES,
+    MAX_NAME_CHARS,
     MAX_OBSERVATIONS,
     MAX_RECORDED_TARGETS,
     MAX_RECORDING_BYTES,
 )
 from vllm_opsctl.exporter.observation import KINDS, Observation, error
 from vllm_opsctl.exporter.observation_shape import LATEST_T, ShapeError, checked, shown
-from vllm_opsctl.exporter.plain_text import MAX_NAME_CHARS, plain
+from vllm_opsctl.exporter.plain_text import plain
 
 __all__ = [
     "LATEST_T",

@@ -13,8 +13,9 @@ from vllm_opsctl.errors import BadPage
 from vllm_opsctl.exporter.config import Target
 from vllm_opsctl.exporter.config_load import api_key
 from vllm_opsctl.exporter.exposition import read_page
+from vllm_opsctl.exporter.limits import MAX_NAME_CHARS
 from vllm_opsctl.exporter.observation import Observation, error
-from vllm_opsctl.exporter.plain_text import MAX_NAME_CHARS, plain
+from vllm_opsctl.exporter.plain_text import plain
 from vllm_opsctl.exporter.sources.probe import (
     CANARY_TIMEOUT_S,
     QUICK_CANARY_S,

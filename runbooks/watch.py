@@ -11,8 +11,9 @@ from vllm_opsctl.exporter.config import FlightRecorder as RecorderSettings
 from vllm_opsctl.exporter.config import Target
 from vllm_opsctl.exporter.config_load import api_key
 from vllm_opsctl.exporter.flight_recorder import FlightRecorder
+from vllm_opsctl.exporter.limits import MAX_NAME_CHARS
 from vllm_opsctl.exporter.observation import Observation, error
-from vllm_opsctl.exporter.plain_text import MAX_NAME_CHARS, plain
+from vllm_opsctl.exporter.plain_text import plain
 from vllm_opsctl.exporter.sources.scrape import Scraper
 from vllm_opsctl.runbooks.evidence import HISTORY_S
 from vllm_opsctl.runbooks.observe import READ_TIMEOUT_S, OnObservation, probe_once

@@ -11,8 +11,9 @@ import requests
 from vllm_opsctl.errors import BadPage, InputFileError
 from vllm_opsctl.exporter.config import Target
 from vllm_opsctl.exporter.json_text import read_json
+from vllm_opsctl.exporter.limits import MAX_NAME_CHARS
 from vllm_opsctl.exporter.observation import Observation
-from vllm_opsctl.exporter.plain_text import MAX_NAME_CHARS, plain
+from vllm_opsctl.exporter.plain_text import plain
 from vllm_opsctl.exporter.recording import LATEST_T, bounded_lines, parse_lines
 from vllm_opsctl.exporter.sources.http import get, new_session
 
