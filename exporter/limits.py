@@ -44,3 +44,12 @@ MAX_RECORDING_BYTES: Final = 2**30
 
 MAX_LINE_BYTES: Final = 32 * 2**20
 """One line of a recording: a page of 16 MiB, escaped."""
+
+MAX_PROBLEMS: Final = 20
+"""Mistakes of one configuration that are told; the others are counted."""
+
+MAX_RUNBOOK_BYTES: Final = 2**20
+"""One failure mode of a runbook folder; the largest of ours has 6 KiB."""
+
+MAX_CONDITION_CHARS: Final = 4096
+"""One condition (CEL) of a failure mode; the longest of ours has 250."""
