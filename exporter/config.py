@@ -72,8 +72,9 @@ Source:
 
 def _arn(text: str) -> str:
     if not re.fullmatch(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[A-Za-z0-9_-]+(\.fifo)?", text):
-        # what is none at all may be a webhook, whose path is its secret
-        shown = f"{text!r} is " if text.startswith("arn:") else ""
+        # what looks like none at all may be a webhook, whose path is its secret
+        is_near = re.fullmatch(r"arn:.*|[A-Za-z-]{1,30}", text)
+        shown = f"{text!r} is " if is_near else ""
         raise ValueError(
             f"{shown}not a topic's ARN; write arn:aws:sns:eu-central-1:123456789012:llm-page"
         )

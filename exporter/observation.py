@@ -66,6 +66,23 @@ def error(t: float, target: str, reason: str, detail: str) -> Observation:
     return Observation(t, target, "error", {"reason": reason, "detail": detail})
 
 
+NOT_SENT = "not-sent"
+"""Name of the probe that stands for a canary that was not sent."""
+
+
+def not_sent(t: float, target: str, why: str) -> Observation:
+    """
+    That no canary was sent, and why.
+
+    Args:
+        t: Unix seconds.
+        target: The target's name.
+        why: For people.
+    """
+    data = {"name": NOT_SENT, "ok": False, "reason": NOT_SENT, "detail": why}
+    return Observation(t, target, "probe", data)
+
+
 def thinned(
     observations: Iterable[Observation], *, start: float, full_from: float, step_s: float
 ) -> Iterator[Observation]:

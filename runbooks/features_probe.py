@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vllm_opsctl.exporter.observation import Observation
+from vllm_opsctl.exporter.observation import NOT_SENT, Observation
 from vllm_opsctl.runbooks.evidence import Evidence
 from vllm_opsctl.runbooks.features import feature, quotient
 
@@ -39,6 +39,12 @@ def canary_of(e: Evidence) -> Observation | None:
     probe = _probe(e, "canary")
     newest = e.observations[-1].t if e.observations else 0.0
     return probe if probe is not None and probe.t >= newest - CANARY_IS_NEWS_S else None
+
+
+def not_sent(e: Evidence) -> str | None:
+    """Why no canary was sent, where that was decided."""
+    probe = _probe(e, NOT_SENT)
+    return str(probe.data.get("detail")) if probe is not None else None
 
 
 def _probe(e: Evidence, name: str) -> Observation | None:

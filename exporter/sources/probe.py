@@ -16,6 +16,8 @@ from typing import Any
 from vllm_opsctl.errors import SourceError
 from vllm_opsctl.exporter.config import Target
 from vllm_opsctl.exporter.observation import Observation
+from vllm_opsctl.exporter.plain_text import plain
+from vllm_opsctl.exporter.redaction import without_secrets
 from vllm_opsctl.exporter.sources.http import Answer, get, new_session
 
 CANARY_TIMEOUT_S = 10.0
@@ -32,6 +34,10 @@ REPEAT_WORDS = 200
 _FACTS_TIMEOUT_S = 3.0
 _MAX_BYTES = 2**20
 
+_SAID = 200
+_SEARCHED = 2**16
+"""Characters of an answer that are told, and bytes that are searched for the key before."""
+
 
 class Prober:
     """Asks one target the questions that /metrics does not answer."""
@@ -45,6 +51,7 @@ class Prober:
     ) -> None:
         self.target = target
         self._clock = clock
+        self._secrets = (api_key,) if api_key else ()
         self._session = new_session(api_key)
 
     def _ask(self, path: str, timeout_s: float, **kwargs: Any) -> Answer:
@@ -155,8 +162,7 @@ class Prober:
                 detail=problem.detail,
             )
         ok = answer.status == 200
-        body_text = " ".join(answer.body[:200].decode(errors="replace").split())
-        detail = None if ok else f"HTTP {answer.status}: {body_text}"
+        detail = None if ok else f"HTTP {answer.status}: {self._said(answer.body)}"
         return self._observation(
             "probe",
             name="canary",
@@ -165,6 +171,11 @@ class Prober:
             reason=None if ok else f"http-{answer.status}",
             detail=detail,
         )
+
+    def _said(self, body: bytes) -> str:
+        """The beginning of an answer; what answers may repeat the headers that it was sent."""
+        text = without_secrets(body[:_SEARCHED].decode(errors="replace"), self._secrets)
+        return plain(" ".join(text.split()), _SAID)
 
     def _json(self, path: str) -> object:
         try:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from urllib.parse import urlencode
 
 import requests
 
 from vllm_opsctl.errors import BadPage, InputFileError
 from vllm_opsctl.exporter.config import Target
+from vllm_opsctl.exporter.json_text import read_user_json
 from vllm_opsctl.exporter.observation import Observation
+from vllm_opsctl.exporter.plain_text import plain
 from vllm_opsctl.exporter.recording import parse_line
 from vllm_opsctl.exporter.sources.http import get, new_session
 
 _TIMEOUT_S = 30.0
 _MAX_BYTES = 2**30
+_SAID = 200
 
 
 class SidecarSource:
@@ -72,10 +74,11 @@ class SidecarSource:
         if answer.status != 200:
             raise BadPage(
                 f"http-{answer.status}",
-                f"{self._url}: HTTP {answer.status}: {answer.body[:200].decode(errors='replace')}",
+                f"{self._url}: HTTP {answer.status}: "
+                f"{plain(answer.body[:_SAID].decode(errors='replace'))}",
             )
         found = []
-        for number, line in enumerate(answer.body.decode("utf-8").split("\n"), start=1):
+        for number, line in enumerate(answer.body.decode(errors="replace").split("\n"), start=1):
             if not line:
                 continue
             try:
@@ -91,10 +94,12 @@ def _targets(session: requests.Session, url: str) -> list[Target]:
     answer = get(session, f"{url}/api/v1/status", timeout_s=_TIMEOUT_S, max_bytes=2**24)
     try:
         if answer.status != 200:
-            raise ValueError(f"HTTP {answer.status}")
-        data = json.loads(answer.body)
+            raise ValueError
+        data = read_user_json(answer.body)
         return [Target(name=t["target"], url=t["url"]) for t in data["targets"]]
     except (ValueError, KeyError, TypeError) as problem:
+        # what a validation would say has several lines, and repeats what was answered
+        why = f"HTTP {answer.status}" if answer.status != 200 else "its status is none of a sidecar"
         raise BadPage(
-            "not-a-sidecar", f"{url}: no sidecar answers there ({problem}); its port is 9836"
+            "not-a-sidecar", f"{url}: no sidecar answers there ({why}); its port is 9836"
         ) from problem
