@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import re
 import shlex
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vllm_opsctl.cli.common import read_given
 from vllm_opsctl.errors import InputFileError, UsageError
-from vllm_opsctl.exporter.files import read_plain
 from vllm_opsctl.exporter.json_text import read_user_json
 from vllm_opsctl.exporter.limits import MAX_MESSAGE_BYTES
 from vllm_opsctl.exporter.plain_text import MAX_NAME_CHARS, plain
@@ -118,7 +116,7 @@ class AlarmMessage:
 
 def read_message(path: str) -> tuple[str, str]:
     """
-    Read a message, bounded.
+    Read a message.
 
     Args:
         path: A plain file; ``-`` is stdin.
@@ -129,20 +127,7 @@ def read_message(path: str) -> tuple[str, str]:
     Raises:
         InputFileError: It cannot be read, is larger than any message, or no text.
     """
-    origin = "<stdin>" if path == "-" else plain(path, MAX_NAME_CHARS)
-    if path == "-":
-        try:
-            data = sys.stdin.buffer.read(MAX_MESSAGE_BYTES + 1)
-        except (AttributeError, OSError, ValueError) as problem:
-            raise InputFileError(f"{origin}: cannot be read ({problem})") from None
-        if len(data) > MAX_MESSAGE_BYTES:
-            raise InputFileError(f"{origin}: larger than 1 MiB; give the message as SNS sent it")
-    else:
-        data = read_plain(Path(path), MAX_MESSAGE_BYTES, "message as SNS sent it")
-    try:
-        return data.decode("utf-8-sig"), origin
-    except UnicodeDecodeError:
-        raise InputFileError(f"{origin}: not text; give the message as SNS sent it") from None
+    return read_given(path, MAX_MESSAGE_BYTES, "message as SNS sent it")
 
 
 def check_configured(alarm: AlarmMessage, config: Config) -> None:

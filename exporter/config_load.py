@@ -219,7 +219,8 @@ def _line(error: Any, origin: str, origins: Mapping[str, str]) -> str:
     elif error["type"] == "literal_error":
         expected = [str(value) for value in _literals(parts)]
         given = _shown(error["input"])
-        near = difflib.get_close_matches(given, expected, n=1, cutoff=0.4)
+        asked = str(error["input"])[:_SHOWN_CHARS]
+        near = difflib.get_close_matches(asked, expected, n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         message = f"{given} is not one of {', '.join(expected)}{hint}"
     elif error["type"] != "value_error":

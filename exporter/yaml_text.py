@@ -30,6 +30,7 @@ _MAX_DIGITS = 64
 """Of a number; Python refuses to print those of more than 4,300."""
 
 _SHOWN_CHARS = 60
+_EXPLAINED_CHARS = 2**11
 
 _YAMLS_OWN = "tag:yaml.org,2002:"
 _TAGS = frozenset(
@@ -88,7 +89,7 @@ def read_user_yaml(text: str) -> Any:
     Raises:
         YamlMistake: It is none, several, or beyond a bound.
     """
-    documents = list(_documents(text))
+    documents = list(_documents(text, any_text=False))
     if len(documents) > 1:
         raise YamlMistake(None, "several documents; give one")
     return documents[0] if documents else None
@@ -96,24 +97,24 @@ def read_user_yaml(text: str) -> Any:
 
 def read_user_documents(text: str) -> list[Any]:
     """
-    Read all documents that somebody gave in one text.
+    Read all documents that somebody gave in one text; control characters may stand in them as escapes.
 
     Raises:
-        YamlMistake: As :func:`read_user_yaml`.
+        YamlMistake: As :func:`read_user_yaml`, but for several documents and escapes.
     """
-    return list(_documents(text))
+    return list(_documents(text, any_text=True))
 
 
-def _documents(text: str) -> Iterator[Any]:
+def _documents(text: str, *, any_text: bool) -> Iterator[Any]:
     try:
-        look = _Look()
+        look = _Look(any_text)
         for event in yaml.parse(text, Loader=_Loader):
             look.at(event)
         yield from yaml.load_all(text, Loader=_TextDates)
     except yaml.MarkedYAMLError as problem:
-        mark = problem.problem_mark
-        reason = problem.problem or "not YAML"
-        raise YamlMistake(mark.line + 1 if mark else None, reason) from None
+        told = _told_better(text) or problem
+        mark = told.problem_mark
+        raise YamlMistake(mark.line + 1 if mark else None, told.problem or "not YAML") from None
     except yaml.reader.ReaderError as problem:
         line = _line_of(text, problem.position)
         raise YamlMistake(line, "control characters are not allowed") from None
@@ -121,6 +122,20 @@ def _documents(text: str) -> Iterator[Any]:
         raise
     except (yaml.YAMLError, *_OF_CONSTRUCTORS) as problem:
         raise YamlMistake(None, f"a value that cannot be read ({type(problem).__name__})") from None
+
+
+def _told_better(text: str) -> yaml.MarkedYAMLError | None:
+    """The same mistake in the words of PyYAML's own parser, which is slow and says what it expected."""
+    if len(text) > _EXPLAINED_CHARS or text.count("[") + text.count("{") > MAX_NESTING:
+        return None
+    try:
+        for _ in yaml.parse(text, Loader=yaml.SafeLoader):
+            pass
+    except yaml.MarkedYAMLError as problem:
+        return problem
+    except (yaml.YAMLError, ValueError, RecursionError):
+        pass
+    return None
 
 
 def _line_of(text: str, position: object) -> int | None:
@@ -153,9 +168,15 @@ class _Open:
 
 
 class _Look:
-    """Looks at the events of a text, and stops at the first thing that opsctl does not read."""
+    """
+    Looks at the events of a text, and stops at the first thing that opsctl does not read.
 
-    def __init__(self) -> None:
+    Args:
+        any_text: Escapes of control characters are taken.
+    """
+
+    def __init__(self, any_text: bool) -> None:
+        self._any_text = any_text
         self._open: list[_Open] = []
         self._nodes: dict[str, int] = {}
         """Of what an anchor names; 0 while that is still being read."""
@@ -189,7 +210,7 @@ class _Look:
     def _scalar(self, event: Any, line: int) -> None:
         _check_tag(event.tag, line)
         value: str = event.value
-        if any(_is_control(c) for c in value):
+        if not self._any_text and any(_is_control(c) for c in value):
             raise YamlMistake(line, "control characters are not allowed")
         if len(value) > _MAX_DIGITS and _is_number(event, value):
             raise YamlMistake(line, f"a number of more than {_MAX_DIGITS} digits")
@@ -260,7 +281,7 @@ def _is_control(character: str) -> bool:
     number = ord(character)
     if 0x20 <= number < 0x7F:
         return False
-    return character not in "\t\n\r" and (number < 0xA0 or 0xD800 <= number <= 0xDFFF)
+    return character not in "\t\n\r\x85" and (number < 0xA0 or 0xD800 <= number <= 0xDFFF)
 
 
 def _cut(text: str) -> str:

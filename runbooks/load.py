@@ -15,12 +15,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
-from vllm_opsctl.errors import RunbookError
+from vllm_opsctl.errors import InputFileError, RunbookError
 from vllm_opsctl.exporter.catalogue import Version, parse_version
-from vllm_opsctl.exporter.yaml_text import read_yaml
+from vllm_opsctl.exporter.files import read_plain_text
+from vllm_opsctl.exporter.limits import MAX_RUNBOOK_BYTES
+from vllm_opsctl.exporter.plain_text import MAX_NAME_CHARS, plain
+from vllm_opsctl.exporter.yaml_text import YamlMistake, read_user_yaml, read_yaml
 from vllm_opsctl.runbooks.conditions import Condition, check_template
 from vllm_opsctl.runbooks.model import Action, FailureMode, Flag, Mechanism, Symptom
 from vllm_opsctl.runbooks.names import nearest
@@ -84,13 +86,15 @@ def load_library(directories: Iterable[Path]) -> Library:
     modes: dict[str, FailureMode] = {}
     origin: dict[str, str] = {}
     for name, text in shipped.items():
-        _add_mode(text, name, modes, origin)
+        _add_mode(text, name, modes, origin, is_ours=True)
     ours = dict(modes)
     for directory in directories:
-        if not directory.is_dir():
-            raise RunbookError(f"{directory}: no such directory; --runbooks wants a folder of YAML")
-        for path in sorted(directory.glob("*.yaml")):
-            _add_mode(path.read_text(encoding="utf-8"), str(path), modes, origin)
+        for path in _user_files(directory):
+            try:
+                text = read_plain_text(path, MAX_RUNBOOK_BYTES, "file of YAML")
+            except InputFileError as problem:
+                raise RunbookError(plain(str(problem))) from None
+            _add_mode(text, plain(str(path)), modes, origin, is_ours=False)
     symptom_models = {
         id_: _validated(Symptom, {"id": id_, **data}, f"symptoms.yaml: {id_}")
         for id_, data in symptoms.items()
@@ -117,19 +121,36 @@ def load_library(directories: Iterable[Path]) -> Library:
     return Library(modes, symptom_models, conditions, flags, mechanisms)
 
 
-def _add_mode(text: str, name: str, modes: dict[str, FailureMode], origin: dict[str, str]) -> None:
-    mode = _validated(FailureMode, _mapping(text, name), name)
+def _user_files(directory: Path) -> list[Path]:
+    try:
+        if directory.is_dir():
+            return sorted(directory.glob("*.yaml"))
+    except (OSError, ValueError):
+        pass
+    shown = plain(str(directory))
+    raise RunbookError(f"{shown}: no such directory; --runbooks wants a folder of YAML")
+
+
+def _add_mode(
+    text: str, name: str, modes: dict[str, FailureMode], origin: dict[str, str], *, is_ours: bool
+) -> None:
+    data = _mapping(text, name) if is_ours else _user_mapping(text, name)
+    mode = _validated(FailureMode, data, name)
     modes[mode.id] = mode
     origin[mode.id] = name
 
 
 def _mapping(text: str, name: str) -> dict[str, dict[str, object]]:
+    data = read_yaml(text)
+    assert isinstance(data, dict), name
+    return data
+
+
+def _user_mapping(text: str, name: str) -> dict[str, object]:
     try:
-        data = read_yaml(text)
-    except yaml.YAMLError as problem:
-        mark = getattr(problem, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise RunbookError(f"{name}{line}: not YAML ({getattr(problem, 'problem', '')})") from None
+        data = read_user_yaml(text)
+    except YamlMistake as problem:
+        raise RunbookError(f"{name}{problem.place}: not YAML ({problem.reason})") from None
     if not isinstance(data, dict):
         raise RunbookError(f"{name}: expected a mapping")
     return data
@@ -140,12 +161,12 @@ def _validated(model: type[_Model], data: object, where: str) -> _Model:
         return model.model_validate(data)
     except ValidationError as problem:
         first = problem.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "(top)"
+        key = plain(".".join(str(part) for part in first["loc"]) or "(top)", MAX_NAME_CHARS)
         hint = ""
         if first["type"] == "extra_forbidden":
-            near = nearest(str(first["loc"][-1]), model.model_fields, cutoff=0.6)
+            near = nearest(str(first["loc"][-1])[:MAX_NAME_CHARS], model.model_fields, cutoff=0.6)
             hint = f"; {near}" if near else ""
-        raise RunbookError(f"{where}: {key}: {first['msg']}{hint}") from None
+        raise RunbookError(f"{where}: {key}: {plain(first['msg'])}{hint}") from None
 
 
 def _check_mode(

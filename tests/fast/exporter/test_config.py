@@ -80,7 +80,7 @@ def problems_of(tmp_path: Path, text: str, **environment: str) -> list[str]:
         ("- a", "opsctl.yaml: expected keys such as targets:, got list"),
         (
             "service: {name: [\n",
-            "opsctl.yaml:2: not YAML: did not find expected node content; "
+            "opsctl.yaml:2: not YAML: expected the node content, but found '<stream end>'; "
             "check indentation and quotes",
         ),
     ],
