@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -70,8 +70,26 @@ def in_force(loaded: LoadedConfig) -> str:
 
     lines = [f"# file: {loaded.path or 'none, defaults'}"]
     lines += [f"# {key}: from {origin}" for key, origin in loaded.origins.items()]
-    data = loaded.config.model_dump(mode="json", exclude_none=True)
+    data = _without_secrets(loaded.config.model_dump(mode="json", exclude_none=True))
     return "\n".join([*lines, yaml.safe_dump(data, sort_keys=False, allow_unicode=True)])
+
+
+def _without_secrets(data: dict[str, Any]) -> dict[str, Any]:
+    """What may be shown: query values hidden, of webhooks the host alone, for their paths may be secrets."""
+    from vllm_opsctl.exporter.redaction import host_alone, shown_url
+
+    for target in data["targets"]:
+        target["metrics_path"] = shown_url(target["metrics_path"])
+    alarms = data["alarms"]
+    for key, text in alarms.items():
+        if key in ("webhook", "deadman_url"):
+            alarms[key] = host_alone(text)
+        elif key.endswith("_url"):
+            alarms[key] = shown_url(text)
+    cloudwatch = data["exporter"]["cloudwatch"]
+    if "endpoint_url" in cloudwatch:
+        cloudwatch["endpoint_url"] = shown_url(cloudwatch["endpoint_url"])
+    return data
 
 
 @config.command()

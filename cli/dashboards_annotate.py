@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from vllm_opsctl.cli.common import load, read_given
-from vllm_opsctl.cli.dashboards_push import token_of, token_option, url_option
+from vllm_opsctl.cli.dashboards_push import token_option, url_option
+from vllm_opsctl.cli.options import token_of
 from vllm_opsctl.errors import InputFileError
 from vllm_opsctl.exporter.json_text import read_user_json
 from vllm_opsctl.exporter.limits import MAX_VERDICT_BYTES
@@ -36,7 +37,7 @@ def annotate(ctx: click.Context, verdict: str, url: str, token_env: str) -> None
         raise InputFileError(
             f"{origin}: no verdict ({_why(problem)}); give it what opsctl diagnose -o json prints"
         ) from None
-    grafana = GrafanaApi(url, token_of(token_env))
+    grafana = GrafanaApi(url, token_of(token_env, "--token-env"))
     grafana.check()
     for one in found:
         written = write(grafana, one)

@@ -11,6 +11,7 @@ import importlib
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ import click
 
 from vllm_opsctl import __version__
 from vllm_opsctl.errors import EXIT_INTERNAL, EXIT_USAGE, OpsError
+from vllm_opsctl.exporter.plain_text import plain_lines
+from vllm_opsctl.exporter.redaction import without_secrets
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "alarms": ("alarms:alarms", "Turn objectives and failure modes into alarms."),
@@ -46,6 +49,22 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "top": ("top:top", "Watch what every target does, live."),
 }
 """Name to (module:attribute, help); help stands here so that `opsctl --help` imports nothing."""
+
+
+_TELL_HEADERS = ("boto3", "botocore", "opentelemetry", "s3transfer")
+"""Libraries whose debug lines have the headers and parameters of requests in them."""
+
+
+class _Formatter(logging.Formatter):
+    """Lines without credentials and query values of URLs, and without what a terminal would obey."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One record."""
+        return _harmless(super().format(record))
+
+
+def _harmless(text: str) -> str:
+    return plain_lines(without_secrets(text))
 
 
 class LazyGroup(click.Group):
@@ -101,9 +120,11 @@ class LazyGroup(click.Group):
 def cli(ctx: click.Context, verbose: int, config_path: str | None) -> None:
     """From the page to the root cause: diagnosis and metrics for vLLM."""
     levels = (logging.WARNING, logging.INFO, logging.DEBUG)
-    logging.basicConfig(
-        level=levels[min(verbose, 2)], format="opsctl: %(message)s", stream=sys.stderr
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter("opsctl: %(message)s"))
+    logging.basicConfig(level=levels[min(verbose, 2)], handlers=[handler])
+    for library in _TELL_HEADERS:
+        logging.getLogger(library).setLevel(max(logging.INFO, levels[min(verbose, 2)]))
     if os.environ.get("NO_COLOR"):
         ctx.color = False
     ctx.obj = config_path
@@ -131,25 +152,26 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except click.exceptions.Exit as problem:
         return problem.exit_code
     except click.UsageError as problem:
-        problem.show()
+        # what was typed at the wrong place may be a URL with a password
+        click.UsageError(_harmless(problem.format_message()), problem.ctx).show()
         return EXIT_USAGE
     except click.Abort:
         click.echo("stopped", err=True)
         return 130
     except click.ClickException as problem:
-        problem.show()
+        click.ClickException(_harmless(problem.format_message())).show()
         return EXIT_USAGE
     except OpsError as problem:
-        for line in str(problem).splitlines():
+        for line in _harmless(str(problem)).splitlines():
             click.echo(f"{click.style('Error:', fg='red', bold=True)} {line}", err=True)
         return problem.exit_code
     except Exception as problem:
         if logging.getLogger().isEnabledFor(logging.INFO):
-            raise
+            click.echo(_harmless(traceback.format_exc()), err=True)
         kind = type(problem).__name__
         click.echo(
             f"{click.style('Error:', fg='red', bold=True)} a fault of opsctl itself "
-            f"({kind}: {problem}); -v shows where, please report it",
+            f"({kind}: {_harmless(str(problem))}); -v shows where, please report it",
             err=True,
         )
         return EXIT_INTERNAL

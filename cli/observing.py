@@ -18,6 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from vllm_opsctl.cli.common import Progress
+from vllm_opsctl.cli.options import token_of
 from vllm_opsctl.errors import UsageError
 from vllm_opsctl.exporter.config import Target, clean_url
 from vllm_opsctl.exporter.config_load import LoadedConfig, api_key
@@ -243,9 +244,7 @@ def from_prometheus(
         base = clean_url(url)
     except ValueError as problem:
         raise UsageError(f"--prometheus: {problem}") from None
-    token = os.environ.get(token_env) if token_env else None
-    if token_env and not token:
-        raise UsageError(f"--prometheus-token-env {token_env}: no such environment variable")
+    token = token_of(token_env, "--prometheus-token-env")
     until = end if end is not None else time.time()
     source = PrometheusSource(base, match, token=token)
     observations = source.observations(end=until, **history_of(until - window_s))

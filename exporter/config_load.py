@@ -295,7 +295,7 @@ def api_key(target: Target, environment: Mapping[str, str]) -> str | None:
         if target.api_key_env:
             key = credentials.from_variable(target.api_key_env, environment)
             if key is None:
-                raise ValueError(f"the variable {target.api_key_env} is not set")
+                raise ValueError(f"{credentials.called(target.api_key_env)} is not set")
             return key
         if target.api_key_file:
             return credentials.from_file(Path(target.api_key_file))

@@ -7,11 +7,14 @@ A key that cannot be a header is refused before anything is asked, for whoever f
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from vllm_opsctl.exporter.files import read_plain_text
 from vllm_opsctl.exporter.limits import MAX_KEY_BYTES
+
+_USUAL = re.compile(r"[A-Z_][A-Z0-9_]*")
 
 _MARK_OF_UTF8 = "\ufeff"
 
@@ -52,7 +55,17 @@ def from_variable(name: str, environment: Mapping[str, str]) -> str | None:
     try:
         return as_header(environment.get(name, "")) or None
     except ValueError as problem:
-        raise ValueError(f"the variable {name} {problem}") from None
+        raise ValueError(f"{called(name)} {problem}") from None
+
+
+def called(name: str) -> str:
+    """
+    What to call a variable; one that is not written like one may be the secret itself.
+
+    >>> called("CHAT_KEY"), called("hf_abc1")
+    ('the variable CHAT_KEY', 'the variable that is named')
+    """
+    return f"the variable {name if _USUAL.fullmatch(name) else 'that is named'}"
 
 
 def from_file(path: Path) -> str:

@@ -17,6 +17,8 @@ from requests.auth import AuthBase
 
 from vllm_opsctl.errors import AwsError, NeverTaken
 from vllm_opsctl.exporter.aws import aws_mistakes, refusal
+from vllm_opsctl.exporter.plain_text import plain
+from vllm_opsctl.exporter.redaction import shown_url, without_secrets
 
 ACTION = "cloudwatch:PutMetricData"
 """
@@ -88,31 +90,44 @@ class WatchedSession(requests.Session):
 
     def __init__(self, auth: SigV4 | None = None) -> None:
         super().__init__()
-        self.auth = auth
+        self._signs = auth is not None
+        # without any, requests would look for a password of that host in ~/.netrc
+        self.auth = auth or _unchanged
         self.failure: Failure | None = None
         """Of the newest request; None when all of it was taken, or there was none."""
 
     def request(self, *args: Any, **kwargs: Any) -> requests.Response:
         """Send a request, and keep what came of it."""
+        # a redirect would take the headers along, the session token of AWS's among them
+        kwargs["allow_redirects"] = False
         try:
             answer = super().request(*args, **kwargs)
         except AwsError as problem:
             self.failure = Failure(str(problem), is_final=False)
             raise
         except requests.RequestException as problem:
-            self.failure = Failure(f"no answer: {problem}", is_final=False)
+            why = plain(without_secrets(str(problem)), _MOST_SAID)
+            self.failure = Failure(f"no answer: {why}", is_final=False)
             raise
+        if answer.is_redirect:
+            # to the SDK it would be a success
+            answer.status_code = 502
+            answer.reason = f"redirect to {shown_url(answer.headers.get('Location', ''))}"
         self.failure = _left_out(answer) if answer.ok else self._failure(answer)
         return answer
 
     def _failure(self, answer: requests.Response) -> Failure:
         code, text = _said(answer)
-        if self.auth is not None:
+        if self._signs:
             error = refusal(ACTION, answer.status_code, code, text)
             return Failure(str(error), isinstance(error, NeverTaken))
-        said = f"{answer.url} answers {answer.status_code} {answer.reason}"
+        said = f"{shown_url(answer.url)} answers {answer.status_code} {answer.reason}"
         # all others may be about now, about this sender or about the collector's own upstream
         return Failure(f"{said}: {text}" if text else said, answer.status_code in (400, 413))
+
+
+def _unchanged(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    return request
 
 
 def _left_out(answer: requests.Response) -> Failure | None:
