@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from vllm_opsctl.exporter.config import Config
 
 _LINE = r"^{title}: (.+)$"
-_SINCE = re.compile(r"^Since: (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC$", re.MULTILINE)
 FOLLOWED = ("sidecar", "prometheus", "sagemaker")
 """Sources of the command in a page that are followed."""
 
@@ -257,16 +256,14 @@ def _padded(parts: list[str | None]) -> list[str | None]:
 
 
 def _since(text: object) -> dict[str, Any]:
-    """When it began, as the message says; what is no time at all says nothing."""
+    """When it began, as the message says."""
     if not isinstance(text, str):
         return {}
     try:
         parsed = datetime.fromisoformat(text)
         t = (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
-    except OverflowError:
+    except (OverflowError, ValueError):
         return {"odd_since": _shown(text)}
-    except ValueError:
-        return {}
     return {"since": t} if _EARLIEST_S <= t < _LATEST_S else {"odd_since": _shown(text)}
 
 
@@ -278,7 +275,7 @@ def _alertmanager(
         text = one.get("Value") if isinstance(one, dict) else None
         return text if isinstance(text, str) and text != "none" else None
 
-    since = _SINCE.search(message)
+    since = _line(message, "Since")
     words = subject.split()
     return _with_command(
         message,
@@ -287,7 +284,7 @@ def _alertmanager(
         service=attribute("service"),
         objective=attribute("objective"),
         model=attribute("model"),
-        **_since(f"{since[1]}+00:00" if since is not None else None),
+        **_since(None if since is None else since.replace(" UTC", "+00:00")),
     )
 
 
