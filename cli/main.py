@@ -19,6 +19,7 @@ import click
 
 from vllm_opsctl import __version__
 from vllm_opsctl.errors import EXIT_INTERNAL, EXIT_USAGE, OpsError
+from vllm_opsctl.exporter import credentials
 from vllm_opsctl.exporter.plain_text import plain_lines
 from vllm_opsctl.exporter.redaction import without_secrets
 
@@ -64,7 +65,7 @@ class _Formatter(logging.Formatter):
 
 
 def _harmless(text: str) -> str:
-    return plain_lines(without_secrets(text))
+    return plain_lines(without_secrets(text, credentials.read_so_far(os.environ)))
 
 
 class LazyGroup(click.Group):

@@ -16,6 +16,11 @@ from vllm_opsctl.exporter.limits import MAX_KEY_BYTES
 
 _USUAL = re.compile(r"[A-Z_][A-Z0-9_]*")
 
+_OF_AWS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+
+_read: set[str] = set()
+"""The last net: who is told an error hides them, wherever it came from."""
+
 _MARK_OF_UTF8 = "\ufeff"
 
 
@@ -53,7 +58,7 @@ def from_variable(name: str, environment: Mapping[str, str]) -> str | None:
         ValueError: As :func:`as_header`, with the variable's name.
     """
     try:
-        return as_header(environment.get(name, "")) or None
+        return _remembered(as_header(environment.get(name, ""))) or None
     except ValueError as problem:
         raise ValueError(f"{called(name)} {problem}") from None
 
@@ -83,7 +88,23 @@ def from_file(path: Path) -> str:
         raise ValueError(f"{path}: {problem}") from None
     if not secret:
         raise ValueError(f"{path}: empty; put the key into it")
+    return _remembered(secret)
+
+
+def _remembered(secret: str) -> str:
+    _read.add(secret)
     return secret
+
+
+def read_so_far(environment: Mapping[str, str]) -> frozenset[str]:
+    """
+    Secrets that this process has read, and those that boto3 finds for itself.
+
+    Args:
+        environment: Environment variables.
+    """
+    of_aws = (environment.get(name, "") for name in _OF_AWS)
+    return frozenset((*_read, *of_aws)) - {""}
 
 
 def is_readable(path: Path) -> bool:
