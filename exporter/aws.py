@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
 from vllm_opsctl.errors import AwsError, NeverTaken, UsageError
+from vllm_opsctl.exporter import credentials
 from vllm_opsctl.exporter.config import CloudWatch
+from vllm_opsctl.exporter.plain_text import plain
+from vllm_opsctl.exporter.redaction import without_secrets
 
 AWS_HOST = ".amazonaws.com"
 
@@ -158,6 +162,7 @@ def aws_mistakes(service: str) -> Iterator[None]:
         NeverTaken: The same request would be refused again.
     """
     from botocore import exceptions
+    from botocore.parsers import ResponseParserError
 
     try:
         yield
@@ -177,6 +182,11 @@ def aws_mistakes(service: str) -> Iterator[None]:
         ) from None
     except (exceptions.ConnectionError, exceptions.HTTPClientError) as problem:
         raise AwsError(f"AWS does not answer: {problem}") from None
+    except ResponseParserError:
+        raise AwsError(
+            f"{service}: what answers is not AWS; check the endpoint (AWS_ENDPOINT_URL, and the keys "
+            "endpoint_url and api_url)"
+        ) from None
     except exceptions.ParamValidationError as problem:
         raise NeverTaken(f"{service}: boto3 does not send it: {problem}") from None
     except exceptions.BotoCoreError as problem:
@@ -197,6 +207,8 @@ def refusal(action: str, status: int, code: str, text: str) -> AwsError:
         Common error codes of AWS's query and JSON protocols
         (https://docs.aws.amazon.com/IAM/latest/APIReference/CommonErrors.html).
     """
+    # what stands before AWS may repeat the headers that it was sent
+    text = plain(without_secrets(text, credentials.read_so_far(os.environ)))
     if code in _DENIED:
         return AwsError(f"{action} is not allowed; grant this IAM action ({text or code})")
     if code in _BAD_KEYS:

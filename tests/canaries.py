@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 from loopback import serving
 from paths import PAGES
@@ -77,11 +78,17 @@ class _BadHandler(BaseHTTPRequestHandler):
             self._answer(307, said, Location=f"{self.thief.url}{path}")
         elif kind == "good":
             self._good(path)
+        elif kind == "empty":
+            data = {"status": "success", "data": {"groups": [], "activeAlertmanagers": []}}
+            self._answer(200, json.dumps(data))
         elif kind == "prometheus":
             self._answer(200, json.dumps({"status": "error", "errorType": "bad", "error": said}))
         elif kind == "aws":
             code = {"__type": "x#AccessDeniedException", "message": said}
-            self._answer(403, json.dumps(code))
+            xml = f"<Error><Code>AccessDenied</Code><Message>{escape(said)}</Message></Error>"
+            is_xml = "urlencoded" in (self.headers.get("Content-Type") or "")
+            wrapped = f"<ErrorResponse>{xml}</ErrorResponse>"
+            self._answer(403, wrapped if is_xml else json.dumps(code))
         elif kind == "sidecar":
             chat = {"target": "good", "url": self.thief.url}
             self._answer(200, json.dumps({"targets": [chat]}) if "status" in path else "")
@@ -164,17 +171,24 @@ def plant(folder: Path, bad: str, thief: Thief) -> Place:
     config = {
         "targets": [
             {"name": "good", "url": f"{bad}/good", "api_key_env": "GOOD_KEY", "models": ["tiny"]},
-            {"name": "denied", "url": f"{bad}/denied", "api_key_file": str(folder / "chat.key")},
+            {
+                "name": "denied",
+                "url": f"{bad}/denied",
+                "api_key_file": str(folder / "chat.key"),
+                "models": ["tiny"],
+            },
             {
                 "name": "reset",
                 "url": f"{bad}/reset",
                 "metrics_path": f"/metrics?token={query}&{query}",
+                "models": ["tiny"],
             },
             {
                 "name": "moved",
                 "url": f"{bad}/redirect",
                 "api_key_env": "GOOD_KEY",
                 "metrics_path": f"/metrics?token={query}",
+                "models": ["tiny"],
             },
         ],
         "exporter": {
@@ -190,6 +204,7 @@ def plant(folder: Path, bad: str, thief: Thief) -> Place:
         },
         "alarms": {
             "page_topic": "arn:aws:sns:eu-central-1:123456789012:llm-page",
+            "ticket_topic": "arn:aws:sns:eu-central-1:123456789012:llm-ticket",
             "webhook": f"{bad}/hooks/{canary('webhook')}",
             "deadman_url": f"{bad}/ping/{canary('deadman')}?t={canary('deadman-query')}",
             "api_url": f"{bad}/aws",

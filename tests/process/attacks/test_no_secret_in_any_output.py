@@ -34,6 +34,10 @@ MISTYPED = (
 TOKEN = ("--prometheus-token-env", "PROM_TOKEN")
 GRAFANA = ("--url", "{bad}/grafana", "--token-env", "GRAFANA_TOKEN")
 MOVED_GRAFANA = ("--url", "{bad}/redirect", "--token-env", "GRAFANA_TOKEN")
+DRILL = (
+    *("--prometheus", "{bad}/empty", "--timeout", "1s", "--no-listen"),
+    "--alertmanager",
+)
 IN_PROCESSES_OF_THEIR_OWN: tuple[Arguments, ...] = (
     ("exporter", "run"),
     ("exporter", "supervise"),
@@ -50,8 +54,9 @@ RUNS: dict[Arguments, tuple[tuple[str, ...], ...]] = {
     ("alarms", "plan"): ((),),
     ("alarms", "test"): (
         ("--timeout", "1s", "--no-listen"),
-        ("--alertmanager", "{bad}/denied", "--timeout", "1s", "--no-listen"),
-        *(("--alertmanager", url, "--timeout", "1s", "--no-listen") for url in MISTYPED),
+        (*DRILL, "{bad}/denied"),
+        (*DRILL, "{bad}/redirect"),
+        *((*DRILL, url) for url in MISTYPED),
         ("--to", "cloudwatch", "--timeout", "1s"),
     ),
     ("autoscale",): (("--help",),),
