@@ -475,7 +475,8 @@ def clean_url(url: str) -> str:
     wrong = f"'{shown_url(text)}' is not a server's URL; write http://host:8000"
     if parts is None or parts.scheme not in ("http", "https"):
         raise ValueError(f"{wrong} or http://[::1]:8000" if "[" in text else wrong)
-    if "@" in parts.netloc or _LOOKS_LIKE_USERINFO.search(parts.path):
+    if "@" in text:
+        # wherever it stands: a password may have a slash or a question mark in it
         raise ValueError(
             "the URL holds credentials; name them with api_key_env or api_key_file instead"
         )
@@ -497,9 +498,6 @@ def clean_url(url: str) -> str:
         raise ValueError(wrong)
     path = parts.path.rstrip("/").removesuffix("/metrics").removesuffix("/v1")
     return f"{parts.scheme}://{bracketed(host)}{f':{port}' if port else ''}{path}"
-
-
-_LOOKS_LIKE_USERINFO = re.compile(r":[^/]*@")
 
 
 def _split(text: str) -> SplitResult | None:
