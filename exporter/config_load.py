@@ -138,9 +138,9 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(data, dict):
         raise ConfigError([f"{path}: expected keys such as targets:, got {type(data).__name__}"])
-    odd = next((key for key in data if not isinstance(key, str)), None)
-    if odd is not None:
-        raise ConfigError([f"{path}: expected keys such as targets:, got {_shown(odd)}"])
+    odd = [key for key in data if not isinstance(key, str)]
+    if odd:
+        raise ConfigError([f"{path}: expected keys such as targets:, got {_shown(odd[0])}"])
     # a key with nothing below it, "targets:", is as good as absent
     return {key: value for key, value in data.items() if value is not None}
 
