@@ -29,6 +29,9 @@ Source:
     CloudWatchAPIKeyAccess.
 """
 
+_MISDIRECTED = 421
+"""A status that the SDK neither takes for a success nor repeats at once (RFC 9110, 15.5.20)."""
+
 _MOST_SAID = 500
 """Characters of an answer that go to the log."""
 
@@ -109,10 +112,13 @@ class WatchedSession(requests.Session):
             why = plain(without_secrets(str(problem)), _MOST_SAID)
             self.failure = Failure(f"no answer: {why}", is_final=False)
             raise
-        if answer.is_redirect:
-            # to the SDK it would be a success
-            answer.status_code = 502
-            answer.reason = f"redirect to {shown_url(answer.headers.get('Location', ''))}"
+        if 300 <= answer.status_code < 400:
+            to = shown_url(answer.headers.get("Location", "")) or "nowhere"
+            why = f"{shown_url(answer.url)} redirects to {to}, which is not followed; configure that URL"
+            self.failure = Failure(why, is_final=False)
+            # to the SDK a redirect would be a success
+            answer.status_code = _MISDIRECTED
+            return answer
         self.failure = _left_out(answer) if answer.ok else self._failure(answer)
         return answer
 
