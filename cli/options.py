@@ -178,9 +178,12 @@ def parse_time(text: str, now: float) -> float:
         if re.fullmatch(r"-[\d.]+", text):
             raise wrong
         try:
-            return now - parse_duration(text[1:])
+            t = now - parse_duration(text[1:])
         except ValueError:
             raise wrong from None
+        if not 0 <= t < LATEST_T:
+            raise wrong
+        return t
     try:
         t = float(text)
     except ValueError:

@@ -134,7 +134,7 @@ def aws_client(
             who waits for an answer wait.
 
     Raises:
-        UsageError: boto3 is not installed, or the region is none.
+        UsageError: boto3 is not installed, the region is none, or a key can be no header.
     """
     try:
         import boto3
@@ -143,6 +143,7 @@ def aws_client(
         raise UsageError(
             "boto3 is not installed; pip install 'vllm-opsctl[aws]' brings it"
         ) from None
+    credentials.check_of_aws(os.environ)
     retries = {"mode": retry, "max_attempts": _ATTEMPTS}
     settings = Config(connect_timeout=_CONNECT_S, read_timeout=_READ_S, retries=retries)
     with aws_mistakes(service):
@@ -181,6 +182,9 @@ def aws_mistakes(service: str) -> Iterator[None]:
             str(error.get("Message", "")),
         ) from None
     except (exceptions.ConnectionError, exceptions.HTTPClientError) as problem:
+        if "nvalid header" in str(problem):
+            # it has the key in it
+            raise AwsError("the AWS credentials hold a character that no header can have") from None
         raise AwsError(f"AWS does not answer: {problem}") from None
     except ResponseParserError:
         raise AwsError(

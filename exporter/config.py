@@ -294,6 +294,14 @@ class CloudWatch(Strict):
         6 * 3600.0, description="How long an outage of CloudWatch may last."
     )
 
+    @field_validator("emf_to")
+    @classmethod
+    def _agent(cls, where: str) -> str:
+        if "://" in where:
+            # as a server's URL but for the scheme: a host, a port, no credentials
+            clean_url(f"http://{where.partition('://')[2]}")
+        return where
+
     @field_validator("spool_dir")
     @classmethod
     def _absolute(cls, folder: str | None) -> str | None:

@@ -11,12 +11,14 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from vllm_opsctl.errors import UsageError
 from vllm_opsctl.exporter.files import read_plain_text
 from vllm_opsctl.exporter.limits import MAX_KEY_BYTES
 
 _USUAL = re.compile(r"[A-Z_][A-Z0-9_]*")
 
 _OF_AWS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+_SENT_TO_AWS = ("AWS_ACCESS_KEY_ID", *_OF_AWS)
 
 _read: set[str] = set()
 """The last net: who is told an error hides them, wherever it came from."""
@@ -105,6 +107,26 @@ def read_so_far(environment: Mapping[str, str]) -> frozenset[str]:
     """
     of_aws = (environment.get(name, "") for name in _OF_AWS)
     return frozenset((*_read, *of_aws)) - {""}
+
+
+def check_of_aws(environment: Mapping[str, str]) -> None:
+    """
+    Refuse what boto3 would try to send, fail to, and print.
+
+    Args:
+        environment: Environment variables.
+
+    Raises:
+        UsageError: A variable holds what can be no header, or white space around it, which boto3 keeps.
+    """
+    for name in _SENT_TO_AWS:
+        value = environment.get(name, "")
+        try:
+            is_bare = as_header(value) == value
+        except ValueError as problem:
+            raise UsageError(f"{name} {problem}") from None
+        if not is_bare or not value.isascii():
+            raise UsageError(f"{name} has white space around it, or is no ASCII; set it anew")
 
 
 def is_readable(path: Path) -> bool:

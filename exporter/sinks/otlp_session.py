@@ -8,6 +8,7 @@ and whether it is worth asking again, it keeps to itself.
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from requests.auth import AuthBase
 
 from vllm_opsctl.errors import AwsError, NeverTaken
 from vllm_opsctl.exporter.aws import aws_mistakes, refusal
+from vllm_opsctl.exporter.credentials import check_of_aws
 from vllm_opsctl.exporter.plain_text import plain
 from vllm_opsctl.exporter.redaction import shown_url, without_secrets
 
@@ -45,11 +47,15 @@ class SigV4(AuthBase):
     Args:
         region: AWS region.
         service: Name of the service in the signature.
+
+    Raises:
+        UsageError: A key in the environment can be no header.
     """
 
     def __init__(self, region: str, service: str = "monitoring") -> None:
         from botocore.session import get_session
 
+        check_of_aws(os.environ)
         self._region, self._service = region, service
         self._session = get_session()
 

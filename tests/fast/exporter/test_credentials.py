@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from commands import Opsctl
 
 from vllm_opsctl.errors import ConfigError
 from vllm_opsctl.exporter.config import Target
@@ -116,3 +117,42 @@ def refused(tmp_path: Path, text: str, **environment: str) -> str:
     (line,) = caught.value.problems
     assert line.isprintable()
     return line
+
+
+@pytest.mark.parametrize(
+    "name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"]
+)
+@pytest.mark.parametrize(
+    "form", ["{}\n", "{}\nx", " {}", "{}\x01", "{}\u20ac", "{}\xe9", "{}\udcff"]
+)
+def test_an_aws_key_that_can_be_no_header_is_refused_before_boto3_prints_it(
+    opsctl: Opsctl, tmp_path: Path, name: str, form: str
+) -> None:
+    good = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "eu-central-1"}
+    bad = {name: form.format(SECRET), "AWS_ENDPOINT_URL": "http://127.0.0.1:1"}
+    ran = opsctl.run("-vv", "diagnose", "--sagemaker", "x", env=good | bad, cwd=tmp_path)
+
+    assert ran.returncode == 64
+    assert name in ran.stderr
+    assert SECRET not in ran.stderr
+
+
+@pytest.mark.parametrize("form", ["{}\nx", "{}\x01", "{}\u20ac", "{}\udcff"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("diagnose", "--prometheus", "http://127.0.0.1:1", "--prometheus-token-env", "T"),
+        ("slo", "status", "--prometheus", "http://127.0.0.1:1", "--prometheus-token-env", "T"),
+        ("slo", "report", "--prometheus", "http://127.0.0.1:1", "--prometheus-token-env", "T"),
+        ("dashboards", "push", "--url", "http://127.0.0.1:1", "--token-env", "T"),
+        ("dashboards", "diff", "--url", "http://127.0.0.1:1", "--token-env", "T"),
+    ],
+)
+def test_a_token_that_can_be_no_header_is_refused_before_anybody_is_asked(
+    opsctl: Opsctl, tmp_path: Path, form: str, words: tuple[str, ...]
+) -> None:
+    ran = opsctl.run("-vv", *words, env={"T": form.format(SECRET)}, cwd=tmp_path)
+
+    assert ran.returncode == 64
+    assert "the variable T has a " in ran.stderr
+    assert SECRET not in ran.stderr
