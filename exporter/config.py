@@ -100,11 +100,10 @@ def _web_url(text: str) -> str:
 
 
 def _link(text: str) -> str:
-    """A URL that is shown to people, or the beginning of one."""
-    parts = _split(text)
-    if parts is None or "@" in parts.netloc:
-        raise ValueError("not a URL that can be shown; give one without credentials")
-    return text
+    """The beginning of a URL that pages and verdicts show to everybody: without the credentials in it."""
+    before, slashes, rest = text.partition("//")
+    host, slash, path = rest.partition("/")
+    return f"{before}{slashes}{host.rpartition('@')[2]}{slash}{path}" if slashes else text
 
 
 WebUrl = Annotated[str, AfterValidator(_web_url)]

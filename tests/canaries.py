@@ -203,6 +203,7 @@ def plant(folder: Path, bad: str, thief: Thief) -> Place:
             },
         },
         "alarms": {
+            "runbook_url": f"https://me:{canary('link')}@wiki/vllm",
             "page_topic": "arn:aws:sns:eu-central-1:123456789012:llm-page",
             "ticket_topic": "arn:aws:sns:eu-central-1:123456789012:llm-ticket",
             "webhook": f"{bad}/hooks/{canary('webhook')}",
