@@ -141,6 +141,7 @@ def check_configured(alarm: AlarmMessage, config: Config) -> None:
         UsageError: Where to look is none of these; names the key to set, and the command to type.
     """
     from vllm_opsctl.alarms.links import Links
+    from vllm_opsctl.exporter.matchers import matchers_in
 
     asked: list[tuple[str, str, str | None]] = []
     if alarm.sidecar is not None:
@@ -155,6 +156,14 @@ def check_configured(alarm: AlarmMessage, config: Config) -> None:
                 f"any host; set alarms.{key} ({has}) in opsctl.yaml or "
                 f"OPSCTL_ALARMS__{key.upper()}, or type: {_command(alarm)}"
             )
+    try:
+        # more than matchers would be a query of somebody else's
+        if alarm.match:
+            matchers_in(alarm.match)
+    except ValueError:
+        raise UsageError(
+            f"{alarm.origin}: {_shown(alarm.match)!r} are no label matchers; type it yourself"
+        ) from None
     if alarm.sidecar or alarm.prometheus or alarm.sagemaker:
         return
     known = {target.name for target in config.targets}

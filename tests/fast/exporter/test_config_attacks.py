@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from commands import Opsctl
 
+from vllm_opsctl.alarms.links import Links
 from vllm_opsctl.errors import ConfigError
 from vllm_opsctl.exporter.config import Config, clean_url, name_of, split_listen
 from vllm_opsctl.exporter.config_load import load_config
@@ -205,6 +206,36 @@ def test_ipv6_literals_are_targets_in_the_environment(variable: str) -> None:
 )
 def test_a_sidecar_listens_on_ipv6_too(listen: str, host: str) -> None:
     assert split_listen(listen) == (host, 9836)
+
+
+@pytest.mark.parametrize(
+    ("listen", "reached"),
+    [
+        ("[::1]:9836", "http://[::1]:9836"),
+        ("[::]:9836", "http://[::1]:9836"),
+        (":9836", "http://127.0.0.1:9836"),
+        ("[fd00::7]:80", "http://[fd00::7]:80"),
+    ],
+)
+def test_pages_name_a_sidecar_on_ipv6_as_urls_do(listen: str, reached: str) -> None:
+    config = Config.model_validate({"exporter": {"listen": listen}})
+
+    assert Links(config, "sidecar").sidecar_url == reached
+
+
+@pytest.mark.parametrize(
+    "where", ["tcp://me:hunter2@h:1", "udp://h:99999", "tcp://[::1", "tcp://h x"]
+)
+def test_an_agents_address_that_is_none_is_one_line(tmp_path: Path, where: str) -> None:
+    assert lines_of(tmp_path, f"exporter: {{cloudwatch: {{emf_to: '{where}'}}}}")
+
+
+def test_a_starter_file_is_not_written_into_a_fifo(opsctl: Opsctl, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.yaml")
+    ran = opsctl.run("config", "init", "x.yaml", "--force", cwd=tmp_path)
+
+    assert ran.returncode == 64
+    assert "is no plain file" in ran.stderr
 
 
 def test_ipv6_targets_are_diagnosed_by_their_own_name(opsctl: Opsctl) -> None:

@@ -78,6 +78,19 @@ def test_where_the_message_and_the_configuration_agree_it_is_followed(
     assert "no sidecar answers there (HTTP 401)" in line
 
 
+@pytest.mark.parametrize("match", ["{} or up", "up", '{a="b"} or on() vector(1)', "{a="])
+def test_what_is_no_label_matcher_is_not_asked_of_the_prometheus(
+    opsctl: Opsctl, tmp_path: Path, match: str
+) -> None:
+    with thief_and_bad_server() as (_, bad):
+        url = f"{bad}/prometheus"
+        text = f"Diagnose: opsctl diagnose --prometheus {url} --match '{match}'\n"
+        code, line = diagnosed(opsctl, tmp_path, text, OPSCTL_ALARMS__PROMETHEUS_URL=url)
+
+    assert code == 64
+    assert "are no label matchers; type it yourself" in line
+
+
 def test_a_password_in_a_message_is_not_shown(opsctl: Opsctl, tmp_path: Path) -> None:
     text = SIDECAR.format(url="http://me:hunter2@evil")
 
