@@ -17,6 +17,8 @@ HIDDEN = "***"
 MIN_SECRET_CHARS = 4
 """A shorter secret would hide parts of ordinary words."""
 
+_MIN_LITERAL_CHARS = 12
+
 _SCHEME = re.compile(r"^[A-Za-z][\w+.-]*:/+|^https?:|^[A-Za-z]{2,6}/{2,}|^/+")
 """The beginning of a URL, and of one in which the colon or a slash is missing."""
 
@@ -81,6 +83,23 @@ def without_secrets(text: str, secrets: Iterable[str] = ()) -> str:
     if "?" in text or "&" in text:
         text = _BARE_QUERY.sub(rf"\1{HIDDEN}", _QUERY.sub(rf"\1{HIDDEN}", text))
     return text
+
+
+def without_literally(data: bytes, secrets: Iterable[str]) -> bytes:
+    """
+    An answer without secrets that its server repeats; nothing else of it changes.
+
+    Args:
+        data: The answer.
+        secrets: Those that a word could be are left alone, for they may be anything of the answer's own.
+
+    >>> without_literally(b"x sk-0123456789 EMPTY", ["sk-0123456789", "EMPTY"])
+    b'x *** EMPTY'
+    """
+    for secret in secrets:
+        if len(secret) >= _MIN_LITERAL_CHARS:
+            data = data.replace(secret.encode("latin-1", "replace"), HIDDEN.encode())
+    return data
 
 
 def secrets_of_url(url: str) -> list[str]:

@@ -101,7 +101,9 @@ class _BadHandler(BaseHTTPRequestHandler):
 
     def _good(self, path: str) -> None:
         if path == "/metrics":
-            self._answer(200, PAGE.decode())
+            self._answer(200, f"{PAGE.decode()}# you sent {dict(self.headers)}\n")
+        elif path == "/version":
+            self._answer(200, json.dumps({"version": f"you sent {dict(self.headers)}"}))
         elif path == "/v1/models":
             self._answer(200, json.dumps({"data": [{"id": "tiny"}]}))
         elif path == "/v1/completions":

@@ -17,7 +17,7 @@ from vllm_opsctl.errors import SourceError
 from vllm_opsctl.exporter.config import Target
 from vllm_opsctl.exporter.observation import Observation
 from vllm_opsctl.exporter.plain_text import plain
-from vllm_opsctl.exporter.redaction import without_secrets
+from vllm_opsctl.exporter.redaction import without_literally, without_secrets
 from vllm_opsctl.exporter.sources.http import Answer, get, new_session
 
 CANARY_TIMEOUT_S = 10.0
@@ -180,7 +180,8 @@ class Prober:
     def _json(self, path: str) -> object:
         try:
             answer = self._ask(path, _FACTS_TIMEOUT_S)
-            return json.loads(answer.body) if answer.status == 200 else None
+            body = without_literally(answer.body, self._secrets)
+            return json.loads(body) if answer.status == 200 else None
         except (SourceError, ValueError):
             return None
 

@@ -9,7 +9,12 @@ from vllm_opsctl.errors import BadPage, SourceError
 from vllm_opsctl.exporter.config import Target
 from vllm_opsctl.exporter.exposition import MAX_PAGE_BYTES
 from vllm_opsctl.exporter.observation import Observation, error, metrics
-from vllm_opsctl.exporter.redaction import secrets_of_url, shown_url, without_secrets
+from vllm_opsctl.exporter.redaction import (
+    secrets_of_url,
+    shown_url,
+    without_literally,
+    without_secrets,
+)
 from vllm_opsctl.exporter.sources.http import get, new_session
 
 
@@ -43,7 +48,7 @@ class Scraper:
         except SourceError as problem:
             detail = without_secrets(problem.detail.replace(self._url, self._shown), self._secrets)
             return error(self._clock(), self.target.name, problem.reason, detail)
-        text = answer.body.decode("utf-8", errors="replace")
+        text = without_literally(answer.body, self._secrets).decode("utf-8", errors="replace")
         return metrics(self._clock(), self.target.name, text, answer.seconds)
 
     def close(self) -> None:
