@@ -7,6 +7,7 @@ building anything: its size with all aliases resolved, its nesting, its tags and
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +32,8 @@ _MAX_DIGITS = 64
 
 _SHOWN_CHARS = 60
 _EXPLAINED_CHARS = 2**11
+
+_QUOTED = re.compile(r"'([^']*)'")
 
 _YAMLS_OWN = "tag:yaml.org,2002:"
 _TAGS = frozenset(
@@ -114,7 +117,8 @@ def _documents(text: str, *, any_text: bool) -> Iterator[Any]:
     except yaml.MarkedYAMLError as problem:
         told = _told_better(text) or problem
         mark = told.problem_mark
-        raise YamlMistake(mark.line + 1 if mark else None, told.problem or "not YAML") from None
+        reason = _QUOTED.sub(_kind_alone, told.problem or "not YAML")
+        raise YamlMistake(mark.line + 1 if mark else None, reason) from None
     except yaml.reader.ReaderError as problem:
         line = _line_of(text, problem.position)
         raise YamlMistake(line, "control characters are not allowed") from None
@@ -122,6 +126,11 @@ def _documents(text: str, *, any_text: bool) -> Iterator[Any]:
         raise
     except (yaml.YAMLError, *_OF_CONSTRUCTORS) as problem:
         raise YamlMistake(None, f"a value that cannot be read ({type(problem).__name__})") from None
+
+
+def _kind_alone(quoted: re.Match[str]) -> str:
+    """What PyYAML quotes is kept as a character or a kind; a tag may be an unquoted password."""
+    return quoted[0] if len(quoted[1]) == 1 or quoted[1].startswith("<") else "'…'"
 
 
 def _told_better(text: str) -> yaml.MarkedYAMLError | None:
@@ -195,6 +204,8 @@ class _Look:
         if isinstance(event, seen.DocumentStartEvent):
             self._nodes.clear()
             self._scalars.clear()
+        elif not isinstance(event, seen.AliasEvent) and _anchor_of(event) in self._nodes:
+            raise YamlMistake(line, "an anchor (&) stands twice")
         elif isinstance(event, seen.ScalarEvent):
             self._scalar(event, line)
         elif isinstance(event, seen.AliasEvent):
@@ -259,6 +270,11 @@ class _Look:
             raise YamlMistake(
                 line, f"more than {MAX_YAML_NODES:,} values with its aliases resolved"
             )
+
+
+def _anchor_of(event: Any) -> str | None:
+    anchor = getattr(event, "anchor", None)
+    return str(anchor) if anchor is not None else None
 
 
 def _is_number(event: Any, value: str) -> bool:
