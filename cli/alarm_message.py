@@ -85,7 +85,7 @@ class AlarmMessage:
         """
         if self.odd_since is not None:
             raise InputFileError(
-                f"{self.origin}: since {self.odd_since!r}, which is the time of no alarm; give --at"
+                f"{self.origin}: since {self.odd_since!r}, which cannot be an alarm's time; give --at"
             )
         return None if self.since is None else str(self.since)
 
@@ -162,7 +162,7 @@ def check_configured(alarm: AlarmMessage, config: Config) -> None:
             matchers_in(alarm.match)
     except ValueError:
         raise UsageError(
-            f"{alarm.origin}: {_shown(alarm.match)!r} are no label matchers; type it yourself"
+            f"{alarm.origin}: {_shown(alarm.match)!r} are not label matchers; type it yourself"
         ) from None
     if alarm.sidecar or alarm.prometheus or alarm.sagemaker:
         return
@@ -246,7 +246,7 @@ def _cloudwatch(alarm: Mapping[str, Any], origin: str) -> AlarmMessage:
         alarms/cloudwatch names alarms kind/service/objective/model, with - for what there is none of.
     """
     if not isinstance(alarm["AlarmName"], str):
-        raise InputFileError(f"{origin}: AlarmName is no text; give the message as SNS sent it")
+        raise InputFileError(f"{origin}: AlarmName is not text; give the message as SNS sent it")
     parts: list[str | None] = [*alarm["AlarmName"].split("/", 3)]
     name, service, objective, model = (part if part != "-" else None for part in _padded(parts))
     return _with_command(

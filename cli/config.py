@@ -33,7 +33,7 @@ def init(path: Path | None, force: bool) -> None:
         raise UsageError(f"{path} exists; it is left alone (--force replaces it)")
     if path.exists() and not path.is_file():
         # to write to a FIFO would wait for its reader
-        raise UsageError(f"{path} is no plain file; choose another name")
+        raise UsageError(f"{path} is not a plain file; choose another name")
     text = files("vllm_opsctl.cli").joinpath("templates/opsctl.yaml").read_text(encoding="utf-8")
     try:
         path.write_text(text, encoding="utf-8")

@@ -136,6 +136,7 @@ def diagnose(
         read_log,
         wide_enough,
     )
+    from vllm_opsctl.exporter import credentials
     from vllm_opsctl.exporter.bundle import (
         Asked,
         Scrubber,
@@ -263,7 +264,8 @@ def diagnose(
             targets=asked.targets if targets else _names(observations, asked_before.targets),
         )
     if bundle is not None:
-        scrubber = Scrubber(known_secrets(loaded.config, os.environ))
+        secrets = known_secrets(loaded.config, os.environ)
+        scrubber = Scrubber([*secrets, *credentials.read_so_far(os.environ)])
         observations = as_packed((o for o in observations if o.target in asked.targets), scrubber)
     verdict = doctor.verdict(observations, asked)
     if bundle is not None:

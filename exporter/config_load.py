@@ -96,7 +96,7 @@ def load_config(path: Path | None, environment: Mapping[str, str]) -> LoadedConf
             _line(error, str(chosen or "(defaults)"), origins) for error in found[:MAX_PROBLEMS]
         ]
         if len(found) > MAX_PROBLEMS:
-            lines.append(f"{chosen or '(defaults)'}: {len(found) - MAX_PROBLEMS} mistakes more")
+            lines.append(f"{chosen or '(defaults)'}: {len(found) - MAX_PROBLEMS} more mistakes")
         raise ConfigError(lines) from None
     _refuse_unusable_keys(config, environment, str(chosen or "(defaults)"))
     return LoadedConfig(config, chosen, origins)
@@ -106,7 +106,7 @@ def _refuse_unusable_keys(config: Config, environment: Mapping[str, str], origin
     """
     Refuse keys that are there and cannot be sent.
 
-    One that is not there yet is refused by who needs it: many commands ask no target.
+    One that is not there yet is refused by whoever needs it: many commands ask no target.
     """
     problems: dict[str, None] = {}
     for index, target in enumerate(config.targets):
@@ -240,7 +240,7 @@ def _shown(value: object, may_show: bool = True) -> str:
     if isinstance(value, list | tuple):
         return "a list"
     if not may_show:
-        return "a text" if isinstance(value, str) else "a number, a switch or nothing"
+        return "a text" if isinstance(value, str) else "a number or a boolean"
     text = repr(value)
     return text if len(text) <= _SHOWN_CHARS else text[: _SHOWN_CHARS - 3] + "..."
 

@@ -21,7 +21,7 @@ _OF_AWS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 _SENT_TO_AWS = ("AWS_ACCESS_KEY_ID", *_OF_AWS)
 
 _read: set[str] = set()
-"""The last net: who is told an error hides them, wherever it came from."""
+"""The last net: messages hide them, whatever they came from."""
 
 _MARK_OF_UTF8 = "\ufeff"
 
@@ -126,7 +126,7 @@ def check_of_aws(environment: Mapping[str, str]) -> None:
         except ValueError as problem:
             raise UsageError(f"{name} {problem}") from None
         if not is_bare or not value.isascii():
-            raise UsageError(f"{name} has white space around it, or is no ASCII; set it anew")
+            raise UsageError(f"{name} has white space around it, or is not ASCII; set it again")
 
 
 def is_readable(path: Path) -> bool:

@@ -46,7 +46,7 @@ MAX_LINE_BYTES: Final = 32 * 2**20
 """One line of a recording: a page of 16 MiB, escaped."""
 
 MAX_PROBLEMS: Final = 20
-"""Mistakes of one configuration that are told; the others are counted."""
+"""Mistakes of one configuration that are shown; the others are counted."""
 
 MAX_RUNBOOK_BYTES: Final = 2**20
 """One failure mode of a runbook folder; the largest of ours has 6 KiB."""

@@ -99,7 +99,7 @@ def _targets(session: requests.Session, url: str) -> list[Target]:
         return [Target(name=t["target"], url=t["url"]) for t in data["targets"]]
     except (ValueError, KeyError, TypeError) as problem:
         # what a validation would say has several lines, and repeats what was answered
-        why = f"HTTP {answer.status}" if answer.status != 200 else "its status is none of a sidecar"
+        why = f"HTTP {answer.status}" if answer.status != 200 else "its status is not a sidecar's"
         raise BadPage(
             "not-a-sidecar", f"{url}: no sidecar answers there ({why}); its port is 9836"
         ) from problem

@@ -135,7 +135,7 @@ def test_of_very_many_mistakes_some_are_told_and_the_others_counted(tmp_path: Pa
     found = lines_of(tmp_path, "\n".join(f"k{index}: 1" for index in range(20_000)))
 
     assert len(found) == MAX_PROBLEMS + 1
-    assert found[-1].endswith(f"{20_000 - MAX_PROBLEMS} mistakes more")
+    assert found[-1].endswith(f"{20_000 - MAX_PROBLEMS} more mistakes")
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_a_starter_file_is_not_written_into_a_fifo(opsctl: Opsctl, tmp_path: Pat
     ran = opsctl.run("config", "init", "x.yaml", "--force", cwd=tmp_path)
 
     assert ran.returncode == 64
-    assert "is no plain file" in ran.stderr
+    assert "is not a plain file" in ran.stderr
 
 
 def test_ipv6_targets_are_diagnosed_by_their_own_name(opsctl: Opsctl) -> None:

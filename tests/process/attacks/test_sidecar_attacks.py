@@ -149,7 +149,7 @@ def test_a_status_that_is_none_is_one_line(opsctl: Opsctl, tmp_path: Path, body:
             (line,) = ran.stderr.splitlines()
 
             assert ran.returncode == 3
-            assert "no sidecar answers there (its status is none of a sidecar)" in line
+            assert "no sidecar answers there (its status is not a sidecar's)" in line
             assert "hunter2" not in line
             assert line.isprintable()
     assert threading.active_count() < 50

@@ -88,7 +88,7 @@ def test_what_is_no_label_matcher_is_not_asked_of_the_prometheus(
         code, line = diagnosed(opsctl, tmp_path, text, OPSCTL_ALARMS__PROMETHEUS_URL=url)
 
     assert code == 64
-    assert "are no label matchers; type it yourself" in line
+    assert "are not label matchers; type it yourself" in line
 
 
 def test_a_password_in_a_message_is_not_shown(opsctl: Opsctl, tmp_path: Path) -> None:
@@ -108,8 +108,8 @@ DEEP = "[" * 500 + "1" + "]" * 500
         (json.dumps({"Message": f'{{"AlarmName": {DEEP}}}'}), "nested more than 64 deep"),
         (f"[{'9' * 6000}]", "no line 'Diagnose:"),
         ("\0\0\0", "no line 'Diagnose:"),
-        ('{"AlarmName": ["x"]}', "AlarmName is no text"),
-        ('{"AlarmName": null}', "AlarmName is no text"),
+        ('{"AlarmName": ["x"]}', "AlarmName is not text"),
+        ('{"AlarmName": null}', "AlarmName is not text"),
         ('{"AlarmName": "x", "AlarmDescription": {"a": 1}}', "no line 'Diagnose:"),
         ('{"Message": {"a": 1}, "Subject": [1], "MessageAttributes": 3}', "no line 'Diagnose:"),
         ("Diagnose: opsctl diagnose --sidecar", "--sidecar without a value, or twice"),
@@ -152,7 +152,7 @@ def test_the_time_of_no_alarm_is_not_taken_for_now(
         code, line = diagnosed(opsctl, tmp_path, text)
 
         assert code == 64
-        assert "is the time of no alarm; give --at" in line
+        assert "cannot be an alarm's time; give --at" in line
 
 
 def sparse(path: Path) -> None:
