@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from vllm_opsctl.errors import BadPage, UsageError
+from vllm_opsctl.exporter.config import clean_url
+from vllm_opsctl.exporter.json_text import read_json
+from vllm_opsctl.exporter.redaction import shown_url
 from vllm_opsctl.exporter.sources.http import Answer, get, new_session
 
 _TIMEOUT_S = 30.0
@@ -34,10 +36,14 @@ def ask(
         BadPage: The answer is cut off or too large.
     """
     if not url.startswith(("http://", "https://")):
-        raise UsageError(f"{option} {url}: not a URL; write http://HOST:PORT")
+        raise UsageError(f"{option} {shown_url(url)}: not a URL; write http://HOST:PORT")
+    try:
+        base = clean_url(url)
+    except ValueError as problem:
+        raise UsageError(f"{option}: {problem}") from None
     return get(
         new_session(),
-        f"{url.rstrip('/')}{path}",
+        f"{base}{path}",
         timeout_s=_TIMEOUT_S,
         max_bytes=_MAX_BYTES,
         method="GET" if body is None else "POST",
@@ -62,7 +68,7 @@ def ask_json(url: str, path: str, *, option: str, what: str) -> Any:
     """
     answer = ask(url, path, option=option)
     try:
-        return json.loads(answer.body)
+        return read_json(answer.body)
     except ValueError:
         raise not_a(what, url, answer.status) from None
 
@@ -71,5 +77,6 @@ def not_a(what: str, url: str, status: int) -> BadPage:
     """The error of an answer that such a server does not give."""
     article = "an" if what[0] in "AEIOU" else "a"
     return BadPage(
-        f"not-{what.lower()}", f"{url}: HTTP {status}, but not what {article} {what} answers"
+        f"not-{what.lower()}",
+        f"{shown_url(url)}: HTTP {status}, but not what {article} {what} answers",
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,14 +16,17 @@ from vllm_opsctl.alarms.rule_tests import RULES, SECOND_RULES, unit_tests
 from vllm_opsctl.alarms.rules import Rulebook
 from vllm_opsctl.errors import UsageError
 from vllm_opsctl.exporter.config import Config
+from vllm_opsctl.exporter.files import plain_text_of
 from vllm_opsctl.exporter.identity import RESERVED_LABELS, SERVICE, Identity, identity_of
-from vllm_opsctl.exporter.yaml_text import Dumper, read_yaml
+from vllm_opsctl.exporter.yaml_text import Dumper, YamlMistake, read_user_yaml
 
 MARK = "written by opsctl alarms build"
 """In the first line of every file; a file without it is not ours to replace."""
 
 OPERATOR_RULES = "prometheusrule.yaml"
 OPERATOR_ALERTMANAGER = "alertmanagerconfig.yaml"
+
+_WITH_WEBHOOKS = ("alertmanager.yaml", OPERATOR_ALERTMANAGER)
 
 _DO_NOT_LOAD = (
     "# Do not load this file: it has the rules of a made-up second service, for the unit tests."
@@ -129,10 +134,7 @@ def differences(folder: Path, files: Mapping[str, str]) -> list[str]:
         UsageError: The folder has another service's rules.
     """
     _refuse_folder_of_another(folder, files)
-    there = {
-        name: (folder / name).read_text(encoding="utf-8") if (folder / name).is_file() else None
-        for name in (*files, *_stale(folder, files))
-    }
+    there = {name: plain_text_of(folder / name) for name in (*files, *_stale(folder, files))}
     return sorted(name for name, text in there.items() if text != files.get(name))
 
 
@@ -158,13 +160,23 @@ def write(folder: Path, files: Mapping[str, str]) -> list[str]:
         folder.mkdir(parents=True, exist_ok=True)
         for name in changed:
             if name in files:
-                (folder / name).write_text(files[name], encoding="utf-8")
+                _write(folder / name, files[name])
             else:
                 (folder / name).unlink()
     except OSError as problem:
         raise UsageError(f"{folder}: cannot be written ({problem.strerror})") from None
     return changed
 
+
+def _write(path: Path, text: str) -> None:
+    """Write a file; where it names webhooks, whose paths may be secrets, others may not read it."""
+    with path.open("w", encoding="utf-8") as out:
+        if path.name in _WITH_WEBHOOKS and _WEBHOOK.search(text):
+            os.fchmod(out.fileno(), os.fstat(out.fileno()).st_mode & 0o770)
+        out.write(text)
+
+
+_WEBHOOK = re.compile(r"webhook_?configs:", re.IGNORECASE)
 
 _ALL = (
     RULES,
@@ -226,40 +238,47 @@ def _arrows(gone: list[str], new: list[str]) -> str:
 
 def old_text(folder: Path, name: str) -> str:
     """The text of a file that an earlier build wrote; empty when there is none."""
-    try:
-        text = (folder / name).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return ""
+    text = plain_text_of(folder / name) or ""
     return text if MARK in text.partition("\n")[0] else ""
 
 
 def loaded(text: str) -> dict[str, Any]:
     """What a file of a build holds; empty when somebody broke it: it is replaced all the same."""
     try:
-        data = read_yaml(text)
-    except yaml.YAMLError:
+        data = read_user_yaml(text)
+    except YamlMistake:
         return {}
     return data if isinstance(data, dict) else {}
 
 
 def _group_names(text: str) -> list[str]:
-    return [group["name"] for group in loaded(text).get("groups", ())]
+    try:
+        return [str(group["name"]) for group in loaded(text).get("groups", ())]
+    except (KeyError, TypeError):
+        # somebody edited it; it is replaced all the same
+        return []
 
 
 def _object(text: str) -> tuple[str, str] | None:
     """Kind and name of a Kubernetes object."""
     data = loaded(text)
-    return (data["kind"], data["metadata"]["name"]) if "kind" in data else None
+    try:
+        return (str(data["kind"]), str(data["metadata"]["name"])) if "kind" in data else None
+    except (KeyError, TypeError):
+        return None
 
 
 def _identity_in(text: str) -> Identity | None:
     """Whose rules a file has, by the labels of its first one."""
-    rules = (rule for group in loaded(text).get("groups", ()) for rule in group["rules"])
-    labels = next((rule["labels"] for rule in rules if SERVICE in rule.get("labels", {})), None)
-    if labels is None:
+    try:
+        rules = [rule for group in loaded(text).get("groups", ()) for rule in group["rules"]]
+        labels = next((rule["labels"] for rule in rules if SERVICE in rule.get("labels", {})), None)
+        if labels is None:
+            return None
+        free = {name: str(value) for name, value in labels.items() if name not in RESERVED_LABELS}
+        return Identity(str(labels[SERVICE]), tuple(sorted(free.items())))
+    except (AttributeError, KeyError, TypeError):
         return None
-    free = {name: str(value) for name, value in labels.items() if name not in RESERVED_LABELS}
-    return Identity(labels[SERVICE], tuple(sorted(free.items())))
 
 
 def _stale(folder: Path, files: Mapping[str, str]) -> list[str]:
@@ -271,8 +290,4 @@ def _stale(folder: Path, files: Mapping[str, str]) -> list[str]:
 
 
 def _first_line(path: Path) -> str:
-    try:
-        with path.open(encoding="utf-8") as lines:
-            return lines.readline()
-    except (OSError, UnicodeDecodeError):
-        return ""
+    return (plain_text_of(path) or "").partition("\n")[0]

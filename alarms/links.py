@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from vllm_opsctl.alarms.alerts import Command, Per
 from vllm_opsctl.alarms.prometheus.conventions import Source
-from vllm_opsctl.exporter.config import Config, split_listen
+from vllm_opsctl.exporter.config import Config, bracketed, split_listen
 from vllm_opsctl.exporter.identity import identity_of
 
 _TARGET = "{{ $labels.target }}"
@@ -100,7 +100,8 @@ class Links:
         if self.config.alarms.sidecar_url is not None:
             return self.config.alarms.sidecar_url
         host, port = split_listen(self.config.exporter.listen)
-        return f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"  # noqa: S104
+        reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+        return f"http://{bracketed(reached)}:{port}"
 
     def notices(self) -> list[str]:
         """What pages could lead to and does not, one line each."""

@@ -33,6 +33,7 @@ from vllm_opsctl.alarms.openslo_query import NotUnderstood, meaning
 from vllm_opsctl.errors import InputFileError
 from vllm_opsctl.exporter.config import Objective
 from vllm_opsctl.exporter.units import parse_ratio
+from vllm_opsctl.exporter.yaml_text import YamlMistake, read_user_documents
 from vllm_opsctl.runbooks.names import nearest
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -253,13 +254,10 @@ def ratio_text(ratio: float) -> str | float:
 def _parsed(text: str, origin: str) -> list[tuple[int, object]]:
     try:
         # an empty document, as after a last ---, is none
-        documents = list(yaml.safe_load_all(text))
-    except (yaml.YAMLError, ValueError) as problem:
-        mark = getattr(problem, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        reason = getattr(problem, "problem", None) or "not YAML"
+        documents = read_user_documents(text)
+    except YamlMistake as problem:
         raise InputFileError(
-            f"{origin}{line}: not YAML: {reason}; check indentation and quotes"
+            f"{origin}{problem.place}: not YAML: {problem.reason}; check indentation and quotes"
         ) from None
     return [(number, data) for number, data in enumerate(documents, 1) if data is not None]
 

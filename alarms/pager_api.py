@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from vllm_opsctl.alarms.ask import ask, ask_json, not_a
 from vllm_opsctl.errors import BadPage
+from vllm_opsctl.exporter.plain_text import plain
 from vllm_opsctl.exporter.series import labels_text
 
 _API = "/api/v2"
@@ -147,7 +148,7 @@ class AlertmanagerApi:
         """
         answer = ask(self.url, f"{_API}/alerts", option="--alertmanager", body=[alert])
         if answer.status != 200:
-            text = answer.body[:200].decode(errors="replace").strip()
+            text = plain(answer.body[:200].decode(errors="replace").strip())
             raise BadPage("refused", f"{self.url}: HTTP {answer.status} to an alert: {text}")
 
     def held(self, **labels: str) -> list[HeldAlert]:

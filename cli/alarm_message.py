@@ -3,27 +3,42 @@ The page as it arrived: what alarm it is about, since when, and where to look.
 
 Read are SNS's notification, what Alertmanager and CloudWatch put into it, and either alone: whoever is
 paged pastes what there is. Nothing of it is run; of the command in it, the source and the targets are
-taken.
+taken. Anybody can write such a message, so no host is asked that it alone names: where to look must be
+in the configuration too.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vllm_opsctl.errors import InputFileError
+from vllm_opsctl.cli.common import read_given
+from vllm_opsctl.errors import InputFileError, UsageError
+from vllm_opsctl.exporter.json_text import read_json
+from vllm_opsctl.exporter.limits import MAX_MESSAGE_BYTES, MAX_NAME_CHARS
+from vllm_opsctl.exporter.plain_text import plain
+from vllm_opsctl.exporter.redaction import shown_url, without_secrets
+
+if TYPE_CHECKING:
+    from vllm_opsctl.exporter.config import Config
 
 _LINE = r"^{title}: (.+)$"
-_SINCE = re.compile(r"^Since: (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC$", re.MULTILINE)
 FOLLOWED = ("sidecar", "prometheus", "sagemaker")
 """Sources of the command in a page that are followed."""
 
 _TAKEN = (*(f"--{source}" for source in FOLLOWED), "--match")
+
+_EARLIEST_S = datetime(2000, 1, 1, tzinfo=UTC).timestamp()
+_LATEST_S = datetime(2100, 1, 1, tzinfo=UTC).timestamp()
+"""An alarm of another time is none; Go's zero time is the year 1."""
+
+_COMMAND_CHARS = 300
+_MOST_CHARS = 4096
+"""Of a command as it is shown, and as it is read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,11 +47,13 @@ class AlarmMessage:
     One page.
 
     Args:
+        origin: Where the message came from, for messages.
         name: The alarm.
         service: Name of the fleet; None where the message does not say.
         objective: The burning objective; None for alarms about something else.
         model: The model; None where the message does not say.
-        since: Unix seconds; None where the message does not say.
+        since: Unix seconds; None where the message does not say, or nonsense.
+        odd_since: The nonsense; None where there is none.
         runbook: URL of its page.
         sidecar: Where to look, as `diagnose` takes it; so are the next four.
         prometheus: The same.
@@ -45,17 +62,32 @@ class AlarmMessage:
         targets: The same.
     """
 
+    origin: str
     name: str
     service: str | None = None
     objective: str | None = None
     model: str | None = None
     since: float | None = None
+    odd_since: str | None = None
     runbook: str | None = None
     sidecar: str | None = None
     prometheus: str | None = None
     sagemaker: str | None = None
     match: str = ""
     targets: tuple[str, ...] = ()
+
+    def at(self) -> str | None:
+        """
+        When to look, as ``--at`` takes it; None where the message does not say.
+
+        Raises:
+            InputFileError: The message says nonsense.
+        """
+        if self.odd_since is not None:
+            raise InputFileError(
+                f"{self.origin}: since {self.odd_since!r}, which cannot be an alarm's time; give --at"
+            )
+        return None if self.since is None else str(self.since)
 
     def headline(self) -> str:
         """One line for people."""
@@ -81,6 +113,91 @@ class AlarmMessage:
         }
 
 
+def read_message(path: str) -> tuple[str, str]:
+    """
+    Read a message.
+
+    Args:
+        path: A plain file; ``-`` is stdin.
+
+    Returns:
+        The text, and what to call its origin.
+
+    Raises:
+        InputFileError: It cannot be read, is larger than any message, or no text.
+    """
+    return read_given(path, MAX_MESSAGE_BYTES, "message as SNS sent it")
+
+
+def check_configured(alarm: AlarmMessage, config: Config) -> None:
+    """
+    Refuse to ask a host that a message alone names.
+
+    Args:
+        alarm: The message.
+        config: What may be asked: its sidecar, its Prometheus, its targets.
+
+    Raises:
+        UsageError: Where to look is none of these; names the key to set, and the command to type.
+    """
+    from vllm_opsctl.alarms.links import Links
+    from vllm_opsctl.exporter.matchers import matchers_in
+
+    asked: list[tuple[str, str, str | None]] = []
+    if alarm.sidecar is not None:
+        asked.append(("sidecar_url", alarm.sidecar, Links(config, "sidecar").sidecar_url))
+    if alarm.prometheus is not None:
+        asked.append(("prometheus_url", alarm.prometheus, config.alarms.prometheus_url))
+    for key, url, own in asked:
+        if own is None or _base(url) is None or _base(url) != _base(own):
+            has = "it is not set" if own is None else f"which is {own}"
+            raise UsageError(
+                f"{alarm.origin}: it leads to {shown_url(url)}, and a message alone is not followed to "
+                f"any host; set alarms.{key} ({has}) in opsctl.yaml or "
+                f"OPSCTL_ALARMS__{key.upper()}, or type: {_command(alarm)}"
+            )
+    try:
+        # more than matchers would be a query of somebody else's
+        if alarm.match:
+            matchers_in(alarm.match)
+    except ValueError:
+        raise UsageError(
+            f"{alarm.origin}: {_shown(alarm.match)!r} are not label matchers; type it yourself"
+        ) from None
+    if alarm.sidecar or alarm.prometheus or alarm.sagemaker:
+        return
+    known = {target.name for target in config.targets}
+    urls = {target.url for target in config.targets}
+    for text in alarm.targets:
+        if text not in known and _base(text) not in urls:
+            raise UsageError(
+                f"{alarm.origin}: it leads to {shown_url(text)}, and a message alone is not followed to "
+                f"any host; list it under targets in opsctl.yaml, or type: {_command(alarm)}"
+            )
+
+
+def _base(url: str) -> str | None:
+    from vllm_opsctl.exporter.config import clean_url
+
+    try:
+        return clean_url(url)
+    except ValueError:
+        return None
+
+
+def _command(alarm: AlarmMessage) -> str:
+    """The command of a message, for people to judge and to type."""
+    words = ["opsctl", "diagnose"]
+    for source in FOLLOWED:
+        value = getattr(alarm, source)
+        words += [f"--{source}", shown_url(value)] if value is not None else []
+    words += ["--match", alarm.match] if alarm.match else []
+    words += [shown_url(target) for target in alarm.targets]
+    is_past = alarm.since is not None and (alarm.sidecar or alarm.prometheus)
+    words += ["--at", f"{alarm.since:.0f}"] if is_past else []
+    return plain(shlex.join(words), _COMMAND_CHARS)
+
+
 def read_alarm(text: str, origin: str) -> AlarmMessage:
     """
     Read a page.
@@ -92,27 +209,33 @@ def read_alarm(text: str, origin: str) -> AlarmMessage:
     Raises:
         InputFileError: It is none of these, or does not say where to look.
     """
-    envelope = _object(text)
+    envelope = _object(text, origin)
     if envelope is not None and "AlarmName" in envelope:
         return _cloudwatch(envelope, origin)
     if envelope is not None and isinstance(envelope.get("Message"), str):
-        inner = _object(envelope["Message"])
+        inner = _object(envelope["Message"], origin)
         if inner is not None and "AlarmName" in inner:
             return _cloudwatch(inner, origin)
         attributes = envelope.get("MessageAttributes")
-        subject = str(envelope.get("Subject") or "")
+        subject = _text(envelope.get("Subject"))
         return _alertmanager(
             envelope["Message"], subject, attributes if isinstance(attributes, dict) else {}, origin
         )
     return _alertmanager(text, "", {}, origin)
 
 
-def _object(text: str) -> dict[str, Any] | None:
+def _object(text: str, origin: str) -> dict[str, Any] | None:
     try:
-        data = json.loads(text)
-    except ValueError:
+        data = read_json(text)
+    except ValueError as problem:
+        if "nested" in str(problem):
+            raise InputFileError(f"{origin}: {problem}; give the message as SNS sent it") from None
         return None
     return data if isinstance(data, dict) else None
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _cloudwatch(alarm: Mapping[str, Any], origin: str) -> AlarmMessage:
@@ -122,16 +245,18 @@ def _cloudwatch(alarm: Mapping[str, Any], origin: str) -> AlarmMessage:
     Source:
         alarms/cloudwatch names alarms kind/service/objective/model, with - for what there is none of.
     """
-    parts: list[str | None] = [*str(alarm["AlarmName"]).split("/", 3)]
+    if not isinstance(alarm["AlarmName"], str):
+        raise InputFileError(f"{origin}: AlarmName is not text; give the message as SNS sent it")
+    parts: list[str | None] = [*alarm["AlarmName"].split("/", 3)]
     name, service, objective, model = (part if part != "-" else None for part in _padded(parts))
     return _with_command(
-        str(alarm.get("AlarmDescription") or ""),
+        _text(alarm.get("AlarmDescription")),
         origin,
         name=name or "",
         service=service,
         objective=objective,
         model=model,
-        since=_iso(alarm.get("StateChangeTime")),
+        **_since(alarm.get("StateChangeTime")),
     )
 
 
@@ -139,13 +264,16 @@ def _padded(parts: list[str | None]) -> list[str | None]:
     return (parts + [None] * 4)[:4]
 
 
-def _iso(text: object) -> float | None:
+def _since(text: object) -> dict[str, Any]:
+    """When it began, as the message says."""
     if not isinstance(text, str):
-        return None
+        return {}
     try:
-        return datetime.fromisoformat(text).timestamp()
-    except ValueError:
-        return None
+        parsed = datetime.fromisoformat(text)
+        t = (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
+    except (OverflowError, ValueError):
+        return {"odd_since": _shown(text)}
+    return {"since": t} if _EARLIEST_S <= t < _LATEST_S else {"odd_since": _shown(text)}
 
 
 def _alertmanager(
@@ -156,7 +284,7 @@ def _alertmanager(
         text = one.get("Value") if isinstance(one, dict) else None
         return text if isinstance(text, str) and text != "none" else None
 
-    since = _SINCE.search(message)
+    since = _line(message, "Since")
     words = subject.split()
     return _with_command(
         message,
@@ -165,7 +293,7 @@ def _alertmanager(
         service=attribute("service"),
         objective=attribute("objective"),
         model=attribute("model"),
-        since=_iso(f"{since[1]}+00:00") if since is not None else None,
+        **_since(None if since is None else since.replace(" UTC", "+00:00")),
     )
 
 
@@ -177,11 +305,11 @@ def _with_command(message: str, origin: str, **known: Any) -> AlarmMessage:
             "that opsctl alarms build wrote, or name the source yourself"
         )
     try:
-        words = shlex.split(command)
+        words = shlex.split(command) if len(command) <= _MOST_CHARS else []
     except ValueError:
         words = []
     if words[:2] != ["opsctl", "diagnose"]:
-        raise InputFileError(f"{origin}: {command!r} is no opsctl diagnose command")
+        raise InputFileError(f"{origin}: {_shown(command)!r} is no opsctl diagnose command")
     options: dict[str, Any] = {}
     targets = []
     rest = iter(words[2:])
@@ -189,14 +317,25 @@ def _with_command(message: str, origin: str, **known: Any) -> AlarmMessage:
         if not word.startswith("-"):
             targets.append(word)
         elif word in _TAKEN:
-            options[word.removeprefix("--")] = next(rest, "")
+            value = next(rest, "")
+            if not value or word.removeprefix("--") in options:
+                raise InputFileError(
+                    f"{origin}: {word} without a value, or twice; type it yourself"
+                )
+            options[word.removeprefix("--")] = value
         else:
             raise InputFileError(
-                f"{origin}: {word} in {command!r} is not followed; type it yourself"
+                f"{origin}: {_shown(word)} in {_shown(command)!r} is not followed; type it yourself"
             )
-    return AlarmMessage(
-        **known, runbook=_line(message, "Runbook"), targets=tuple(targets), **options
-    )
+    shown: dict[str, Any] = {
+        key: _shown(value) if isinstance(value, str) else value
+        for key, value in {**known, "runbook": _line(message, "Runbook")}.items()
+    }
+    return AlarmMessage(origin=origin, targets=tuple(targets), **shown, **options)
+
+
+def _shown(text: str) -> str:
+    return plain(without_secrets(text), MAX_NAME_CHARS)
 
 
 def _line(message: str, title: str) -> str | None:

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vllm_opsctl.errors import ConfigError, UsageError
-from vllm_opsctl.exporter.plain_text import plain_lines, styled_lines
+from vllm_opsctl.errors import ConfigError, InputFileError, UsageError
+from vllm_opsctl.exporter.limits import MAX_NAME_CHARS
+from vllm_opsctl.exporter.plain_text import plain, plain_lines, styled_lines
 
 if TYPE_CHECKING:
     from vllm_opsctl.exporter.config import Target
@@ -112,6 +113,39 @@ def _from_url(text: str, configured: dict[str, Target]) -> Target:
         raise UsageError(f"target: {problem}") from None
     same = [target for target in configured.values() if target.url == url]
     return same[0] if same else Target(name=name_of(url), url=url)
+
+
+def read_given(path: str, max_bytes: int, wanted: str) -> tuple[str, str]:
+    """
+    Read a text that is given as a file or on stdin, bounded.
+
+    Args:
+        path: A plain file; ``-`` is stdin.
+        max_bytes: More is refused, and not read.
+        wanted: What should be there, for messages.
+
+    Returns:
+        The text, and what to call its origin.
+
+    Raises:
+        InputFileError: It cannot be read, is too large, or not UTF-8.
+    """
+    from vllm_opsctl.exporter.files import read_plain
+
+    if path != "-":
+        origin, data = plain(path, MAX_NAME_CHARS), read_plain(Path(path), max_bytes, wanted)
+    else:
+        origin = "<stdin>"
+        try:
+            data = sys.stdin.buffer.read(max_bytes + 1)
+        except (AttributeError, OSError, ValueError):
+            raise InputFileError(f"{origin}: cannot be read; give a {wanted}") from None
+        if len(data) > max_bytes:
+            raise InputFileError(f"{origin}: larger than {max_bytes >> 20} MiB; give a {wanted}")
+    try:
+        return data.decode("utf-8-sig"), origin
+    except UnicodeDecodeError:
+        raise InputFileError(f"{origin}: not text; give a {wanted}") from None
 
 
 def require_targets(loaded: LoadedConfig) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -31,6 +31,9 @@ def init(path: Path | None, force: bool) -> None:
     path = path or Path(DEFAULT_FILE)
     if path.exists() and not force:
         raise UsageError(f"{path} exists; it is left alone (--force replaces it)")
+    if path.exists() and not path.is_file():
+        # to write to a FIFO would wait for its reader
+        raise UsageError(f"{path} is not a plain file; choose another name")
     text = files("vllm_opsctl.cli").joinpath("templates/opsctl.yaml").read_text(encoding="utf-8")
     try:
         path.write_text(text, encoding="utf-8")
@@ -70,8 +73,26 @@ def in_force(loaded: LoadedConfig) -> str:
 
     lines = [f"# file: {loaded.path or 'none, defaults'}"]
     lines += [f"# {key}: from {origin}" for key, origin in loaded.origins.items()]
-    data = loaded.config.model_dump(mode="json", exclude_none=True)
+    data = _without_secrets(loaded.config.model_dump(mode="json", exclude_none=True))
     return "\n".join([*lines, yaml.safe_dump(data, sort_keys=False, allow_unicode=True)])
+
+
+def _without_secrets(data: dict[str, Any]) -> dict[str, Any]:
+    """What may be shown: query values hidden, of webhooks the host alone, for their paths may be secrets."""
+    from vllm_opsctl.exporter.redaction import host_alone, shown_url
+
+    for target in data["targets"]:
+        target["metrics_path"] = shown_url(target["metrics_path"])
+    alarms = data["alarms"]
+    for key, text in alarms.items():
+        if key in ("webhook", "deadman_url"):
+            alarms[key] = host_alone(text)
+        elif key.endswith("_url"):
+            alarms[key] = shown_url(text)
+    cloudwatch = data["exporter"]["cloudwatch"]
+    if "endpoint_url" in cloudwatch:
+        cloudwatch["endpoint_url"] = shown_url(cloudwatch["endpoint_url"])
+    return data
 
 
 @config.command()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from vllm_opsctl.cli.common import EXIT_FINDINGS, emit, load, note
-from vllm_opsctl.cli.options import source_option, text_or_json_option, version_option
+from vllm_opsctl.cli.options import source_option, text_or_json_option, token_of, version_option
 from vllm_opsctl.cli.paragraphs import width, wrapped
 from vllm_opsctl.cli.plan_view import DONE, MARKS
 from vllm_opsctl.errors import SourceError, UsageError
@@ -164,28 +163,13 @@ def _planned(
     from vllm_opsctl.dashboards.grafana_api import GrafanaApi
     from vllm_opsctl.dashboards.push import plan as compare
 
-    grafana = GrafanaApi(url, token_of(token_env))
+    grafana = GrafanaApi(url, token_of(token_env, "--token-env"))
     config = load(ctx).config
     service = config.service.name
     grafana.check()
     drawn = [one for one in draw(config, source, version) if fleet or not one.of_all_services]
     title = board_folder(service) if folder is None else folder
     return grafana, compare(grafana, drawn, title, service)
-
-
-def token_of(name: str | None) -> str | None:
-    """
-    The token in an environment variable; None for none.
-
-    Raises:
-        UsageError: There is no such variable, or it is empty.
-    """
-    if name is None:
-        return None
-    token = os.environ.get(name, "").strip()
-    if not token:
-        raise UsageError(f"--token-env {name}: no such environment variable, or an empty one")
-    return token
 
 
 def _carry_out(grafana: GrafanaApi, found: Plan, *, quiet: bool) -> None:

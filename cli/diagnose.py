@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,7 +17,7 @@ from vllm_opsctl.cli.options import (
     parse_time,
     runbooks_option,
 )
-from vllm_opsctl.errors import InputFileError, UsageError
+from vllm_opsctl.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,8 +53,8 @@ SHORTEST_EVERY_S = 1.0
     "--alarm",
     "alarm_file",
     metavar="FILE",
-    type=click.File("r", encoding="utf-8"),
-    help="Look where this page says, at its time: SNS's message; - reads stdin.",
+    type=click.Path(allow_dash=True),
+    help="Look where this page says, if configured, at its time: SNS's message; - reads stdin.",
 )
 @click.option(
     "--match",
@@ -108,7 +108,7 @@ def diagnose(
     prometheus_token_env: str | None,
     tap: Path | None,
     sagemaker: str | None,
-    alarm_file: TextIO | None,
+    alarm_file: str | None,
     for_s: float,
     at: str | None,
     window: float,
@@ -136,6 +136,7 @@ def diagnose(
         read_log,
         wide_enough,
     )
+    from vllm_opsctl.exporter import credentials
     from vllm_opsctl.exporter.bundle import (
         Asked,
         Scrubber,
@@ -158,14 +159,19 @@ def diagnose(
     if alarm_file is not None:
         if chosen_sources or targets or match:
             raise UsageError("--alarm says where to look; leave the sources and targets to it")
-        from vllm_opsctl.cli.alarm_message import FOLLOWED
+        from vllm_opsctl.cli.alarm_message import (
+            FOLLOWED,
+            check_configured,
+            read_alarm,
+            read_message,
+        )
 
-        alarm = _read(alarm_file)
+        alarm = read_alarm(*read_message(alarm_file))
         sidecar, prometheus, sagemaker = alarm.sidecar, alarm.prometheus, alarm.sagemaker
         match, targets = alarm.match, alarm.targets
         chosen_sources = [f"--{name}" for name in FOLLOWED if getattr(alarm, name)]
-        if at is None and chosen_sources and alarm.since is not None:
-            at = str(alarm.since)
+        if at is None and chosen_sources:
+            at = alarm.at()
     if len(chosen_sources) > 1:
         raise UsageError(f"{' and '.join(chosen_sources)} are both given; choose one")
     if at is not None and not chosen_sources:
@@ -187,6 +193,8 @@ def diagnose(
     if bundle is not None:
         refuse_to_overwrite(bundle)
     loaded = load(ctx)
+    if alarm is not None:
+        check_configured(alarm, loaded.config)
     library = load_library(runbook_dirs) if runbook_dirs else shipped_library()
     if not chosen_sources:
         window = max(window, for_s * 3)
@@ -215,6 +223,7 @@ def diagnose(
         source = Sidecar(sidecar, targets, loaded)
         observations = _from_sidecar(source, end, window, probe=not no_probe)
         now = source.now() if end is None else None
+        targets = tuple(target.name for target in source.targets) if targets else ()
     elif prometheus is not None:
         end = parse_time(at, time.time()) if at else None
         observations = from_prometheus(
@@ -260,7 +269,8 @@ def diagnose(
             now=None if at else asked_before.now,
         )
     if bundle is not None:
-        scrubber = Scrubber(known_secrets(loaded.config, os.environ))
+        secrets = known_secrets(loaded.config, os.environ)
+        scrubber = Scrubber([*secrets, *credentials.read_so_far(os.environ)])
         observations = as_packed((o for o in observations if o.target in asked.targets), scrubber)
     verdict = doctor.verdict(observations, asked)
     if bundle is not None:
@@ -270,16 +280,6 @@ def diagnose(
         click.echo(f"{bundle} packed; opsctl diagnose --recording {bundle}", err=True)
     emit(rendered(verdict, output, show_features=show_features, alarm=alarm))
     return verdict.exit_code
-
-
-def _read(alarm_file: TextIO) -> AlarmMessage:
-    from vllm_opsctl.cli.alarm_message import read_alarm
-
-    name = getattr(alarm_file, "name", "--alarm")
-    try:
-        return read_alarm(alarm_file.read(), str(name))
-    except UnicodeDecodeError:
-        raise InputFileError(f"{name}: not text; give the message as SNS sent it") from None
 
 
 def _check_watch(

@@ -12,6 +12,7 @@ import io
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,8 +20,9 @@ import click
 
 from vllm_opsctl import __version__
 from vllm_opsctl.errors import EXIT_INTERNAL, EXIT_USAGE, OpsError
-from vllm_opsctl.exporter.limits import MAX_NAME_CHARS
+from vllm_opsctl.exporter import credentials
 from vllm_opsctl.exporter.plain_text import plain, plain_lines
+from vllm_opsctl.exporter.redaction import without_secrets
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "alarms": ("alarms:alarms", "Turn objectives and failure modes into alarms."),
@@ -49,6 +51,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "top": ("top:top", "Watch what every target does, live."),
 }
 """Name to (module:attribute, help); help stands here so that `opsctl --help` imports nothing."""
+
+
+_TELL_HEADERS = ("boto3", "botocore", "opentelemetry", "s3transfer")
+"""Libraries whose debug lines have the headers and parameters of requests in them."""
+
+
+def _harmless(text: str) -> str:
+    return plain_lines(without_secrets(text, credentials.read_so_far(os.environ)))
 
 
 class LazyGroup(click.Group):
@@ -87,16 +97,16 @@ class LazyGroup(click.Group):
 
 
 class PlainFormatter(logging.Formatter):
-    """Log lines in which whatever came from outside is shown, not obeyed."""
+    """Log lines without secrets, in which whatever came from outside is shown, not obeyed."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         """A message is one line, whatever is in it."""
         record.message = plain(record.message)
         return super().formatMessage(record)
 
-    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
-        """A traceback has lines of its own, and an exception's text may be anybody's."""
-        return plain_lines(super().formatException(ei))
+    def format(self, record: logging.LogRecord) -> str:
+        """One record; a traceback has lines of its own, and an exception's text may be anybody's."""
+        return _harmless(super().format(record))
 
 
 @click.group(
@@ -120,16 +130,18 @@ def cli(ctx: click.Context, verbose: int, config_path: str | None) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PlainFormatter("opsctl: %(message)s"))
     logging.basicConfig(level=levels[min(verbose, 2)], handlers=[handler])
+    for library in _TELL_HEADERS:
+        logging.getLogger(library).setLevel(max(logging.INFO, levels[min(verbose, 2)]))
     if os.environ.get("NO_COLOR"):
         ctx.color = False
     ctx.obj = config_path
 
 
 def _show(problem: click.ClickException) -> None:
-    """What click says of a mistake, which may hold what was pasted."""
+    """What click says of a mistake: what was typed at the wrong place may be a URL with a password."""
     said = io.StringIO()
     problem.show(file=said)
-    click.echo(plain_lines(said.getvalue()), nl=False, err=True)
+    click.echo(_harmless(said.getvalue()), nl=False, err=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -163,16 +175,16 @@ def run(arguments: Sequence[str] | None = None) -> int:
         _show(problem)
         return EXIT_USAGE
     except OpsError as problem:
-        for line in str(problem).split("\n"):
-            click.echo(f"{click.style('Error:', fg='red', bold=True)} {plain(line)}", err=True)
+        for line in _harmless(str(problem)).split("\n"):
+            click.echo(f"{click.style('Error:', fg='red', bold=True)} {line}", err=True)
         return problem.exit_code
     except Exception as problem:
         if logging.getLogger().isEnabledFor(logging.INFO):
-            raise
+            click.echo(_harmless(traceback.format_exc()), err=True)
         kind = type(problem).__name__
         click.echo(
             f"{click.style('Error:', fg='red', bold=True)} a fault of opsctl itself "
-            f"({kind}: {plain(str(problem), MAX_NAME_CHARS)}); -v shows where, please report it",
+            f"({kind}: {_harmless(str(problem))}); -v shows where, please report it",
             err=True,
         )
         return EXIT_INTERNAL

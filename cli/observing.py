@@ -17,11 +17,14 @@ from itertools import pairwise
 from pathlib import Path
 
 from vllm_opsctl.cli.common import Progress
+from vllm_opsctl.cli.options import token_of
 from vllm_opsctl.errors import UsageError
 from vllm_opsctl.exporter.config import Target, clean_url
 from vllm_opsctl.exporter.config_load import LoadedConfig, api_key
 from vllm_opsctl.exporter.descriptors import allow_open_files
-from vllm_opsctl.exporter.observation import Observation
+from vllm_opsctl.exporter.observation import Observation, not_sent
+from vllm_opsctl.exporter.plain_text import plain
+from vllm_opsctl.exporter.redaction import shown_url
 from vllm_opsctl.exporter.units import format_duration
 from vllm_opsctl.runbooks.evidence import FULL_HISTORY_S, HISTORY_STEP_S, history_of
 from vllm_opsctl.runbooks.host import is_local
@@ -44,6 +47,8 @@ ENOUGH_PAGES = 2 * MIN_SAMPLES
 
 _RECENT = 20
 """Observations whose distance tells how often a target is scraped now."""
+
+_SHOWN_NAMES = 1000
 
 _CLOCK_SLACK_S = 30.0
 """The sidecar's clock may run ahead of this machine's."""
@@ -97,8 +102,8 @@ class Sidecar:
 
     Args:
         url: Its base URL, as given.
-        asked: Names of targets; all of them when empty.
-        loaded: For the API keys of canaries.
+        asked: Names or URLs of targets; all of them when empty.
+        loaded: Which targets may be sent a canary, and their API keys.
 
     Raises:
         UsageError: No URL, or a target that it does not watch.
@@ -114,12 +119,19 @@ class Sidecar:
             raise UsageError(f"--sidecar: {problem}") from None
         self._source = SidecarSource(self.url)
         known = {target.name: target for target in self._source.targets()}
-        unknown = [name for name in asked if name not in known]
-        if unknown:
-            has = ", ".join(known)
-            raise UsageError(f"--sidecar {self.url}: no {', '.join(unknown)}; it has {has}")
-        self.targets = [target for name, target in known.items() if not asked or name in asked]
-        self._configured = {target.name: target for target in loaded.config.targets}
+        by_url = {target.url: target for target in known.values()}
+        self._named_urls: set[str] = set()
+        wanted: dict[str, Target] = {}
+        for name in asked:
+            found = known.get(name) or by_url.get(_url_in(name) or "")
+            if found is None:
+                has = plain(", ".join(known), _SHOWN_NAMES)
+                raise UsageError(f"--sidecar {self.url}: no {plain(shown_url(name))}; it has {has}")
+            wanted[found.name] = found
+            if name not in known:
+                self._named_urls.add(found.url)
+        self.targets = list(wanted.values()) if asked else list(known.values())
+        self._configured = loaded.config.targets
 
     def observations(
         self, *, end: float | None, window_s: float, probe: bool, quiet: bool = False
@@ -171,13 +183,45 @@ class Sidecar:
         for target in self.targets:
             if target.is_tap_only or (is_local(target.url) and not is_local(self.url)):
                 continue
-            key = api_key(self._configured.get(target.name, target), os.environ)
+            own, why = self._own(target)
+            if own is None:
+                observations.append(not_sent(time.time(), target.name, why))
+                continue
+            key = api_key(own, os.environ)
             thread = threading.Thread(
-                target=probe_once, args=(target, key, observations.append), daemon=True
+                target=probe_once, args=(own, key, observations.append), daemon=True
             )
             thread.start()
             probes.append(thread)
         return probes
+
+    def _own(self, target: Target) -> tuple[Target | None, str]:
+        """
+        A target as it is configured here, under the sidecar's name for it; else why it gets no canary.
+
+        The sidecar's word alone sends nothing anywhere, and a key to nowhere but its own target's URL.
+        """
+        named = [own for own in self._configured if own.name == target.name]
+        if named and named[0].url == target.url:
+            return named[0], ""
+        if target.url in self._named_urls:
+            same = next((own for own in self._configured if own.url == target.url), target)
+            return same.model_copy(update={"name": target.name}), ""
+        if named:
+            return None, (
+                f"the sidecar has {target.name} at {target.url}, this configuration at {named[0].url}"
+            )
+        return None, f"{target.url} is not in this configuration; list it under targets"
+
+
+def _url_in(text: str) -> str | None:
+    """The base URL that a text means; None where it means none."""
+    if "//" not in text:
+        return None
+    try:
+        return clean_url(text)
+    except ValueError:
+        return None
 
 
 def from_prometheus(
@@ -198,9 +242,7 @@ def from_prometheus(
         base = clean_url(url)
     except ValueError as problem:
         raise UsageError(f"--prometheus: {problem}") from None
-    token = os.environ.get(token_env) if token_env else None
-    if token_env and not token:
-        raise UsageError(f"--prometheus-token-env {token_env}: no such environment variable")
+    token = token_of(token_env, "--prometheus-token-env")
     until = end if end is not None else time.time()
     source = PrometheusSource(base, match, token=token)
     observations = source.observations(end=until, **history_of(until - window_s))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -126,6 +127,32 @@ def scale_of(ctx: click.Context, param: click.Parameter, value: str) -> Fraction
         raise click.BadParameter(str(problem), ctx, param) from None
 
 
+def token_of(name: str | None, option: str) -> str | None:
+    """
+    The token in an environment variable; None for none.
+
+    Args:
+        name: The variable.
+        option: That named it, for messages.
+
+    Raises:
+        UsageError: There is no such variable, it is empty, or what it holds can be no header.
+    """
+    from vllm_opsctl.exporter import credentials
+
+    if name is None:
+        return None
+    try:
+        token = credentials.from_variable(name, os.environ)
+    except ValueError as problem:
+        raise UsageError(f"{option}: {problem}") from None
+    if token is None:
+        # a name that is none may be the token itself
+        shown = f" {name}" if credentials.called(name).endswith(name) else ""
+        raise UsageError(f"{option}{shown}: no such environment variable, or an empty one")
+    return token
+
+
 def is_given(ctx: click.Context, name: str) -> bool:
     """Whether an option was given, rather than left at its default."""
     return ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
@@ -151,9 +178,12 @@ def parse_time(text: str, now: float) -> float:
         if re.fullmatch(r"-[\d.]+", text):
             raise wrong
         try:
-            return now - parse_duration(text[1:])
+            t = now - parse_duration(text[1:])
         except ValueError:
             raise wrong from None
+        if not 0 <= t < LATEST_T:
+            raise wrong
+        return t
     try:
         t = float(text)
     except ValueError:

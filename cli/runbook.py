@@ -126,6 +126,7 @@ def schema() -> None:
 def build(out: Path, check: bool, runbook_dirs: tuple[Path, ...]) -> None:
     """Write one Markdown page a failure mode, and an index."""
     from vllm_opsctl.dashboards.boards import panels_by_mode
+    from vllm_opsctl.exporter.files import plain_text_of
     from vllm_opsctl.runbooks.load import load_library
     from vllm_opsctl.runbooks.pages import build_pages
 
@@ -135,7 +136,7 @@ def build(out: Path, check: bool, runbook_dirs: tuple[Path, ...]) -> None:
     changed = [
         name
         for name, text in pages.items()
-        if name not in there or there[name].read_text(encoding="utf-8") != text
+        if name not in there or plain_text_of(there[name]) != text
     ]
     if check:
         if changed or stale:
@@ -143,7 +144,7 @@ def build(out: Path, check: bool, runbook_dirs: tuple[Path, ...]) -> None:
             raise RunbookError(f"{out}: not up to date: {names}; opsctl runbook build --out {out}")
         click.echo(f"{len(pages)} pages are up to date")
         return
-    foreign = [path for path in stale if "opsctl runbook build" not in path.read_text("utf-8")]
+    foreign = [path for path in stale if "opsctl runbook build" not in (plain_text_of(path) or "")]
     if foreign:
         raise UsageError(f"{foreign[0]}: not a page of opsctl's; choose a directory of its own")
     out.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,8 @@ from vllm_opsctl.cli.paragraphs import wrapped
 from vllm_opsctl.cli.slo_report import report
 from vllm_opsctl.cli.slo_status import status
 from vllm_opsctl.errors import InputFileError, UsageError
+from vllm_opsctl.exporter.files import read_plain_text
+from vllm_opsctl.exporter.limits import MAX_CONFIG_BYTES
 from vllm_opsctl.exporter.units import format_duration, format_number, format_percent
 from vllm_opsctl.runbooks.names import nearest
 
@@ -70,11 +72,10 @@ def import_command(file: Path) -> None:
     from vllm_opsctl.alarms.openslo_read import objectives_section, read_openslo
 
     try:
-        text = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputFileError(f"{file}: no such file; opsctl slo export writes one") from None
-    except (OSError, UnicodeDecodeError) as problem:
-        raise InputFileError(f"{file}: cannot be read ({problem})") from None
+        text = read_plain_text(file, MAX_CONFIG_BYTES, "file of OpenSLO documents")
+    except InputFileError as problem:
+        hint = "; opsctl slo export writes one" if str(problem).endswith("no such file") else ""
+        raise InputFileError(f"{problem}{hint}") from None
     found = read_openslo(text, str(file))
     for text in found.notes:
         note(text)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vllm_opsctl.cli.common import emit, load, note
-from vllm_opsctl.cli.options import is_given, output_option, source_option, version_option
-from vllm_opsctl.cli.slo_status import progress, prometheus_option, time_of, token_of, token_option
+from vllm_opsctl.cli.options import is_given, output_option, source_option, token_of, version_option
+from vllm_opsctl.cli.slo_status import progress, prometheus_option, time_of, token_option
 from vllm_opsctl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -89,7 +89,9 @@ def report(
 
         check_plot(plot)
     config = load(ctx).config
-    server = Prometheus(_url(config, prometheus), token=token_of(token_env))
+    server = Prometheus(
+        _url(config, prometheus), token=token_of(token_env, "--prometheus-token-env")
+    )
     with progress() as tell:
         history = read_history(
             server,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +12,13 @@ from typing import TYPE_CHECKING
 import click
 
 from vllm_opsctl.cli.common import emit, load, note
-from vllm_opsctl.cli.options import output_option, parse_time, source_option, version_option
+from vllm_opsctl.cli.options import (
+    output_option,
+    parse_time,
+    source_option,
+    token_of,
+    version_option,
+)
 from vllm_opsctl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -103,19 +108,6 @@ def status(
     return found.exit_code
 
 
-def token_of(name: str | None) -> str | None:
-    """
-    The bearer token that an environment variable holds.
-
-    Raises:
-        UsageError: It is not set.
-    """
-    token = os.environ.get(name) if name else None
-    if name and not token:
-        raise UsageError(f"--prometheus-token-env {name}: no such environment variable")
-    return token
-
-
 def time_of(at: str | None) -> float:
     """
     The moment that ``--at`` names; now without it.
@@ -165,6 +157,6 @@ def _from_prometheus(
     if version is not None and source == "sidecar":
         raise UsageError("--vllm-version belongs to --from vllm; the sidecar reads every release")
     t = time_of(at)
-    server = Prometheus(url, token=token_of(token_env))
+    server = Prometheus(url, token=token_of(token_env, "--prometheus-token-env"))
     with progress() as tell:
         return status_from_prometheus(server, config, source, at=t, version=version, progress=tell)

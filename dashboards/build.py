@@ -33,6 +33,7 @@ from vllm_opsctl.dashboards.slo_board import slo_board
 from vllm_opsctl.errors import UsageError
 from vllm_opsctl.exporter.catalogue import Version
 from vllm_opsctl.exporter.config import Config
+from vllm_opsctl.exporter.files import plain_text_of
 from vllm_opsctl.exporter.sli import measured
 
 MARK = "opsctl dashboards build"
@@ -279,10 +280,7 @@ def _object(text: str) -> dict[str, Any]:
 
 
 def _read(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return None
+    return plain_text_of(path)
 
 
 def renamed(folder: Path, files: Mapping[str, str], service: str) -> list[str]:

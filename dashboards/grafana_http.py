@@ -7,7 +7,6 @@ Source:
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
@@ -21,6 +20,9 @@ import requests
 
 from vllm_opsctl.errors import BadPage, SourceError, Unreachable, UsageError
 from vllm_opsctl.exporter.config import clean_url
+from vllm_opsctl.exporter.json_text import read_json
+from vllm_opsctl.exporter.plain_text import plain
+from vllm_opsctl.exporter.redaction import shown_url, without_secrets
 from vllm_opsctl.exporter.sources.http import Answer, get, new_session
 
 TRIES = 3
@@ -125,7 +127,7 @@ class GrafanaHttp:
     @staticmethod
     def _json(answer: Answer) -> Any:
         try:
-            return json.loads(answer.body)
+            return read_json(answer.body)
         except ValueError:
             return None
 
@@ -169,12 +171,12 @@ class GrafanaHttp:
         text = said.get("message") if isinstance(said, dict) else None
         if not isinstance(text, str) or not text.strip():
             return ""
-        shown = " ".join(text.split())[:300]
-        # what stands before a Grafana may repeat what it was sent
-        return f" ({shown.replace(self._token, '***') if self._token else shown})"
+        # what stands before a Grafana may repeat what it was sent; hidden before it is cut
+        shown = without_secrets(" ".join(text.split()), [self._token] if self._token else [])
+        return f" ({plain(shown, 300)})"
 
     def _redirected(self, status: int) -> BadPage:
-        to = self._headers.get("Location", "").partition("?")[0]
+        to = shown_url(self._headers.get("Location", "")).partition("?")[0]
         if "login" in to.lower() or "auth" in to.lower():
             return BadPage(
                 "login",
@@ -217,7 +219,7 @@ class GrafanaHttp:
 
 def _base(url: str) -> str:
     if not url.startswith(("http://", "https://")):
-        raise UsageError(f"--url {url.rpartition('@')[2]}: not a URL; write https://HOST")
+        raise UsageError(f"--url {shown_url(url)}: not a URL; write https://HOST")
     try:
         return clean_url(url)
     except ValueError as problem:

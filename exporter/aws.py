@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
 from vllm_opsctl.errors import AwsError, NeverTaken, UsageError
+from vllm_opsctl.exporter import credentials
 from vllm_opsctl.exporter.config import CloudWatch
+from vllm_opsctl.exporter.plain_text import plain
+from vllm_opsctl.exporter.redaction import without_secrets
 
 AWS_HOST = ".amazonaws.com"
 
@@ -130,7 +134,7 @@ def aws_client(
             who waits for an answer wait.
 
     Raises:
-        UsageError: boto3 is not installed, or the region is none.
+        UsageError: boto3 is not installed, the region is none, or a key can be no header.
     """
     try:
         import boto3
@@ -139,6 +143,7 @@ def aws_client(
         raise UsageError(
             "boto3 is not installed; pip install 'vllm-opsctl[aws]' brings it"
         ) from None
+    credentials.check_of_aws(os.environ)
     retries = {"mode": retry, "max_attempts": _ATTEMPTS}
     settings = Config(connect_timeout=_CONNECT_S, read_timeout=_READ_S, retries=retries)
     from vllm_opsctl.exporter.sources.deadline import guard_aws
@@ -164,6 +169,7 @@ def aws_mistakes(service: str) -> Iterator[None]:
         NeverTaken: The same request would be refused again.
     """
     from botocore import exceptions
+    from botocore.parsers import ResponseParserError
 
     try:
         yield
@@ -182,7 +188,15 @@ def aws_mistakes(service: str) -> Iterator[None]:
             str(error.get("Message", "")),
         ) from None
     except (exceptions.ConnectionError, exceptions.HTTPClientError) as problem:
+        if "nvalid header" in str(problem):
+            # it has the key in it
+            raise AwsError("the AWS credentials hold a character that no header can have") from None
         raise AwsError(f"AWS does not answer: {problem}") from None
+    except ResponseParserError:
+        raise AwsError(
+            f"{service}: what answers is not AWS; check the endpoint (AWS_ENDPOINT_URL, and the keys "
+            "endpoint_url and api_url)"
+        ) from None
     except exceptions.ParamValidationError as problem:
         raise NeverTaken(f"{service}: boto3 does not send it: {problem}") from None
     except exceptions.BotoCoreError as problem:
@@ -203,6 +217,8 @@ def refusal(action: str, status: int, code: str, text: str) -> AwsError:
         Common error codes of AWS's query and JSON protocols
         (https://docs.aws.amazon.com/IAM/latest/APIReference/CommonErrors.html).
     """
+    # what stands before AWS may repeat the headers that it was sent
+    text = plain(without_secrets(text, credentials.read_so_far(os.environ)))
     if code in _DENIED:
         return AwsError(f"{action} is not allowed; grant this IAM action ({text or code})")
     if code in _BAD_KEYS:

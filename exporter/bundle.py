@@ -14,7 +14,6 @@ import gzip
 import hashlib
 import io
 import json
-import re
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,6 +33,7 @@ from vllm_opsctl.exporter.recording import (
     parse_recording,
     read_recording,
 )
+from vllm_opsctl.exporter.redaction import without_secrets
 
 RECORDING = "recording.jsonl.gz"
 MANIFEST = "manifest.json"
@@ -46,12 +46,6 @@ MAX_MEMBERS = 64
 
 _MAX_TOLD = 120
 """Characters of what a parser says of damaged bytes."""
-
-_HIDDEN = "***"
-_USERINFO = re.compile(r"(\w+://)[^/\s@'\"]+@")
-_QUERY = re.compile(r"([?&][\w.~%\[\]-]+=)[^&#\s'\"]+")
-_MIN_SECRET_LENGTH = 4
-"""A shorter key would hide parts of ordinary words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +66,7 @@ class Scrubber:
         >>> Scrubber(["sk-1234"]).text("http://me:pw@h:1/m?token=abc&x=1 says sk-1234")
         'http://***@h:1/m?token=***&x=*** says ***'
         """
-        for secret in self.secrets:
-            if len(secret) >= _MIN_SECRET_LENGTH:
-                text = text.replace(secret, _HIDDEN)
-        return _QUERY.sub(rf"\1{_HIDDEN}", _USERINFO.sub(rf"\1{_HIDDEN}@", text))
+        return without_secrets(text, self.secrets)
 
     def observation(self, observation: Observation) -> Observation:
         """An observation whose details are scrubbed; pages are metrics and stay as they were."""

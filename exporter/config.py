@@ -7,10 +7,12 @@ ever named.
 
 from __future__ import annotations
 
+import ipaddress
+import math
 import re
 from itertools import pairwise
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -18,6 +20,7 @@ from vllm_opsctl.exporter.config_autoscaling import Autoscaling
 from vllm_opsctl.exporter.config_types import Duration, Ratio, Size, Slug, Strict
 from vllm_opsctl.exporter.identity import check_free_labels
 from vllm_opsctl.exporter.matchers import ON_SERVERS_PAGE, matchers_in
+from vllm_opsctl.exporter.redaction import host_alone, shown_url
 
 DEFAULT_PORT = 9836
 
@@ -69,8 +72,11 @@ Source:
 
 def _arn(text: str) -> str:
     if not re.fullmatch(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[A-Za-z0-9_-]+(\.fifo)?", text):
+        # what looks like none at all may be a webhook, whose path is its secret
+        is_near = re.fullmatch(r"arn:.*|[A-Za-z-]{1,30}", text)
+        shown = f"{text!r} is " if is_near else ""
         raise ValueError(
-            f"{text!r} is not a topic's ARN; write arn:aws:sns:eu-central-1:123456789012:llm-page"
+            f"{shown}not a topic's ARN; write arn:aws:sns:eu-central-1:123456789012:llm-page"
         )
     return text
 
@@ -79,13 +85,25 @@ Arn = Annotated[str, AfterValidator(_arn)]
 
 
 def _web_url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{text!r} is not a URL; write https://host/path")
-    if parts.username or parts.password:
+    parts = _split(text)
+    if parts is None or parts.scheme not in ("http", "https") or not _is_host(parts.hostname):
+        # its path may be the secret
+        raise ValueError(f"'{host_alone(text)}' is not a URL; write https://host/path")
+    if "@" in parts.netloc:
         # not repeated here: it holds the secret
         raise ValueError("the URL holds credentials; give the one without them")
-    return text.rstrip("/")
+    try:
+        parts.port  # noqa: B018 - raises for what is none
+    except ValueError:
+        raise ValueError(f"'{host_alone(text)}' has no valid port") from None
+    return text.strip().rstrip("/")
+
+
+def _link(text: str) -> str:
+    """The beginning of a URL that pages and verdicts show to everybody: without the credentials in it."""
+    before, slashes, rest = text.partition("//")
+    host, slash, path = rest.partition("/")
+    return f"{before}{slashes}{host.rpartition('@')[2]}{slash}{path}" if slashes else text
 
 
 WebUrl = Annotated[str, AfterValidator(_web_url)]
@@ -143,6 +161,14 @@ class Target(Strict):
     @classmethod
     def _base_url(cls, url: str) -> str:
         return url if url == TAP_ONLY else clean_url(url)
+
+    @field_validator("metrics_path")
+    @classmethod
+    def _path(cls, path: str) -> str:
+        # what has no slash before it would become a part of the host
+        if not path.startswith("/") or not path.isprintable() or " " in path:
+            raise ValueError("not a path; write /metrics")
+        return path
 
     @property
     def is_tap_only(self) -> bool:
@@ -292,6 +318,14 @@ class CloudWatch(Strict):
         6 * 3600.0, description="How long an outage of CloudWatch may last."
     )
 
+    @field_validator("emf_to")
+    @classmethod
+    def _agent(cls, where: str) -> str:
+        if "://" in where:
+            # as a server's URL but for the scheme: a host, a port, no credentials
+            clean_url(f"http://{where.partition('://')[2]}")
+        return where
+
     @field_validator("spool_dir")
     @classmethod
     def _absolute(cls, folder: str | None) -> str | None:
@@ -361,7 +395,7 @@ class Alarms(Strict):
     deadman_url: WebUrl | None = Field(
         None, description="Dead-man's switch that the watchdog keeps from ringing."
     )
-    runbook_url: str | None = Field(
+    runbook_url: Annotated[str, AfterValidator(_link)] | None = Field(
         None, description="Base of the runbook pages' URLs; the failure mode's id is appended."
     )
     dashboard_url: WebUrl | None = Field(
@@ -423,7 +457,8 @@ class Alarms(Strict):
             if family not in BUCKET_FAMILIES:
                 known = ", ".join(BUCKET_FAMILIES)
                 raise ValueError(f"{family!r} has no objective's histogram; there are {known}")
-            if not bounds or bounds[0] <= 0 or any(b <= a for a, b in pairwise(bounds)):
+            ascends = all(a < b for a, b in pairwise((0.0, *bounds)))
+            if not bounds or not ascends or math.isinf(bounds[-1]):
                 raise ValueError(
                     f"{family}: bounds must be above 0 and ascending, as vLLM wants them"
                 )
@@ -462,36 +497,91 @@ def clean_url(url: str) -> str:
     Check a server's base URL.
 
     Raises:
-        ValueError: Not an http(s) URL with a host, or one with a password in it.
+        ValueError: Not an http(s) URL with a host, or one with a password in it; shows no password.
+
+    >>> clean_url("chat-0:8000/v1"), clean_url("http://[::1]:8000/metrics")
+    ('http://chat-0:8000', 'http://[::1]:8000')
     """
-    parts = urlsplit(url if "//" in url else f"http://{url}")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{url!r} is not a server's URL; write http://host:8000")
-    if parts.username or parts.password:
+    text = url.strip()
+    parts = _split(text if "//" in text else f"http://{text}")
+    wrong = f"'{shown_url(text)}' is not a server's URL; write http://host:8000"
+    if parts is None or parts.scheme not in ("http", "https"):
+        raise ValueError(f"{wrong} or http://[::1]:8000" if "[" in text else wrong)
+    if "@" in text:
+        # wherever it stands: a password may have a slash or a question mark in it
         raise ValueError(
             "the URL holds credentials; name them with api_key_env or api_key_file instead"
         )
+    host = parts.hostname or ""
+    if "%" in host and ":" in host:
+        raise ValueError(
+            f"'{shown_url(text)}' has a zone (%); write the address without it, or a host name"
+        )
     try:
         port = parts.port
+        if port == 0:
+            raise ValueError
     except ValueError:
-        raise ValueError(f"{url!r} has no valid port; write http://host:8000") from None
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+        hint = "; an IPv6 address stands in brackets" if parts.netloc.count(":") > 1 else ""
+        raise ValueError(
+            f"'{shown_url(text)}' has no valid port; write http://host:8000{hint}"
+        ) from None
+    if not _is_host(host) or (port is None and host in ("http", "https")):
+        raise ValueError(wrong)
     path = parts.path.rstrip("/").removesuffix("/metrics").removesuffix("/v1")
-    return f"{parts.scheme}://{host}{f':{port}' if port else ''}{path}"
+    return f"{parts.scheme}://{bracketed(host)}{f':{port}' if port else ''}{path}"
+
+
+def _split(text: str) -> SplitResult | None:
+    """The parts of a URL; None where it cannot have any."""
+    if not text.isprintable() or " " in text.strip():
+        return None
+    try:
+        return urlsplit(text.strip())
+    except ValueError:
+        # brackets around what is no IPv6 address
+        return None
+
+
+def _is_host(host: str | None) -> bool:
+    if not host:
+        return False
+    if ":" in host:
+        try:
+            return ipaddress.IPv6Address(host).scope_id is None
+        except ValueError:
+            return False
+    return all(c.isalnum() or c in "._-" for c in host)
+
+
+def bracketed(host: str) -> str:
+    """
+    A host as URLs and addresses write it.
+
+    >>> bracketed("::1"), bracketed("chat-0")
+    ('[::1]', 'chat-0')
+    """
+    return f"[{host}]" if ":" in host else host
 
 
 def name_of(url: str) -> str:
     """
     The name of a target that was given as a URL: its host, port and path.
 
+    An IPv6 address has no brackets there, and begins with a digit, as CloudWatch wants names to.
+
     >>> name_of("http://chat-0:8000/metrics"), name_of("https://gateway/embed")
     ('chat-0:8000', 'gateway-embed')
+    >>> name_of("http://[::1]:8000"), name_of("http://[fd00::7]:8000/v1")
+    ('0::1:8000', 'fd00::7:8000')
     """
     try:
         parts = urlsplit(clean_url(url))
     except ValueError:
         return "invalid"
-    return re.sub(r"[^A-Za-z0-9_.:-]", "-", (parts.netloc + parts.path).strip("[]"))
+    at = re.sub(r"[\[\]]", "", parts.netloc) + parts.path
+    name = re.sub(r"[^A-Za-z0-9_.:-]", "-", f"0{at}" if at.startswith(":") else at)
+    return name if name[0].isalnum() else f"host{name}"
 
 
 def split_listen(listen: str) -> tuple[str, int]:
@@ -501,12 +591,21 @@ def split_listen(listen: str) -> tuple[str, int]:
     Raises:
         ValueError: Not ``host:port``.
 
-    >>> split_listen("127.0.0.1:9836")
-    ('127.0.0.1', 9836)
+    >>> split_listen("127.0.0.1:9836"), split_listen("[::1]:9836")
+    (('127.0.0.1', 9836), ('::1', 9836))
     """
     host, colon, port = listen.rpartition(":")
-    if not colon or not port.isdigit() or not 0 <= int(port) <= 65535:
+    is_port = port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535
+    inner = host[1:-1] if host.startswith("[") and host.endswith("]") else None
+    is_host = not host or (_is_host(host) and ":" not in host if inner is None else _is_host(inner))
+    if not colon or not is_port or not is_host or (inner is not None and ":" not in inner):
+        hint = ""
+        if "%" in host:
+            hint = "; without a zone (%)"
+        elif host.count(":") and "/" not in host:
+            hint = f"; an IPv6 address stands in brackets: [::]:{DEFAULT_PORT}"
         raise ValueError(
-            f"{listen!r} is not an address; write host:port, e.g. 0.0.0.0:{DEFAULT_PORT}"
+            f"'{shown_url(listen)}' is not an address; write host:port, e.g. "
+            f"0.0.0.0:{DEFAULT_PORT}{hint}"
         )
-    return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 - as ":9836" asks for
+    return inner or host or "0.0.0.0", int(port)  # noqa: S104 - as ":9836" asks for

@@ -11,23 +11,46 @@ from __future__ import annotations
 
 import difflib
 import logging
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
+from urllib.parse import urlsplit
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
-from vllm_opsctl.errors import ConfigError
+from vllm_opsctl.errors import ConfigError, InputFileError
+from vllm_opsctl.exporter import credentials
 from vllm_opsctl.exporter.catalogue import Version, catalogue
 from vllm_opsctl.exporter.config import SLI_CONCEPTS, Config, Objective, Target
+from vllm_opsctl.exporter.files import read_plain_text
+from vllm_opsctl.exporter.limits import MAX_CONFIG_BYTES, MAX_MISTAKES
+from vllm_opsctl.exporter.plain_text import plain
+from vllm_opsctl.exporter.redaction import secrets_of_url, without_secrets
+from vllm_opsctl.exporter.yaml_text import YamlMistake, read_user_yaml
 
 log = logging.getLogger(__name__)
 
 DEFAULT_FILE = "opsctl.yaml"
 _PREFIX = "OPSCTL_"
 _NOT_KEYS = {"OPSCTL_CONFIG"}
+
+_LINE_CHARS = 600
+_SHOWN_CHARS = 60
+
+_MAY_HOLD_SECRETS = re.compile(r"url|key|path|hook|token|secret|pass|auth|cred|_to$|_topic$")
+"""Keys whose values are not repeated: they are secrets, name them, or may have them typed in."""
+
+_WRONG_SECTIONS = ("dict_type", "list_type", "model_type", "tuple_type")
+"""Mistakes of what should be a section or a list, and may be whatever was put there instead."""
+
+_IPV6_LIST = re.compile(r"\s*\[[0-9A-Fa-f:.]+\]")
+"""How a list of servers begins whose first address is IPv6; to YAML it is a broken list."""
+
+_LONG_ENOUGH = 16
+"""A part of a webhook's path that is longer is rather its secret than a word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +83,7 @@ def load_config(path: Path | None, environment: Mapping[str, str]) -> LoadedConf
     chosen = path or (
         Path(environment["OPSCTL_CONFIG"]) if environment.get("OPSCTL_CONFIG") else None
     )
-    if chosen is None and Path(DEFAULT_FILE).is_file():
+    if chosen is None and os.path.lexists(DEFAULT_FILE):
         chosen = Path(DEFAULT_FILE)
     log.info("configuration: %s", chosen or "defaults")
     data: dict[str, Any] = _read(chosen) if chosen is not None else {}
@@ -68,49 +91,58 @@ def load_config(path: Path | None, environment: Mapping[str, str]) -> LoadedConf
     try:
         config = Config.model_validate(data)
     except ValidationError as problem:
-        raise ConfigError(
-            [_line(error, str(chosen or "(defaults)"), origins, data) for error in problem.errors()]
-        ) from None
+        found = problem.errors(include_url=False)
+        lines = [
+            _line(error, str(chosen or "(defaults)"), origins) for error in found[:MAX_MISTAKES]
+        ]
+        if len(found) > MAX_MISTAKES:
+            lines.append(f"{chosen or '(defaults)'}: {len(found) - MAX_MISTAKES} more mistakes")
+        raise ConfigError(lines) from None
+    _refuse_unusable_keys(config, environment, str(chosen or "(defaults)"))
     return LoadedConfig(config, chosen, origins)
+
+
+def _refuse_unusable_keys(config: Config, environment: Mapping[str, str], origin: str) -> None:
+    """
+    Refuse keys that are there and cannot be sent.
+
+    One that is not there yet is refused by whoever needs it: many commands ask no target.
+    """
+    problems: dict[str, None] = {}
+    for index, target in enumerate(config.targets):
+        try:
+            if target.api_key_env:
+                credentials.from_variable(target.api_key_env, environment)
+            elif target.api_key_file and credentials.is_readable(Path(target.api_key_file)):
+                credentials.from_file(Path(target.api_key_file))
+        except (ValueError, InputFileError) as problem:
+            key = "api_key_env" if target.api_key_env else "api_key_file"
+            problems[plain(f"{origin}: targets[{index}].{key}: {problem}")] = None
+    if problems:
+        raise ConfigError(list(problems)[:MAX_MISTAKES])
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError([f"{path}: no such file; opsctl config init writes one"]) from None
-    except (OSError, UnicodeDecodeError) as problem:
-        raise ConfigError([f"{path}: cannot be read ({problem})"]) from None
+        text = read_plain_text(path, MAX_CONFIG_BYTES, "YAML file")
+    except InputFileError as problem:
+        hint = "; opsctl config init writes one" if str(problem).endswith("no such file") else ""
+        raise ConfigError([plain(f"{problem}{hint}")]) from None
     try:
-        data = yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, ValueError) as problem:
-        mark = getattr(problem, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        reason = getattr(problem, "problem", None) or "not YAML"
+        data = read_user_yaml(text)
+    except YamlMistake as problem:
         raise ConfigError(
-            [f"{path}{line}: not YAML: {reason}; check indentation and quotes"]
+            [f"{path}{problem.place}: not YAML: {problem.reason}; check indentation and quotes"]
         ) from None
     if data is None:
         return {}
     if not isinstance(data, dict):
         raise ConfigError([f"{path}: expected keys such as targets:, got {type(data).__name__}"])
+    odd = [key for key in data if not isinstance(key, str)]
+    if odd:
+        raise ConfigError([f"{path}: expected keys such as targets:, got {_shown(odd[0])}"])
     # a key with nothing below it, "targets:", is as good as absent
     return {key: value for key, value in data.items() if value is not None}
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML in which a key that stands twice is a mistake; PyYAML would drop the first."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Build a mapping; refuse a second key of the same name."""
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value!r} stands twice", key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
 
 
 def _override(data: dict[str, Any], environment: Mapping[str, str]) -> dict[str, str]:
@@ -139,9 +171,12 @@ def _override(data: dict[str, Any], environment: Mapping[str, str]) -> dict[str,
 
 def _value(keys: list[str], text: str, name: str) -> Any:
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError([f"environment {name}: not YAML: {text!r}"]) from None
+        value = read_user_yaml(text)
+    except YamlMistake:
+        if keys != ["targets"] or not _IPV6_LIST.match(text):
+            # not repeated here: it may be a secret
+            raise ConfigError([f"environment {name}: not YAML; quote the value"]) from None
+        value = text
     if value is not None and not isinstance(value, str) and _is_text(keys):
         # 010 is a name, and {cluster="eu"} are matchers
         return text
@@ -166,7 +201,7 @@ def _is_text(keys: list[str]) -> bool:
     )
 
 
-def _line(error: Any, origin: str, origins: Mapping[str, str], data: object) -> str:
+def _line(error: Any, origin: str, origins: Mapping[str, str]) -> str:
     """One mistake in one line: origin, key path, what is wrong, what would be right."""
     parts = [part for part in error["loc"] if not _is_noise(part)]
     key = _dotted(parts)
@@ -176,24 +211,38 @@ def _line(error: Any, origin: str, origins: Mapping[str, str], data: object) -> 
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         known = _keys_at(parts[:-1])
-        near = difflib.get_close_matches(str(parts[-1]), known, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(str(parts[-1])[:_SHOWN_CHARS], known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
         message = f"unknown key; {hint}"
     elif error["type"] == "missing":
         message = "missing; add it"
     elif error["type"] == "literal_error":
         expected = [str(value) for value in _literals(parts)]
-        near = difflib.get_close_matches(str(error["input"]), expected, n=1, cutoff=0.4)
+        given = _shown(error["input"])
+        asked = str(error["input"])[:_SHOWN_CHARS]
+        near = difflib.get_close_matches(asked, expected, n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        message = f"{error['input']!r} is not one of {', '.join(expected)}{hint}"
+        message = f"{given} is not one of {', '.join(expected)}{hint}"
     elif error["type"] != "value_error":
-        message = f"{message[0].lower()}{message[1:]}, got {_shown(error['input'])}"
-    return f"{origin}: {key or '(top)'}: {message}"
+        is_text = isinstance(error["input"], str)
+        may_show = not (is_text and error["type"] in _WRONG_SECTIONS) and not any(
+            _MAY_HOLD_SECRETS.search(str(part)) for part in parts[-2:]
+        )
+        message = f"{message[0].lower()}{message[1:]}, got {_shown(error['input'], may_show)}"
+    # a key may be anything too, a URL with a password say
+    return plain(without_secrets(f"{origin}: {key or '(top)'}: {message}"), _LINE_CHARS)
 
 
-def _shown(value: object) -> str:
+def _shown(value: object, may_show: bool = True) -> str:
+    """A value that is not what it should be; of what may hold a secret, its kind alone."""
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, list | tuple):
+        return "a list"
+    if not may_show:
+        return "a text" if isinstance(value, str) else "a number or a boolean"
     text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return text if len(text) <= _SHOWN_CHARS else text[: _SHOWN_CHARS - 3] + "..."
 
 
 def _is_noise(part: object) -> bool:
@@ -203,7 +252,8 @@ def _is_noise(part: object) -> bool:
 def _dotted(parts: list[Any]) -> str:
     text = ""
     for part in parts:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+        shown = str(part)[:_SHOWN_CHARS]
+        text += f"[{part}]" if isinstance(part, int) else f".{shown}" if text else shown
     return text
 
 
@@ -240,32 +290,41 @@ def api_key(target: Target, environment: Mapping[str, str]) -> str | None:
     Raises:
         ConfigError: It is not there.
     """
-    if target.api_key_env:
-        value = environment.get(target.api_key_env)
-        if not value:
-            raise ConfigError(
-                [f"targets.{target.name}.api_key_env: the variable {target.api_key_env} is not set"]
-            )
-        return value
-    if target.api_key_file:
-        try:
-            return Path(target.api_key_file).read_text(encoding="utf-8").strip()
-        except OSError as problem:
-            raise ConfigError(
-                [f"targets.{target.name}.api_key_file: {target.api_key_file}: {problem.strerror}"]
-            ) from None
+    where = f"targets.{target.name}.api_key_"
+    try:
+        if target.api_key_env:
+            key = credentials.from_variable(target.api_key_env, environment)
+            if key is None:
+                raise ValueError(f"{credentials.called(target.api_key_env)} is not set")
+            return key
+        if target.api_key_file:
+            return credentials.from_file(Path(target.api_key_file))
+    except (ValueError, InputFileError) as problem:
+        kind = "env" if target.api_key_env else "file"
+        raise ConfigError([plain(f"{where}{kind}: {problem}")]) from None
     return None
 
 
 def known_secrets(config: Config, environment: Mapping[str, str]) -> list[str]:
-    """The API keys of all targets, as far as they can be read."""
-    found = []
+    """
+    The API keys of all targets, as far as they can be read, and secrets that stand in URLs.
+
+    A webhook's or a dead-man's switch's whole path may be one.
+    """
+    found: list[str] = []
     for target in config.targets:
+        found += secrets_of_url(target.metrics_path)
         try:
-            found.append(api_key(target, environment))
+            found.append(api_key(target, environment) or "")
         except ConfigError:
             continue
-    return [key for key in found if key]
+    for url in (config.alarms.webhook, config.alarms.deadman_url):
+        if url is not None:
+            path = urlsplit(url).path
+            found += [url] if path.strip("/") else []
+            found += [part for part in path.split("/") if len(part) >= _LONG_ENOUGH]
+            found += secrets_of_url(url)
+    return list(dict.fromkeys(secret for secret in found if secret))
 
 
 def threshold_warnings(config: Config, version: Version | None = None) -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from vllm_opsctl.errors import InputFileError
+from vllm_opsctl.exporter.limits import MAX_BUILT_BYTES
 
 _KINDS = (
     (stat.S_ISDIR, "a directory"),
@@ -98,6 +99,14 @@ def read_plain_text(path: Path, max_bytes: int, wanted: str = "file") -> str:
         raise InputFileError(
             f"{path}: not UTF-8 text (byte {problem.start}); give a {wanted}"
         ) from None
+
+
+def plain_text_of(path: Path) -> str | None:
+    """The text of a file of an earlier build; None where there is none that could be one."""
+    try:
+        return read_plain_text(path, MAX_BUILT_BYTES)
+    except InputFileError:
+        return None
 
 
 def _size(size: Any) -> str:

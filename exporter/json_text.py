@@ -5,15 +5,32 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from vllm_opsctl.exporter.limits import MAX_NESTING
+
 
 def read_json(text: str | bytes) -> Any:
     """
-    Read one JSON document.
+    Read JSON.
 
     Raises:
-        ValueError: It is none, or it is nested too deep.
+        ValueError: It is none, or nested too deeply.
+
+    >>> read_json('{"a": [1]}')
+    {'a': [1]}
     """
     try:
-        return json.loads(text)
+        data = json.loads(text)
     except RecursionError:
-        raise ValueError("nested too deep") from None
+        raise ValueError(f"nested more than {MAX_NESTING} deep") from None
+    level, depth = [data], 0
+    while level:
+        if depth > MAX_NESTING:
+            raise ValueError(f"nested more than {MAX_NESTING} deep")
+        inner: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                inner += value.values()
+            elif isinstance(value, list):
+                inner += value
+        level, depth = inner, depth + 1
+    return data

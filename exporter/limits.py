@@ -95,3 +95,15 @@ MAX_RUNBOOK_BYTES: Final = 2**20
 
 MAX_RUNBOOK_FILES: Final = 1000
 """Files of one folder of runbooks."""
+
+MAX_MISTAKES: Final = 20
+"""Mistakes of one configuration that are shown; the others are counted."""
+
+MAX_CONDITION_CHARS: Final = 4096
+"""One condition (CEL) of a failure mode; the longest of ours has 250."""
+
+MAX_VERDICT_BYTES: Final = 64 * 2**20
+"""A verdict as JSON; one of 200 replicas has 4 MiB."""
+
+MAX_BUILT_BYTES: Final = 64 * 2**20
+"""A file that an earlier build wrote."""

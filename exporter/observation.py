@@ -19,10 +19,6 @@ KINDS: tuple[Kind, ...] = (
 )
 
 
-NOT_SENT = "not-sent"
-"""Reason of a canary that there was no way to send."""
-
-
 @dataclass(frozen=True, slots=True)
 class Observation:
     """
@@ -68,6 +64,23 @@ def metrics(t: float, target: str, text: str, seconds: float | None = None) -> O
 def error(t: float, target: str, reason: str, detail: str) -> Observation:
     """A page that could not be read."""
     return Observation(t, target, "error", {"reason": reason, "detail": detail})
+
+
+NOT_SENT = "not-sent"
+"""Name of the probe that stands for a canary that was not sent."""
+
+
+def not_sent(t: float, target: str, why: str) -> Observation:
+    """
+    That no canary was sent, and why.
+
+    Args:
+        t: Unix seconds.
+        target: The target's name.
+        why: For people.
+    """
+    data = {"name": NOT_SENT, "ok": False, "reason": NOT_SENT, "detail": why}
+    return Observation(t, target, "probe", data)
 
 
 def thinned(

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from cel_expr_python import cel
 
 from vllm_opsctl.errors import RunbookError
+from vllm_opsctl.exporter.limits import MAX_CONDITION_CHARS
+from vllm_opsctl.exporter.plain_text import plain
 from vllm_opsctl.runbooks.features import (
     Feature,
     Value,
@@ -42,6 +44,10 @@ _SAMPLES: tuple[dict[str, Value], ...] = tuple(
     for number in (0.0, 1.0, 1e9)
 )
 """Values that lead an expression through most of its branches, so that each is type-checked."""
+
+_SOURCE_CHARS = 160
+_REASON_CHARS = 300
+"""Of an expression, and of what CEL says of it, in a message."""
 
 _NO_SUCH_KEY = "NOT_FOUND: "
 """How CEL's error begins where a map has no such key: a feature is missing."""
@@ -68,9 +74,14 @@ class Condition:
 
     @functools.cached_property
     def _program(self) -> cel.Expression:
+        if len(self.source) > MAX_CONDITION_CHARS:
+            raise RunbookError(
+                f"{self.where}: {_shown(self.source)} is longer than {MAX_CONDITION_CHARS} characters"
+            )
         try:
             program = _environment().compile(self.source)
-        except RuntimeError as problem:
+        except Exception as problem:
+            # whatever a library in C++ makes of it
             reason = _not_compiled(self.source, str(problem), self.where)
             raise RunbookError(f"{self.where}: {reason}") from None
         for name in self.features:
@@ -87,7 +98,14 @@ class Condition:
         Raises:
             RunbookError: It does not parse, names an unknown feature, or cannot be evaluated.
         """
-        found = self._program.eval(activation)
+        program = self._program
+        try:
+            found = program.eval(activation)
+        except Exception as problem:
+            why = plain(str(problem), _REASON_CHARS)
+            raise RunbookError(
+                f"{self.where}: {_shown(self.source)} cannot be evaluated: {why}"
+            ) from None
         if found.type() == cel.Type.BOOL:
             return bool(found.value())
         if found.type() != cel.Type.ERROR:
@@ -95,8 +113,9 @@ class Condition:
         elif found.value().startswith(_NO_SUCH_KEY):
             return None
         else:
-            reason = f"cannot be evaluated: {found.value().partition(': ')[2]}"
-        raise RunbookError(f"{self.where}: {self.source!r} {reason}")
+            why = plain(found.value().partition(": ")[2], _REASON_CHARS)
+            reason = f"cannot be evaluated: {why}"
+        raise RunbookError(f"{self.where}: {_shown(self.source)} {reason}")
 
     def check(self) -> None:
         """
@@ -107,19 +126,24 @@ class Condition:
         """
         for sample in _sample_activations():
             if self.holds(sample) is None:
-                raise RunbookError(f"{self.where}: {self.source!r} reads what is no feature")
+                raise RunbookError(f"{self.where}: {_shown(self.source)} reads what is no feature")
 
 
 def _not_compiled(source: str, problem: str, where: str) -> str:
     """CEL's first complaint in our words; a name that is no feature is told with the nearest."""
-    hint = problem.splitlines()[0].partition("ERROR: <input>:")[2] or problem
-    hint = hint.removesuffix(" (in container '')")
+    first = (problem.splitlines() or [""])[0]
+    hint = first.partition("ERROR: <input>:")[2] or first
+    hint = plain(hint.removesuffix(" (in container '')"), _REASON_CHARS)
     if "Syntax error" in hint:
-        return f"{source!r} is not CEL (at {hint})"
+        return f"{_shown(source)} is not CEL (at {hint})"
     undeclared = _UNDECLARED.search(hint)
     if undeclared and f"{undeclared[1]}(" not in source:
         check_feature(undeclared[1], where=where)
-    return f"{source!r} cannot be evaluated (at {hint})"
+    return f"{_shown(source)} cannot be evaluated (at {hint})"
+
+
+def _shown(source: str) -> str:
+    return repr(source if len(source) <= _SOURCE_CHARS else f"{source[:_SOURCE_CHARS]}…")
 
 
 def check_feature(name: str, *, where: str) -> Feature:
@@ -132,8 +156,8 @@ def check_feature(name: str, *, where: str) -> Feature:
     known = registry()
     if name in known:
         return known[name]
-    hint = nearest(name, known) or "see opsctl diagnose --show-features"
-    raise RunbookError(f"{where}: unknown feature {name!r}; {hint}")
+    hint = nearest(name[:_SOURCE_CHARS], known) or "see opsctl diagnose --show-features"
+    raise RunbookError(f"{where}: unknown feature {_shown(name)}; {hint}")
 
 
 @functools.cache

@@ -17,7 +17,7 @@ from typing import Literal, TypedDict
 from vllm_opsctl.errors import BadPage
 from vllm_opsctl.exporter.engine import EngineKey, EngineSample, Histogram, PageSample
 from vllm_opsctl.exporter.exposition import read_page
-from vllm_opsctl.exporter.observation import NOT_SENT, Observation, error, thinned
+from vllm_opsctl.exporter.observation import Observation, error, thinned
 from vllm_opsctl.exporter.window import (
     Window,
     comparable,
@@ -253,8 +253,6 @@ class History(TypedDict):
 
 def requests_of_probe(data: Mapping[str, object]) -> int:
     """How many completions an active check sends; probes without a name are canaries."""
-    if data.get("reason") == NOT_SENT:
-        return 0
     return {"canary": 1, "repeat": 2}.get(str(data.get("name", "canary")), 0)
 
 

@@ -18,7 +18,7 @@ from vllm_opsctl.runbooks.changes import changes
 from vllm_opsctl.runbooks.evidence import Evidence, PageReader, gather
 from vllm_opsctl.runbooks.features import Value, compute_features
 from vllm_opsctl.runbooks.features_endpoint import has_progress, trouble_since
-from vllm_opsctl.runbooks.features_probe import NO_CANARY_REASONS, canary_of
+from vllm_opsctl.runbooks.features_probe import NO_CANARY_REASONS, canary_of, not_sent
 from vllm_opsctl.runbooks.onset import MIN_SAMPLES
 from vllm_opsctl.runbooks.platform import (
     NOT_IN_SERVICE,
@@ -256,6 +256,9 @@ def _blind_spots(evidence: Evidence, recent: Sequence[Observation]) -> tuple[str
     probe = canary_of(evidence)
     if probe is not None and probe.data.get("reason") in NO_CANARY_REASONS:
         spots.append(f"the canary completion could not be sent ({probe.data.get('detail')})")
+    why = not_sent(evidence)
+    if why is not None:
+        spots.append(f"no canary: {why}")
     gone = [f"{key.model}/{key.engine}" for key in evidence.vanished]
     if len(gone) > _NAMED_ENGINES:
         spots.append(f"{len(gone)} engines vanished, {', '.join(gone[:_NAMED_ENGINES])} among them")

@@ -6,10 +6,8 @@ from vllm_opsctl.exporter.observation import NOT_SENT, Observation
 from vllm_opsctl.runbooks.evidence import Evidence
 from vllm_opsctl.runbooks.features import feature, quotient
 
-NO_CANARY_REASONS = frozenset(
-    (NOT_SENT, *(f"http-{status}" for status in (401, 403, 404, 405, 501)))
-)
-"""It was not sent, or the answer says nothing of the engine: no such route or model, or no permission."""
+NO_CANARY_REASONS = frozenset(f"http-{status}" for status in (401, 403, 404, 405, 501))
+"""Answers that say nothing of the engine: no such route or model here, or no permission."""
 
 
 @feature("probe.ok", "bool", "The canary completion produced its token.")
@@ -23,9 +21,7 @@ def _(e: Evidence) -> bool | None:
 @feature("probe.timed_out", "bool", "The canary completion got no answer in time.")
 def _(e: Evidence) -> bool | None:
     probe = canary_of(e)
-    if probe is None or probe.data.get("reason") == NOT_SENT:
-        return None
-    return probe.data.get("reason") == "timeout"
+    return probe.data.get("reason") == "timeout" if probe else None
 
 
 @feature("probe.seconds", "seconds", "How long the canary completion took.")
@@ -43,6 +39,12 @@ def canary_of(e: Evidence) -> Observation | None:
     probe = _probe(e, "canary")
     newest = e.observations[-1].t if e.observations else 0.0
     return probe if probe is not None and probe.t >= newest - CANARY_IS_NEWS_S else None
+
+
+def not_sent(e: Evidence) -> str | None:
+    """Why no canary was sent, where that was decided."""
+    probe = _probe(e, NOT_SENT)
+    return str(probe.data.get("detail")) if probe is not None else None
 
 
 def _probe(e: Evidence, name: str) -> Observation | None:

@@ -30,8 +30,8 @@ _THROTTLED = (
 
 def is_local(url: str) -> bool:
     """Whether a URL means the machine that uses it."""
-    host = urlsplit(url).hostname or ""
-    return host in ("localhost", "::1", "0.0.0.0") or host.startswith("127.")  # noqa: S104
+    host = (urlsplit(url).hostname or "").removeprefix("::ffff:")
+    return host in ("localhost", "::1", "::", "0.0.0.0") or host.startswith("127.")  # noqa: S104
 
 
 def look_at_host(target: str, *, proc: Path = Path("/proc")) -> Observation:

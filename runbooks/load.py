@@ -16,14 +16,14 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from vllm_opsctl.errors import InputFileError, RunbookError
 from vllm_opsctl.exporter.catalogue import Version, parse_version
 from vllm_opsctl.exporter.files import read_plain_text
-from vllm_opsctl.exporter.limits import MAX_RUNBOOK_BYTES, MAX_RUNBOOK_FILES
-from vllm_opsctl.exporter.yaml_text import read_yaml
+from vllm_opsctl.exporter.limits import MAX_NAME_CHARS, MAX_RUNBOOK_BYTES, MAX_RUNBOOK_FILES
+from vllm_opsctl.exporter.plain_text import plain
+from vllm_opsctl.exporter.yaml_text import YamlMistake, read_user_yaml, read_yaml
 from vllm_opsctl.runbooks.conditions import Condition, check_template
 from vllm_opsctl.runbooks.model import Action, FailureMode, Flag, Mechanism, Symptom
 from vllm_opsctl.runbooks.names import nearest
@@ -87,13 +87,11 @@ def load_library(directories: Iterable[Path]) -> Library:
     modes: dict[str, FailureMode] = {}
     origin: dict[str, str] = {}
     for name, text in shipped.items():
-        _add_mode(text, name, modes, origin)
+        _add_mode(text, name, modes, origin, is_ours=True)
     ours = dict(modes)
     for directory in directories:
-        if not directory.is_dir():
-            raise RunbookError(f"{directory}: no such directory; --runbooks wants a folder of YAML")
-        for path in _files_of(directory):
-            _add_mode(_text_of(path), str(path), modes, origin)
+        for path in _user_files(directory):
+            _add_mode(_text_of(path), plain(str(path)), modes, origin, is_ours=False)
     symptom_models = {
         id_: _validated(Symptom, {"id": id_, **data}, f"symptoms.yaml: {id_}")
         for id_, data in symptoms.items()
@@ -120,19 +118,23 @@ def load_library(directories: Iterable[Path]) -> Library:
     return Library(modes, symptom_models, conditions, flags, mechanisms)
 
 
-def _files_of(directory: Path) -> list[Path]:
+def _user_files(directory: Path) -> list[Path]:
     """
     The failure modes of a folder, by name.
 
     Raises:
-        RunbookError: It cannot be looked into, or has more of them than anybody writes.
+        RunbookError: It is none, cannot be looked into, or has more of them than anybody writes.
     """
+    shown = plain(str(directory))
     try:
+        if not directory.is_dir():
+            raise RunbookError(f"{shown}: no such directory; --runbooks wants a folder of YAML")
         found = list(islice(directory.glob("*.yaml"), MAX_RUNBOOK_FILES + 1))
-    except OSError as problem:
-        raise RunbookError(f"{directory}: cannot be read ({problem.strerror})") from None
+    except (OSError, ValueError) as problem:
+        why = getattr(problem, "strerror", None) or problem
+        raise RunbookError(f"{shown}: cannot be read ({why})") from None
     if len(found) > MAX_RUNBOOK_FILES:
-        raise RunbookError(f"{directory}: more than {MAX_RUNBOOK_FILES} files")
+        raise RunbookError(f"{shown}: more than {MAX_RUNBOOK_FILES} files")
     return sorted(found)
 
 
@@ -140,27 +142,29 @@ def _text_of(path: Path) -> str:
     try:
         return read_plain_text(path, MAX_RUNBOOK_BYTES, "file of YAML")
     except InputFileError as problem:
-        raise RunbookError(str(problem)) from None
+        raise RunbookError(plain(str(problem))) from None
 
 
-def _add_mode(text: str, name: str, modes: dict[str, FailureMode], origin: dict[str, str]) -> None:
-    mode = _validated(FailureMode, _mapping(text, name), name)
+def _add_mode(
+    text: str, name: str, modes: dict[str, FailureMode], origin: dict[str, str], *, is_ours: bool
+) -> None:
+    data = _mapping(text, name) if is_ours else _user_mapping(text, name)
+    mode = _validated(FailureMode, data, name)
     modes[mode.id] = mode
     origin[mode.id] = name
 
 
 def _mapping(text: str, name: str) -> dict[str, dict[str, object]]:
+    data = read_yaml(text)
+    assert isinstance(data, dict), name
+    return data
+
+
+def _user_mapping(text: str, name: str) -> dict[str, object]:
     try:
-        data = read_yaml(text)
-    except yaml.YAMLError as problem:
-        mark = getattr(problem, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise RunbookError(f"{name}{line}: not YAML ({getattr(problem, 'problem', '')})") from None
-    except RecursionError:
-        raise RunbookError(f"{name}: nested too deeply") from None
-    except ValueError as problem:
-        # for example an impossible date
-        raise RunbookError(f"{name}: not YAML ({problem})") from None
+        data = read_user_yaml(text)
+    except YamlMistake as problem:
+        raise RunbookError(f"{name}{problem.place}: not YAML ({problem.reason})") from None
     if not isinstance(data, dict):
         raise RunbookError(f"{name}: expected a mapping")
     return data
@@ -171,12 +175,12 @@ def _validated(model: type[_Model], data: object, where: str) -> _Model:
         return model.model_validate(data)
     except ValidationError as problem:
         first = problem.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "(top)"
+        key = plain(".".join(str(part) for part in first["loc"]) or "(top)", MAX_NAME_CHARS)
         hint = ""
         if first["type"] == "extra_forbidden":
-            near = nearest(str(first["loc"][-1]), model.model_fields, cutoff=0.6)
+            near = nearest(str(first["loc"][-1])[:MAX_NAME_CHARS], model.model_fields, cutoff=0.6)
             hint = f"; {near}" if near else ""
-        raise RunbookError(f"{where}: {key}: {first['msg']}{hint}") from None
+        raise RunbookError(f"{where}: {key}: {plain(first['msg'])}{hint}") from None
 
 
 def _check_mode(

@@ -14,7 +14,7 @@ from vllm_opsctl.exporter.config import Target
 from vllm_opsctl.exporter.config_load import api_key
 from vllm_opsctl.exporter.exposition import read_page
 from vllm_opsctl.exporter.limits import MAX_NAME_CHARS
-from vllm_opsctl.exporter.observation import Observation, error
+from vllm_opsctl.exporter.observation import Observation, error, not_sent
 from vllm_opsctl.exporter.plain_text import plain
 from vllm_opsctl.exporter.sources.probe import (
     CANARY_TIMEOUT_S,
@@ -189,13 +189,15 @@ def _ask(target: Target, key: str | None, deliver: OnObservation) -> None:
     health = prober.health()
     deliver(health)
     if health.data.get("status") is None:
-        deliver(prober.no_canary(f"GET /health: {health.data.get('reason')}"))
+        why = f"GET /health: {health.data.get('reason')}"
+        deliver(not_sent(time.time(), target.name, why))
     else:
         facts = prober.facts()
         deliver(facts)
         model = first_model(facts) or _model_of_page(target, key)
         if model is None:
-            deliver(prober.no_canary("neither /v1/models nor the metrics page names a model"))
+            why = "neither /v1/models nor the metrics page names a model"
+            deliver(not_sent(time.time(), target.name, why))
         else:
             canary = prober.canary(model)
             deliver(canary)

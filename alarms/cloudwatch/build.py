@@ -13,6 +13,7 @@ from vllm_opsctl.alarms.build import MARK, loaded, old_text
 from vllm_opsctl.alarms.cloudwatch.template import Template
 from vllm_opsctl.alarms.cloudwatch.validate import MAX_BYTES, mistakes
 from vllm_opsctl.errors import ConfigError, UsageError
+from vllm_opsctl.exporter.files import plain_text_of
 from vllm_opsctl.exporter.yaml_text import Dumper
 
 FILE = "cloudwatch.yaml"
@@ -94,10 +95,7 @@ def is_current(folder: Path, text: str, file: str = FILE) -> bool:
         UsageError: It has another service's.
     """
     path = folder / file
-    try:
-        there = path.read_text(encoding="utf-8") if path.is_file() else ""
-    except (OSError, UnicodeDecodeError):
-        return False
+    there = plain_text_of(path) or ""
     old, new = _fleet_in(there), _fleet_in(text)
     if old is not None and new is not None:
         same_labels = not old[1] or not new[1] or old[1] == new[1]
@@ -173,7 +171,7 @@ def write_template(folder: Path, text: str, file: str = FILE, mark: str = MARK) 
         return False
     path = folder / file
     try:
-        if path.exists() and mark not in path.read_text(encoding="utf-8").partition("\n")[0]:
+        if path.exists() and mark not in (plain_text_of(path) or "").partition("\n")[0]:
             raise UsageError(
                 f"{path}: not written by opsctl, it is left alone; choose a folder of its own"
             )

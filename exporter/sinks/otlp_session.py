@@ -8,6 +8,7 @@ and whether it is worth asking again, it keeps to itself.
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,9 @@ from urllib3.exceptions import HTTPError
 
 from vllm_opsctl.errors import AwsError, NeverTaken
 from vllm_opsctl.exporter.aws import aws_mistakes, refusal
+from vllm_opsctl.exporter.credentials import check_of_aws
 from vllm_opsctl.exporter.plain_text import plain
+from vllm_opsctl.exporter.redaction import shown_url, without_secrets
 from vllm_opsctl.exporter.sources.deadline import Deadline, mount
 
 ACTION = "cloudwatch:PutMetricData"
@@ -29,6 +32,9 @@ Source:
     Setting up bearer token authentication for metrics, CloudWatch user guide: the managed policy
     CloudWatchAPIKeyAccess.
 """
+
+_MISDIRECTED = 421
+"""A status that the SDK neither takes for a success nor repeats at once (RFC 9110, 15.5.20)."""
 
 _MOST_SAID = 500
 """Characters of an answer that go to the log."""
@@ -49,11 +55,15 @@ class SigV4(AuthBase):
     Args:
         region: AWS region.
         service: Name of the service in the signature.
+
+    Raises:
+        UsageError: A key in the environment can be no header.
     """
 
     def __init__(self, region: str, service: str = "monitoring") -> None:
         from botocore.session import get_session
 
+        check_of_aws(os.environ)
         self._region, self._service = region, service
         self._session = get_session()
 
@@ -97,13 +107,16 @@ class WatchedSession(requests.Session):
 
     def __init__(self, auth: SigV4 | None = None) -> None:
         super().__init__()
-        self.auth = auth
+        self._signs = auth is not None
+        # without any, requests would look for a password of that host in ~/.netrc
+        self.auth = auth or _unchanged
         mount(self)
         self.failure: Failure | None = None
         """Of the newest request; None when all of it was taken, or there was none."""
 
     def request(self, *args: Any, **kwargs: Any) -> requests.Response:
-        """Send a request, and keep what came of it; nothing is followed, and the answer is bounded."""
+        """Send a request, and keep what came of it; the answer is bounded."""
+        # a redirect would take the headers along, the session token of AWS's among them
         kwargs |= {"allow_redirects": False, "stream": True}
         try:
             with Deadline(float(kwargs.get("timeout") or _TIMEOUT_S)):
@@ -114,22 +127,34 @@ class WatchedSession(requests.Session):
             self.failure = Failure(str(problem), is_final=False)
             raise
         except (requests.RequestException, HTTPError, OSError) as problem:
-            self.failure = Failure(f"no answer: {plain(str(problem), _MOST_SAID)}", is_final=False)
+            why = plain(without_secrets(str(problem)), _MOST_SAID)
+            self.failure = Failure(f"no answer: {why}", is_final=False)
             if isinstance(problem, requests.RequestException):
                 raise
             # the only kind that the SDK expects
-            raise requests.ConnectionError(str(problem)) from problem
+            raise requests.ConnectionError(why) from problem
+        if 300 <= answer.status_code < 400:
+            to = shown_url(answer.headers.get("Location", "")) or "nowhere"
+            why = f"{shown_url(answer.url)} redirects to {to}, which is not followed; configure that URL"
+            self.failure = Failure(why, is_final=False)
+            # to the SDK a redirect would be a success
+            answer.status_code = _MISDIRECTED
+            return answer
         self.failure = _left_out(answer) if answer.ok else self._failure(answer)
         return answer
 
     def _failure(self, answer: requests.Response) -> Failure:
         code, text = _said(answer)
-        if self.auth is not None:
+        if self._signs:
             error = refusal(ACTION, answer.status_code, code, text)
             return Failure(str(error), isinstance(error, NeverTaken))
-        said = f"{answer.url} answers {answer.status_code} {answer.reason}"
+        said = f"{shown_url(answer.url)} answers {answer.status_code} {answer.reason}"
         # all others may be about now, about this sender or about the collector's own upstream
         return Failure(f"{said}: {text}" if text else said, answer.status_code in (400, 413))
+
+
+def _unchanged(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    return request
 
 
 def _left_out(answer: requests.Response) -> Failure | None:

@@ -16,8 +16,9 @@ from vllm_opsctl.errors import SourceError
 from vllm_opsctl.exporter.config import Target
 from vllm_opsctl.exporter.json_text import read_json
 from vllm_opsctl.exporter.limits import MAX_NAME_CHARS
-from vllm_opsctl.exporter.observation import NOT_SENT, Observation
+from vllm_opsctl.exporter.observation import Observation
 from vllm_opsctl.exporter.plain_text import plain
+from vllm_opsctl.exporter.redaction import without_literally, without_secrets
 from vllm_opsctl.exporter.sources.http import Answer, get, new_session
 
 CANARY_TIMEOUT_S = 10.0
@@ -40,6 +41,9 @@ _MAX_MODELS = 1000
 """Models and adapters of which facts are kept."""
 _MAX_NUMBER = 1e15
 """No length, limit or load is so large; a recording refuses it."""
+_SAID = 200
+_SEARCHED = 2**16
+"""Characters of an answer that are told, and bytes that are searched for the key before."""
 
 
 class Prober:
@@ -54,6 +58,7 @@ class Prober:
     ) -> None:
         self.target = target
         self._clock = clock
+        self._secrets = (api_key,) if api_key else ()
         self._session = new_session(api_key)
 
     def _ask(self, path: str, timeout_s: float, **kwargs: Any) -> Answer:
@@ -171,7 +176,6 @@ class Prober:
             return self._observation(
                 "probe", name="canary", ok=True, seconds=round(answer.seconds, 4), reason=None
             )
-        body_text = " ".join(answer.body[:200].decode(errors="replace").split())
         what = "" if answer.status != 200 else ", but no completion"
         return self._observation(
             "probe",
@@ -179,12 +183,13 @@ class Prober:
             ok=False,
             seconds=round(answer.seconds, 4),
             reason=reason,
-            detail=f"HTTP {answer.status}{what}: {plain(body_text)}",
+            detail=f"HTTP {answer.status}{what}: {self._said(answer.body)}",
         )
 
-    def no_canary(self, why: str) -> Observation:
-        """That no canary was sent, which the verdict has to say."""
-        return self._observation("probe", name="canary", ok=False, reason=NOT_SENT, detail=why)
+    def _said(self, body: bytes) -> str:
+        """The beginning of an answer; what answers may repeat the headers that it was sent."""
+        text = without_secrets(body[:_SEARCHED].decode(errors="replace"), self._secrets)
+        return plain(" ".join(text.split()), _SAID)
 
     def _json(self, path: str, until: float) -> object:
         left = until - time.monotonic()
@@ -192,7 +197,8 @@ class Prober:
             return None
         try:
             answer = self._ask(path, left)
-            return read_json(answer.body) if answer.status == 200 else None
+            body = without_literally(answer.body, self._secrets)
+            return read_json(body) if answer.status == 200 else None
         except (SourceError, ValueError):
             return None
 

@@ -6,11 +6,13 @@ Any server that speaks it will do (Thanos, Mimir, VictoriaMetrics).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from vllm_opsctl.errors import BadPage
+from vllm_opsctl.exporter.json_text import read_json
+from vllm_opsctl.exporter.plain_text import plain
+from vllm_opsctl.exporter.redaction import without_secrets
 from vllm_opsctl.exporter.sources.http import get, new_session
 
 TIMEOUT_S = 120.0
@@ -46,6 +48,7 @@ class PromQL:
 
     def __init__(self, url: str, *, token: str | None = None) -> None:
         self.url = url.rstrip("/")
+        self._secrets = (token,) if token else ()
         self._session = new_session(token)
 
     def rows(self, endpoint: str, form: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -80,15 +83,19 @@ class PromQL:
                 "see --prometheus-token-env",
             )
         try:
-            data = json.loads(answer.body)
+            data = read_json(answer.body)
             if data["status"] == "success":
                 rows = data["data"]["result"]
                 assert isinstance(rows, list)
                 return rows
-            kind, why = str(data["errorType"]), " ".join(str(data["error"]).split())
+            kind, why = (self._said(data[key]) for key in ("errorType", "error"))
         except (ValueError, KeyError, TypeError, AssertionError) as problem:
             raise self.no_prometheus(f"HTTP {answer.status}") from problem
         raise QueryFailed(self.url, kind, why)
+
+    def _said(self, value: object) -> str:
+        """What a server says, in one line; it may repeat the headers that it was sent."""
+        return plain(without_secrets(" ".join(str(value).split()), self._secrets))
 
     def no_prometheus(self, what: str) -> BadPage:
         """

@@ -9,6 +9,12 @@ from vllm_opsctl.errors import BadPage, SourceError
 from vllm_opsctl.exporter.config import Target
 from vllm_opsctl.exporter.exposition import MAX_PAGE_BYTES
 from vllm_opsctl.exporter.observation import Observation, error, metrics
+from vllm_opsctl.exporter.redaction import (
+    secrets_of_url,
+    shown_url,
+    without_literally,
+    without_secrets,
+)
 from vllm_opsctl.exporter.sources.http import get, new_session
 
 
@@ -27,6 +33,8 @@ class Scraper:
         self.timeout_s = timeout_s
         self._clock = clock
         self._url = target.url + target.metrics_path
+        self._shown = target.url + shown_url(target.metrics_path)
+        self._secrets = [*secrets_of_url(target.metrics_path), *([api_key] if api_key else [])]
         self._session = new_session(api_key)
 
     def read(self) -> Observation:
@@ -38,8 +46,9 @@ class Scraper:
             if answer.status != 200:
                 raise BadPage(f"http-{answer.status}", f"{self._url}: HTTP {answer.status}")
         except SourceError as problem:
-            return error(self._clock(), self.target.name, problem.reason, problem.detail)
-        text = answer.body.decode("utf-8", errors="replace")
+            detail = without_secrets(problem.detail.replace(self._url, self._shown), self._secrets)
+            return error(self._clock(), self.target.name, problem.reason, detail)
+        text = without_literally(answer.body, self._secrets).decode("utf-8", errors="replace")
         return metrics(self._clock(), self.target.name, text, answer.seconds)
 
     def close(self) -> None:

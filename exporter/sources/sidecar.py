@@ -11,7 +11,6 @@ import requests
 from vllm_opsctl.errors import BadPage, InputFileError
 from vllm_opsctl.exporter.config import Target
 from vllm_opsctl.exporter.json_text import read_json
-from vllm_opsctl.exporter.limits import MAX_NAME_CHARS
 from vllm_opsctl.exporter.observation import Observation
 from vllm_opsctl.exporter.plain_text import plain
 from vllm_opsctl.exporter.recording import LATEST_T, bounded_lines, parse_lines
@@ -22,6 +21,7 @@ _MAX_BYTES = 2**28
 """A target's window and half an hour before it are some 30 MiB; those of the largest pages are cut off."""
 
 _MAX_STATUS_BYTES = 2**24
+_SAID = 200
 
 
 class SidecarSource:
@@ -86,7 +86,8 @@ class SidecarSource:
         if answer.status != 200:
             raise BadPage(
                 f"http-{answer.status}",
-                f"{self._url}: HTTP {answer.status}: {plain(answer.body[:200].decode(errors='replace'))}",
+                f"{self._url}: HTTP {answer.status}: "
+                f"{plain(answer.body[:_SAID].decode(errors='replace'))}",
             )
         lines = bounded_lines(io.BytesIO(answer.body), self._url)
         try:
@@ -100,14 +101,15 @@ def _status(session: requests.Session, url: str) -> tuple[list[Target], float | 
     answer = get(session, f"{url}/api/v1/status", timeout_s=_TIMEOUT_S, max_bytes=_MAX_STATUS_BYTES)
     try:
         if answer.status != 200:
-            raise ValueError(f"HTTP {answer.status}")
+            raise ValueError
         data = read_json(answer.body)
         targets = [Target(name=t["target"], url=t["url"]) for t in data["targets"]]
         now = data.get("now")
         known = isinstance(now, int | float) and 0 < now < LATEST_T
         return targets, float(now) if known else None
     except (ValueError, KeyError, TypeError, AttributeError) as problem:
-        why = plain(str(problem).partition("\n")[0], MAX_NAME_CHARS)
+        # what a validation would say has several lines, and repeats what was answered
+        why = f"HTTP {answer.status}" if answer.status != 200 else "its status is not a sidecar's"
         raise BadPage(
             "not-a-sidecar", f"{url}: no sidecar answers there ({why}); its port is 9836"
         ) from problem

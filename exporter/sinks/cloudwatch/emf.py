@@ -140,7 +140,8 @@ class EmfSender:
         parts = urlsplit(self._to)
         address = parts.hostname or "127.0.0.1", parts.port or 25888
         if parts.scheme == "udp":
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:
+            family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+            with socket.socket(family, socket.SOCK_DGRAM) as out:
                 for line in lines:
                     out.sendto(f"{line}\n".encode(), address)
             return

@@ -621,7 +621,7 @@ def test_a_wrong_token_is_told(
         (None, "--token-env NO_TOKEN: no such environment variable"),
         ("  ", "--token-env NO_TOKEN: no such environment variable"),
         ("two words", "has spaces or other characters"),
-        ("line\nbreak", "has spaces or other characters"),
+        ("line\nbreak", "the variable NO_TOKEN has a line break inside"),
         ("süß", "has spaces or other characters"),
     ],
 )

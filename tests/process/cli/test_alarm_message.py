@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import time
@@ -15,14 +16,15 @@ from paths import RECORDINGS
 from sns_message import TEXT, notification
 
 
-def pasted(opsctl: Opsctl, text: str, *more: str) -> subprocess.CompletedProcess[str]:
-    """The message is pasted into stdin."""
+def pasted(opsctl: Opsctl, text: str, *more: str, sidecar: str) -> subprocess.CompletedProcess[str]:
+    """The message is pasted into stdin, where the configuration names the sidecar."""
     return subprocess.run(
         opsctl.command("diagnose", "--alarm", "-", *more),
         input=text,
         capture_output=True,
         text=True,
         timeout=60,
+        env=os.environ | {"OPSCTL_ALARMS__SIDECAR_URL": sidecar},
         check=False,
     )
 
@@ -48,8 +50,8 @@ def test_a_pasted_page_is_looked_into_at_its_time(opsctl: Opsctl) -> None:
     text = TEXT.replace("http://127.0.0.1:9836 chat-0", sidecar)
     text = text.replace("2026-11-25 03:14:00", stamp)
     message = notification(text, service="shop", objective="ttft", model="tiny")
-    ran = pasted(opsctl, message)
-    said = json.loads(pasted(opsctl, message, "-o", "json").stdout)
+    ran = pasted(opsctl, message, sidecar=sidecar)
+    said = json.loads(pasted(opsctl, message, "-o", "json", sidecar=sidecar).stdout)
 
     first = " ".join(ran.stdout.partition("\n\n")[0].split())
     assert first.startswith(

@@ -137,7 +137,8 @@ def page_and_paste(site: Site, watch: MachineWatch, measured: Callable[[str], No
         # somebody wakes up and pastes the message
         message = site.folder / "message.json"
         message.write_text(body, encoding="utf-8")
-        pasted = ("diagnose", "--alarm", str(message), "-o", "json")
+        config = str(site.folder / "opsctl.yaml")
+        pasted = ("--config", config, "diagnose", "--alarm", str(message), "-o", "json")
         said = until_a_root(lambda: site.opsctl.run(*pasted, "--at", str(time.time())))
         told = time.time()
     measured(

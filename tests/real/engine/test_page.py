@@ -82,7 +82,8 @@ class Site:
         """
         message = self.chain.config.with_name("message.json")
         message.write_text(page.raw, encoding="utf-8")
-        ran = self.opsctl.run("diagnose", "--alarm", str(message), "--at", str(at), "-o", "json")
+        pasted = ("diagnose", "--alarm", str(message), "--at", str(at), "-o", "json")
+        ran = self.opsctl.run(*pasted, cwd=message.parent)
         assert ran.stdout, ran.stderr
         said = json.loads(ran.stdout)
         (target,) = said["targets"]
