@@ -2,8 +2,8 @@
 Writes the reference pages from the data they describe; `make docs` runs it, a test compares.
 
 docs/metrics.md from the catalogue, docs/features.md from the feature registry, docs/tap-page.md from the
-tap's layout, docs/alerts.md from the alerts that are data, and docs/runbooks from the failure modes (as
-`opsctl runbook build` does).
+tap's layout, docs/limits.md from the bounds, docs/alerts.md from the alerts that are data, and docs/runbooks
+from the failure modes (as `opsctl runbook build` does).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from vllm_opsctl.alarms.alerts import shipped_alerts
 from vllm_opsctl.dashboards.boards import panels_by_mode
+from vllm_opsctl.exporter import limits
 from vllm_opsctl.exporter.catalogue import Concept, Version, catalogue
 from vllm_opsctl.exporter.sinks.prometheus import own_metrics
 from vllm_opsctl.exporter.tap import layout
@@ -32,6 +33,7 @@ def pages() -> dict[str, str]:
         "metrics.md": _metrics(),
         "features.md": _features(),
         "tap-page.md": "\n".join(_tap_page()) + "\n",
+        "limits.md": "\n".join(_limits()) + "\n",
         "alerts.md": "\n".join(_alerts()) + "\n",
         **{
             f"runbooks/{name}": text
@@ -66,6 +68,39 @@ def _metrics() -> str:
         *(f"| `{name}` | {meaning} |" for name, meaning in own_metrics().items()),
     ]
     return "\n".join(lines) + "\n"
+
+
+_SECTION = re.compile(r"^# -- (.+?) -*$")
+_BOUND = re.compile(r"^(MAX_\w+): Final = .+$")
+
+
+def _limits() -> Iterator[str]:
+    yield HEAD
+    yield "# Bounds\n"
+    yield "What comes from outside has a bound, and the bound has a name. What lies beyond is refused in"
+    yield "one line, or cut and reported: `opsctl_target_left_out{bound=…}`, the log, *Not seen* of the verdict."
+    yield "What else is done against hostile servers, clients and files: [security.md](security.md)."
+    lines = iter(Path(limits.__file__).read_text(encoding="utf-8").splitlines())
+    for line in lines:
+        if (section := _SECTION.match(line)) is not None:
+            yield f"\n## {section[1]}\n"
+            yield "| bound | name | of what |"
+            yield "|--:|---|---|"
+        elif (bound := _BOUND.match(line)) is not None:
+            text = next(lines).strip('"')
+            yield f"| {_amount(bound[1])} | `{bound[1]}` | {text[0].upper()}{text[1:]} |"
+
+
+def _amount(name: str) -> str:
+    value = getattr(limits, name)
+    if isinstance(value, float):
+        return f"{value:.0e}".replace("e+", "e")
+    if not name.endswith("_BYTES"):
+        return f"{value:,}"
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if value >= size:
+            return f"{value // size} {unit}"
+    return f"{value} bytes"
 
 
 def _alerts() -> Iterator[str]:

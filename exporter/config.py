@@ -139,6 +139,12 @@ class Target(Strict):
     )
     api_key_file: str | None = Field(None, description="File that holds the API key.")
 
+    ca_file: str | None = Field(
+        None,
+        description="File of the CA that signed the certificate of an https server; unset: SSL_CERT_FILE, "
+        "else the usual ones.",
+    )
+
     models: tuple[str, ...] = Field(
         (),
         description="Models and adapters that it should serve; diagnosis tells which are missing.",

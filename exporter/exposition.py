@@ -29,9 +29,6 @@ from vllm_opsctl.exporter.limits import (
 from vllm_opsctl.exporter.own_series import BUILD_INFO
 from vllm_opsctl.exporter.series import Series, read_series, unmangled
 
-MAX_PAGE_BYTES = 16 * 2**20
-"""A larger page is no vLLM: 32 engines' pages with every connector stay below 4 MiB."""
-
 _NAME_END = re.compile(r"[{ \t]")
 
 Reading = tuple[Series, float]

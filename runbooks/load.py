@@ -8,6 +8,7 @@ checked them, and a verdict asks a third of them.
 from __future__ import annotations
 
 import functools
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -126,13 +127,13 @@ def _user_files(directory: Path) -> list[Path]:
         RunbookError: It is none, cannot be looked into, or has more of them than anybody writes.
     """
     shown = plain(str(directory))
+    # os.path: what can be no name of a folder is none
+    if not os.path.isdir(directory):
+        raise RunbookError(f"{shown}: no such directory; --runbooks wants a folder of YAML")
     try:
-        if not directory.is_dir():
-            raise RunbookError(f"{shown}: no such directory; --runbooks wants a folder of YAML")
         found = list(islice(directory.glob("*.yaml"), MAX_RUNBOOK_FILES + 1))
-    except (OSError, ValueError) as problem:
-        why = getattr(problem, "strerror", None) or problem
-        raise RunbookError(f"{shown}: cannot be read ({why})") from None
+    except OSError as problem:
+        raise RunbookError(f"{shown}: cannot be read ({problem.strerror})") from None
     if len(found) > MAX_RUNBOOK_FILES:
         raise RunbookError(f"{shown}: more than {MAX_RUNBOOK_FILES} files")
     return sorted(found)

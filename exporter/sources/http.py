@@ -44,12 +44,19 @@ class Answer:
     seconds: float
 
 
-def new_session(api_key: str | None = None) -> requests.Session:
-    """A session to a server nearby; an API key is sent as vLLM wants it."""
+def new_session(api_key: str | None = None, ca_file: str | None = None) -> requests.Session:
+    """
+    A session to a server nearby.
+
+    Args:
+        api_key: Sent as vLLM wants it.
+        ca_file: Trusted certificates; None for those of the environment, else those of requests.
+    """
     session = requests.Session()
     # the machine's proxy settings are for the internet, not for a pod's neighbour
     session.trust_env = False
-    session.verify = next((os.environ[n] for n in CA_VARIABLES if os.environ.get(n)), True)
+    named = (ca_file, *map(os.environ.get, CA_VARIABLES))
+    session.verify = next((path for path in named if path), True)
     # a server could fill our memory with them, and no vLLM sets any
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     mount(session)

@@ -68,7 +68,7 @@ def _tls(url: str, problem: ssl.SSLError) -> SourceError:
         return Unreachable(
             "tls-untrusted",
             f"{url}: its certificate is not trusted ({problem.verify_message}); name the file of "
-            "its CA in SSL_CERT_FILE",
+            "its CA with ca_file, or in SSL_CERT_FILE",
         )
     reason = (problem.reason or "").upper().replace(" ", "_")
     if reason in _NO_TLS:

@@ -59,7 +59,7 @@ class Prober:
         self.target = target
         self._clock = clock
         self._secrets = (api_key,) if api_key else ()
-        self._session = new_session(api_key)
+        self._session = new_session(api_key, target.ca_file)
 
     def _ask(self, path: str, timeout_s: float, **kwargs: Any) -> Answer:
         url = self.target.url + path

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from vllm_opsctl.errors import BadPage, SourceError
 from vllm_opsctl.exporter.config import Target
-from vllm_opsctl.exporter.exposition import MAX_PAGE_BYTES
+from vllm_opsctl.exporter.limits import MAX_PAGE_BYTES
 from vllm_opsctl.exporter.observation import Observation, error, metrics
 from vllm_opsctl.exporter.redaction import (
     secrets_of_url,
@@ -35,7 +35,8 @@ class Scraper:
         self._url = target.url + target.metrics_path
         self._shown = target.url + shown_url(target.metrics_path)
         self._secrets = [*secrets_of_url(target.metrics_path), *([api_key] if api_key else [])]
-        self._session = new_session(api_key)
+        self._has_key = api_key is not None
+        self._session = new_session(api_key, target.ca_file)
 
     def read(self) -> Observation:
         """One observation, of kind ``metrics`` or ``error``; never raises for what a server does."""
@@ -44,12 +45,25 @@ class Scraper:
                 self._session, self._url, timeout_s=self.timeout_s, max_bytes=MAX_PAGE_BYTES
             )
             if answer.status != 200:
-                raise BadPage(f"http-{answer.status}", f"{self._url}: HTTP {answer.status}")
+                raise BadPage(
+                    f"http-{answer.status}",
+                    f"{self._url}: HTTP {answer.status}{self._hint(answer.status)}",
+                )
         except SourceError as problem:
             detail = without_secrets(problem.detail.replace(self._url, self._shown), self._secrets)
             return error(self._clock(), self.target.name, problem.reason, detail)
         text = without_literally(answer.body, self._secrets).decode("utf-8", errors="replace")
         return metrics(self._clock(), self.target.name, text, answer.seconds)
+
+    def _hint(self, status: int) -> str:
+        """What to do about a status."""
+        if status in (401, 403):
+            if self._has_key:
+                return "; it refuses the API key"
+            return "; it wants an API key: name it with api_key_env or api_key_file"
+        if 300 <= status < 400:
+            return "; a redirect is not followed: give the URL that it leads to"
+        return "; is metrics_path right?" if status == 404 else ""
 
     def close(self) -> None:
         """Drop the connection."""

@@ -267,6 +267,24 @@ def test_no_answer_raises(tail: bytes, head: bytes) -> None:
         assert scraped(url, timeout_s=5.0).kind in ("metrics", "error")
 
 
+@pytest.mark.parametrize(
+    ("status", "key", "hint"),
+    [
+        (401, None, "HTTP 401; it wants an API key: name it with api_key_env or api_key_file"),
+        (403, "sk-1", "HTTP 403; it refuses the API key"),
+        (404, None, "HTTP 404; is metrics_path right?"),
+        (307, None, "HTTP 307; a redirect is not followed: give the URL that it leads to"),
+        (503, None, "HTTP 503"),
+    ],
+)
+def test_a_status_names_the_fix(status: int, key: str | None, hint: str) -> None:
+    head = f"HTTP/1.1 {status} no\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    with misbehaving(saying(head.encode())) as url:
+        found = Scraper(Target(name="chat-0", url=url), timeout_s=5.0, api_key=key).read()
+
+    assert found.data["detail"] == f"{url}/metrics: {hint}"
+
+
 def test_nothing_that_listens_is_refused() -> None:
     assert scraped(f"http://127.0.0.1:{reserve_port()}").data["reason"] == "refused"
 
@@ -321,9 +339,17 @@ def test_a_certificate_that_nobody_trusts_names_the_fix(
 
     assert refused.data["reason"] == "tls-untrusted"
     assert refused.data["detail"].endswith(
-        "not trusted (self-signed certificate); name the file of its CA in SSL_CERT_FILE"
+        "not trusted (self-signed certificate); name the file of its CA with ca_file, or in "
+        "SSL_CERT_FILE"
     )
     assert trusted.kind == "metrics"
+
+
+def test_a_target_names_its_own_ca(tls_server: tuple[str, Path]) -> None:
+    url, certificate = tls_server
+    target = Target(name="chat-0", url=url, ca_file=str(certificate))
+
+    assert Scraper(target, timeout_s=5.0).read().kind == "metrics"
 
 
 def test_plain_http_to_a_tls_port_is_told_to_speak_tls(tls_server: tuple[str, Path]) -> None:

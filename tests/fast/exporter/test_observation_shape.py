@@ -18,6 +18,7 @@ from paths import RECORDINGS
 
 from vllm_opsctl.errors import BadPage, InputFileError
 from vllm_opsctl.exporter import recording
+from vllm_opsctl.exporter.limits import MAX_NAME_CHARS
 from vllm_opsctl.exporter.observation import KINDS, Observation
 from vllm_opsctl.exporter.observation_shape import _SHAPES
 from vllm_opsctl.exporter.recording import (
@@ -188,7 +189,7 @@ def test_names_are_shown_and_cut() -> None:
     assert evil.data["detail"] == "a\\x0ab\\x1b[2J"
     long = parse_line(line_of("error", {"target": "x" * 5_000_000}), where="r", stem="")
     assert long is not None
-    assert len(long.target) == 201
+    assert len(long.target) == MAX_NAME_CHARS
 
 
 def test_unknown_kinds_are_told_once_each_and_not_without_end(

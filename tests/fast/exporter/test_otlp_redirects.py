@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ def publisher_to(url: str) -> OtlpPublisher:
     settings = {"sink": "otlp", "endpoint_url": url, "region": "eu-central-1"}
     config = Config.model_validate({"exporter": {"cloudwatch": settings}})
     gauge = GaugeMetricFamily("opsctl_target_up", "", value=1)
-    return otlp_publisher(config, {}, lambda: [gauge], dict, threading.Event())
+    return otlp_publisher(config, {}, lambda: [gauge], dict)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
