@@ -78,8 +78,9 @@ def _limits() -> Iterator[str]:
     yield HEAD
     yield "# Bounds\n"
     yield "What comes from outside has a bound, and the bound has a name. What lies beyond is refused in"
-    yield "one line, or cut and reported: `opsctl_target_left_out{bound=…}`, the log, *Not seen* of the verdict."
-    yield "What else is done against hostile servers, clients and files: [security.md](security.md)."
+    yield "one line, or cut and reported: by `opsctl_target_left_out{bound=…}`, the log, the verdict's"
+    yield "*Not seen*. What else is done against hostile servers, clients and files:"
+    yield "[security.md](security.md)."
     lines = iter(Path(limits.__file__).read_text(encoding="utf-8").splitlines())
     for line in lines:
         if (section := _SECTION.match(line)) is not None:
