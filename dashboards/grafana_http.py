@@ -7,13 +7,11 @@ Source:
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from pathlib import Path
 from typing import Any
 
 import requests
@@ -32,7 +30,6 @@ LONGEST_WAIT_S = 30.0
 _TIMEOUT_S = 30.0
 _MAX_BYTES = 2**26
 _BUSY = (429, 503)
-_CA_FILES = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
 
 
 class GrafanaHttp:
@@ -59,7 +56,6 @@ class GrafanaHttp:
         self._token = token
         self._wait = wait
         self._session = new_session(token)
-        self._session.verify = _ca_file() or True
         self._headers: Mapping[str, str] = {}
         self._session.hooks["response"].append(self._keep_headers)
 
@@ -112,9 +108,7 @@ class GrafanaHttp:
                     json=body,
                 )
             except Unreachable as problem:
-                if isinstance(problem.__cause__, requests.exceptions.SSLError):
-                    raise self._untrusted(problem.__cause__) from None
-                raise
+                raise Unreachable(problem.reason, f"--url {problem.detail}") from None
             wait_s = _retry_after(self._headers.get("Retry-After"), attempt)
             if answer.status not in _BUSY or attempt == TRIES or wait_s > LONGEST_WAIT_S:
                 break
@@ -189,20 +183,6 @@ class GrafanaHttp:
             "is not sent after a redirect)",
         )
 
-    def _untrusted(self, problem: requests.exceptions.SSLError) -> Unreachable:
-        why = re.search(r"certificate verify failed: ([^(\[]+)", str(problem))
-        if "X509" in str(problem):
-            return Unreachable("tls", f"{self._session.verify}: it holds no certificates in PEM")
-        if why is None:
-            return Unreachable(
-                "tls", f"--url {self.url}: no TLS there, or none that is understood; is it http://?"
-            )
-        return Unreachable(
-            "tls",
-            f"--url {self.url}: its certificate is not trusted ({why[1].strip()}); name the file of its "
-            f"authority in {_CA_FILES[0]}",
-        )
-
     def no_grafana(self, what: str) -> BadPage:
         """
         The error of an answer that a Grafana does not give.
@@ -228,17 +208,6 @@ def _base(url: str) -> str:
                 "--url: it holds credentials; name a variable with a token: --token-env"
             ) from None
         raise UsageError(f"--url: {problem}") from None
-
-
-def _ca_file() -> str | None:
-    """Whom to trust beside the usual authorities, named as requests and OpenSSL do."""
-    for name in _CA_FILES:
-        path = os.environ.get(name)
-        if path:
-            if not Path(path).exists():
-                raise UsageError(f"{name}={path}: no such file")
-            return path
-    return None
 
 
 def _retry_after(header: str | None, attempt: int) -> float:

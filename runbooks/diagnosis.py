@@ -71,17 +71,7 @@ def conclude(
         library: Failure modes.
         runbook_url: Base of the links to runbook pages.
     """
-    if not examined.engines:
-        return TargetVerdict(
-            target=examined.target,
-            verdict="unknown",
-            source=examined.source,
-            start=examined.start,
-            end=examined.end,
-            samples=0,
-            summary="nothing was observed of this target",
-        )
-    if examined.outdated is not None:
+    if not examined.engines or examined.outdated is not None:
         # what was true when it was read last is not said of now
         return TargetVerdict(
             target=examined.target,
@@ -90,9 +80,9 @@ def conclude(
             start=examined.start,
             end=examined.end,
             samples=examined.samples,
-            summary=examined.outdated,
+            summary=examined.outdated or "nothing was observed of this target",
             vllm_version=examined.vllm_version,
-            model=examined.engines[0].model,
+            model=examined.engines[0].model if examined.engines else None,
         )
     judges = [Judge(library, findings, runbook_url) for findings in examined.engines]
     active: dict[str, FoundCause] = {}

@@ -13,11 +13,12 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http.cookiejar import DefaultCookiePolicy
+from pathlib import Path
 
 import requests
 import urllib3
 
-from vllm_opsctl.errors import BadPage, SourceError
+from vllm_opsctl.errors import BadPage, SourceError, UsageError
 from vllm_opsctl.exporter.sources.deadline import Deadline, mount
 from vllm_opsctl.exporter.sources.http_errors import named, timed_out
 
@@ -25,7 +26,7 @@ _CHUNK = 65536
 _GZIP_MAGIC = b"\x1f\x8b"
 
 CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-"""Environment variables that name a file of trusted certificates, in the order in which they count."""
+"""Variables that name a file or folder of trusted certificates, in the order in which they count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +52,30 @@ def new_session(api_key: str | None = None, ca_file: str | None = None) -> reque
     Args:
         api_key: Sent as vLLM wants it.
         ca_file: Trusted certificates; None for those of the environment, else those of requests.
+
+    Raises:
+        UsageError: The trusted certificates are not there.
     """
     session = requests.Session()
     # the machine's proxy settings are for the internet, not for a pod's neighbour
     session.trust_env = False
-    named = (ca_file, *map(os.environ.get, CA_VARIABLES))
-    session.verify = next((path for path in named if path), True)
+    session.verify = _trusted(ca_file) or True
     # a server could fill our memory with them, and no vLLM sets any
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     mount(session)
     if api_key:
         session.headers["Authorization"] = f"Bearer {api_key}"
     return session
+
+
+def _trusted(ca_file: str | None) -> str | None:
+    named = {"ca_file: ": ca_file, **{f"{name}=": os.environ.get(name) for name in CA_VARIABLES}}
+    for name, path in named.items():
+        if path:
+            if not Path(path).exists():
+                raise UsageError(f"{name}{path}: no such file")
+            return path
+    return None
 
 
 def get(

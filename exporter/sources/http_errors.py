@@ -68,9 +68,11 @@ def _tls(url: str, problem: ssl.SSLError) -> SourceError:
         return Unreachable(
             "tls-untrusted",
             f"{url}: its certificate is not trusted ({problem.verify_message}); name the file of "
-            "its CA with ca_file, or in SSL_CERT_FILE",
+            "its CA in SSL_CERT_FILE (of a target: ca_file)",
         )
     reason = (problem.reason or "").upper().replace(" ", "_")
+    if "X509" in str(problem):
+        return Unreachable("tls", f"{url}: the file of trusted certificates holds none in PEM")
     if reason in _NO_TLS:
         return Unreachable("not-tls", f"{url}: no TLS is spoken there; write http://")
     if isinstance(problem, ssl.SSLEOFError | ssl.SSLZeroReturnError):

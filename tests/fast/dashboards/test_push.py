@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from certificates import self_signed
 from fake_grafana import EVERYTHING, TOKEN, Answer, FakeGrafana, Kept, running
 
 from vllm_opsctl.alarms.resource_names import FLEET_BOARD, FLEET_FOLDER, board_folder
@@ -686,7 +687,7 @@ def test_a_certificate_is_trusted_when_its_authority_is_named(
 
     assert untrusted.code == 3
     assert "its certificate is not trusted (self-signed certificate)" in untrusted.said
-    assert "REQUESTS_CA_BUNDLE" in untrusted.said
+    assert "SSL_CERT_FILE" in untrusted.said
     assert trusted.code == 0
     assert (missing.code, "REQUESTS_CA_BUNDLE=/nowhere.pem: no such file" in missing.said) == (
         64,
@@ -703,43 +704,10 @@ def test_a_wrong_file_of_certificates_is_told(
         ran = opsctl("diff", url=tls.url)
 
     assert ran.code == 3
-    assert "empty.pem: it holds no certificates" in ran.said
+    assert "the file of trusted certificates holds none in PEM" in ran.said
 
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Key and self-signed certificate of 127.0.0.1, in one file."""
-    from datetime import UTC, datetime, timedelta
-    from ipaddress import IPv4Address
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import NameOID
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "grafana")])
-    now = datetime.now(UTC)
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False
-        )
-        .sign(key, hashes.SHA256())
-    )
-    path = tmp_path_factory.mktemp("tls") / "grafana.pem"
-    path.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        + signed.public_bytes(serialization.Encoding.PEM)
-    )
-    return path
+    return self_signed(tmp_path_factory.mktemp("tls"))

@@ -21,8 +21,10 @@ from misbehaving import Treatment, dripping, misbehaving, pouring, saying, silen
 from paths import PAGES
 from ports import reserve_port
 
+from vllm_opsctl.errors import UsageError
 from vllm_opsctl.exporter.config import Target
 from vllm_opsctl.exporter.observation import Observation
+from vllm_opsctl.exporter.sources.http import CA_VARIABLES
 from vllm_opsctl.exporter.sources.scrape import Scraper
 
 PAGE = (PAGES / "vllm-0.33.0-v1.logger.prom").read_bytes()
@@ -339,8 +341,8 @@ def test_a_certificate_that_nobody_trusts_names_the_fix(
 
     assert refused.data["reason"] == "tls-untrusted"
     assert refused.data["detail"].endswith(
-        "not trusted (self-signed certificate); name the file of its CA with ca_file, or in "
-        "SSL_CERT_FILE"
+        "not trusted (self-signed certificate); name the file of its CA in SSL_CERT_FILE "
+        "(of a target: ca_file)"
     )
     assert trusted.kind == "metrics"
 
@@ -366,12 +368,15 @@ def test_tls_to_a_plain_port_is_told_to_speak_http() -> None:
     assert (found.data["reason"], "write http://" in found.data["detail"]) == ("not-tls", True)
 
 
+@pytest.mark.parametrize("name", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"])
 def test_a_file_of_certificates_that_is_not_there_is_named(
-    tls_server: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+    name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/ca.pem")
-
-    assert "trusted certificates cannot be read" in str(scraped(tls_server[0]).data["detail"])
+    for other in CA_VARIABLES:
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(name, "/nowhere/ca.pem")
+    with pytest.raises(UsageError, match=f"{name}=/nowhere/ca.pem: no such file"):
+        Scraper(Target(name="chat-0", url="https://127.0.0.1:1"), timeout_s=1.0)
 
 
 # -- this side -------------------------------------------------------------------------------------
