@@ -672,7 +672,7 @@ def test_a_url_without_tls_is_told(grafana: FakeGrafana, opsctl: Opsctl) -> None
     ran = opsctl("diff", url=grafana.url.replace("http:", "https:"))
 
     assert ran.code == 3
-    assert "is it http://?" in ran.said
+    assert "no TLS is spoken there; write http://" in ran.said
 
 
 def test_a_certificate_is_trusted_when_its_authority_is_named(
