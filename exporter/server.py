@@ -18,7 +18,9 @@ from prometheus_client.exposition import choose_encoder
 
 from vllm_opsctl.exporter.config import Config
 from vllm_opsctl.exporter.door import is_known_host, is_loopback
+from vllm_opsctl.exporter.limits import MAX_NAME_CHARS
 from vllm_opsctl.exporter.observation import Observation, thinned
+from vllm_opsctl.exporter.plain_text import plain
 from vllm_opsctl.exporter.recording import format_recording
 from vllm_opsctl.exporter.status import POLICY, status_json, status_page
 from vllm_opsctl.exporter.target_state import Snapshot
@@ -131,7 +133,8 @@ class Application:
             except _BadRequest as problem:
                 answer = _text("400 Bad Request", f"{problem}\n")
         status, headers, body = answer
-        start_response(status, headers)
+        # what a text repeats of a request is no page, whatever a browser thinks of it
+        start_response(status, [*headers, ("X-Content-Type-Options", "nosniff")])
         if environ["REQUEST_METHOD"] == "HEAD":
             if isinstance(body, _Released):
                 body.close()
@@ -144,7 +147,6 @@ class Application:
         headers = [
             ("Content-Type", "text/html; charset=utf-8"),
             ("Content-Security-Policy", POLICY),
-            ("X-Content-Type-Options", "nosniff"),
             # a runbook's server need not learn where this sidecar is
             ("Referrer-Policy", "no-referrer"),
             ("Cache-Control", "no-store"),
@@ -181,7 +183,7 @@ class Application:
         asked = _argument(environ, "target")
         snapshots = [s for s in self._sidecar.snapshots() if asked in (None, s.target.name)]
         if not snapshots:
-            return _text("404 Not Found", f"no target {asked!r}\n")
+            return _text("404 Not Found", f"no target {_shown(asked)}\n")
         lines = [f"{s.target.name}: {'ready' if s.ready else s.not_ready}\n" for s in snapshots]
         ready = all(snapshot.ready for snapshot in snapshots)
         return _text("200 OK" if ready else "503 Service Unavailable", "".join(lines))
@@ -195,7 +197,9 @@ class Application:
         target = _argument(environ, "target")
         known = [snapshot.target.name for snapshot in self._sidecar.snapshots()]
         if target is not None and target not in known:
-            return _text("404 Not Found", f"no target {target!r}; there are {', '.join(known)}\n")
+            return _text(
+                "404 Not Found", f"no target {_shown(target)}; there are {', '.join(known)}\n"
+            )
         start, end = _number(environ, "start"), _number(environ, "end")
         full_from, step_s = _number(environ, "full_from"), _number(environ, "step_s")
         observations = self._sidecar.observations(target, start, end)
@@ -220,6 +224,11 @@ def _text(status: str, text: str) -> tuple[str, Headers, Iterable[bytes]]:
     return status, [("Content-Type", "text/plain; charset=utf-8")], [text.encode()]
 
 
+def _shown(asked: str | None) -> str:
+    """What a client asked for, in a text for it."""
+    return repr(plain(asked or "", MAX_NAME_CHARS))
+
+
 def _argument(environ: dict[str, Any], name: str) -> str | None:
     values = parse_qs(environ.get("QUERY_STRING", "")).get(name)
     return values[-1] if values else None
@@ -230,7 +239,7 @@ def _number(environ: dict[str, Any], name: str) -> float | None:
     try:
         return float(text) if text is not None else None
     except ValueError:
-        raise _BadRequest(f"{name}={text!r} is not unix seconds") from None
+        raise _BadRequest(f"{name}={_shown(text)} is not unix seconds") from None
 
 
 def _bytes(line: str) -> bytes:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import tracemalloc
+from collections.abc import Callable
 
 import pytest
 from fake_vllm import page
 from hypothesis import given
 from hypothesis import strategies as st
+from paths import PAGES
 
 from vllm_opsctl.errors import BadPage
 from vllm_opsctl.exporter import series
@@ -197,3 +200,54 @@ def test_no_page_raises_anything_but_its_named_error(tail: str) -> None:
         except BadPage as problem:
             said = problem.detail
         assert said.isprintable()
+
+
+# -- odd pages: read as far as they make sense, or named ---------------------------------------------
+
+REAL = (PAGES / "vllm-0.33.0-v1.logger.prom").read_text()
+
+ODD: dict[str, tuple[Callable[[str], str], str]] = {
+    "CRLF": (lambda text: text.replace("\n", "\r\n"), "read"),
+    "BOM": (lambda text: f"\ufeff{text}", "read"),
+    "no last newline": (lambda text: text.rstrip("\n"), "truncated"),
+    "cut in a line": (lambda text: text[: len(text) // 2], "truncated"),
+    "timestamps": (lambda text: re.sub(r"(?m)^(\w.*)$", r"\1 1395066363000", text), "read"),
+    "reversed": (lambda text: "\n".join(reversed(text.rstrip("\n").split("\n"))) + "\n", "read"),
+    "no +Inf": (lambda text: re.sub(r'(?m)^.*le="\+Inf".*\n', "", text), "read"),
+    "twice": (lambda text: text + text, "read"),
+    "le is a word": (lambda text: text.replace('le="1.0"', 'le="banana"'), "unparsable"),
+    "le is NaN": (lambda text: text.replace('le="1.0"', 'le="NaN"'), "read"),
+    "le is -Inf": (lambda text: text.replace('le="1.0"', 'le="-Inf"'), "read"),
+    "falling buckets": (lambda text: re.sub(r'(le="1.0"[^}]*} )\S+', r"\g<1>9e9", text), "read"),
+    "values in quotes": (lambda text: re.sub(r"(?m) (\d+\.\d+)$", r' "\1"', text), "unparsable"),
+    "hexadecimal": (lambda text: re.sub(r"(?m) (\d+\.\d+)$", " 0x10", text), "unparsable"),
+    "NaN": (lambda text: re.sub(r"(?m) (\d+\.\d+)$", " NaN", text), "unparsable"),
+    "infinite": (lambda text: re.sub(r"(?m) (\d+\.\d+)$", " +Inf", text), "unparsable"),
+    "negative": (lambda text: re.sub(r"(?m) (\d+\.\d+)$", r" -\1", text), "read"),
+    "a brace in a label": (
+        lambda text: text.replace('model_name="', 'model_name="a} 5 {b'),
+        "read",
+    ),
+    "a label without an end": (
+        lambda text: f'{text}vllm:num_requests_running{{a="x\n',
+        "unparsable",
+    ),
+    "an exemplar": (lambda text: re.sub(r"(?m)(le=.*)$", r'\1 # {trace="x"} 1 1', text), "read"),
+    "empty": (lambda _: "", "empty"),
+    "blanks": (lambda _: " \n\n", "empty"),
+    "a login page": (lambda _: "<!DOCTYPE html><title>Log in</title>\n", "html"),
+    "JSON": (lambda _: '{"detail": "Not Found"}\n', "json"),
+    "binary": (lambda _: bytes(range(256)).decode("utf-8", "replace") * 100, "unparsable"),
+    "UTF-16": (lambda text: text.encode("utf-16").decode("utf-8", "replace"), "unparsable"),
+    "another server's": (lambda _: "python_info 1\n", "metrics-disabled"),
+}
+
+
+@pytest.mark.parametrize(("change", "result"), ODD.values(), ids=ODD.keys())
+def test_an_odd_page_is_read_or_named(change: Callable[[str], str], result: str) -> None:
+    try:
+        found = "read" if read(change(REAL)).engines else "nothing"
+    except BadPage as problem:
+        found = problem.reason
+
+    assert found == result

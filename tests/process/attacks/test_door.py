@@ -261,3 +261,82 @@ def test_a_browser_that_was_led_here_by_another_name_reads_nothing(
     sidecar: tuple[str, int], host: str, status: int
 ) -> None:
     assert http_get(f"{sidecar[0]}/api/v1/status", Host=host)[0] == status
+
+
+# -- requests that make no sense -------------------------------------------------------------------
+
+NONSENSE: dict[str, tuple[bytes, bytes]] = {
+    "traversal": (b"GET /../../etc/passwd HTTP/1.1\r\n", b"404"),
+    "encoded traversal": (b"GET /%2e%2e/%2e%2e/etc/passwd HTTP/1.1\r\n", b"404"),
+    "another method": (b"DELETE / HTTP/1.1\r\n", b"405"),
+    "a made-up method": (b"FOO / HTTP/1.1\r\n", b"405"),
+    "a proxy's request": (b"GET http://elsewhere.invalid/livez HTTP/1.1\r\n", b"200"),
+    "CONNECT": (b"CONNECT elsewhere.invalid:443 HTTP/1.1\r\n", b"40"),
+    "NUL": (b"GET /\0 HTTP/1.1\r\n", b"40"),
+    "no version": (b"GET /livez\r\n", b"200"),
+    "HTTP/9": (b"GET /livez HTTP/9.9\r\n", b""),
+    "NaN": (b"GET /api/v1/recording?start=nan HTTP/1.1\r\n", b""),
+    "infinite": (b"GET /api/v1/recording?start=-inf&end=inf HTTP/1.1\r\n", b"200"),
+    "a number without end": (b"GET /api/v1/recording?start=%s HTTP/1.1\r\n" % (b"9" * 5000), b""),
+    "no number": (b"GET /api/v1/recording?start=x HTTP/1.1\r\n", b"400"),
+    "a step of nothing": (
+        b"GET /api/v1/recording?target=x&full_from=0&step_s=0 HTTP/1.1\r\n",
+        b"404",
+    ),
+    "20,000 fields": (b"GET /readyz?%s HTTP/1.1\r\n" % b"&".join([b"a=b"] * 3000), b""),
+    "another's Accept": (b"GET /metrics HTTP/1.1\r\nAccept: ;;;q=banana, */*;q=9\r\n", b"200"),
+    "smuggling": (
+        b"GET /livez HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+        b"",
+    ),
+    "two lengths": (b"GET /livez HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n", b"400"),
+    "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n", b""),
+    "script": (b"GET /readyz?target=<script>alert(1)</script> HTTP/1.1\r\n", b"404"),
+    "line break": (b"GET /readyz?target=x%0d%0aSet-Cookie:%20a=b HTTP/1.1\r\n", b"404"),
+}
+
+
+def test_requests_that_make_no_sense_are_answered_in_order(sidecar: tuple[str, int]) -> None:
+    url, pid = sidecar
+    for what, (head, status) in NONSENSE.items():
+        with clients(url, 1, nothing) as (client,):
+            client.sendall(head + b"Host: localhost\r\nConnection: close\r\n\r\n")
+            answer = b""
+            with contextlib.suppress(ConnectionError, TimeoutError):
+                while len(answer) < 4096 and (more := client.recv(4096)):
+                    answer += more
+        assert not answer or answer.startswith(b"HTTP/1."), what
+        assert answer.partition(b" ")[2].startswith(status), (what, answer[:80])
+        assert b" 500 " not in answer[:20], what
+        if b"<script" in answer:
+            assert b"Content-Type: text/plain" in answer, what
+            assert b"X-Content-Type-Options: nosniff" in answer, what
+        assert b"\nSet-Cookie" not in answer, what
+        assert b"root:" not in answer, what
+    assert http_get(f"{url}/livez")[0] == 200
+    assert Path(f"/proc/{pid}").exists()
+
+
+# -- many targets ----------------------------------------------------------------------------------
+
+
+def test_a_hundred_targets_of_which_half_are_dead(
+    opsctl: Opsctl, server: FakeVllm, tmp_path: Path
+) -> None:
+    dead = "http://127.0.0.1:9"
+    targets = "".join(
+        f"  - {{name: t{n}, url: '{server.url if n % 2 else dead}'}}\n" for n in range(100)
+    )
+    (tmp_path / "opsctl.yaml").write_text(f"targets:\n{targets}")
+    process = opsctl.start("exporter", "run", "--listen", "127.0.0.1:0", cwd=tmp_path)
+    url = said_url(process)
+
+    def up() -> int:
+        return len(
+            re.findall(r"(?m)^opsctl_target_up{.*} 1\.0$", http_get(f"{url}/metrics", 30)[1])
+        )
+
+    wait_for(lambda: up() == 50, timeout_s=60, what="50 targets")
+    assert http_get(f"{url}/livez")[0] == 200
+    process.terminate()
+    assert process.wait(20) == 0
