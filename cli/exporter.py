@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from vllm_opsctl.exporter.sidecar import Sidecar
 
 
+LAST_LINES_S = 0.5
+"""What the log's reader has not taken by then is lost with the sidecar."""
+
+
 @click.group()
 def exporter() -> None:
     """Run the sidecar exporter."""
@@ -33,6 +37,7 @@ def run(ctx: click.Context, targets: tuple[str, ...], listen: str | None) -> Non
 
     TARGET is a name of the configuration or a URL; all configured ones when none is named.
     """
+    from vllm_opsctl.exporter.background_log import log_in_background
     from vllm_opsctl.exporter.retold import forget_what_was_told, is_told_already
 
     try:
@@ -50,7 +55,9 @@ def run(ctx: click.Context, targets: tuple[str, ...], listen: str | None) -> Non
         f"{sidecar.url}/metrics, {many} target{'' if many == 1 else 's'}; stops on SIGTERM",
         err=True,
     )
+    background = log_in_background(sys.stderr)
     sidecar.run()
+    background.drain(LAST_LINES_S)
 
 
 def _sidecar(

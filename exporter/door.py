@@ -21,6 +21,7 @@ from typing import Any
 from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
 from waitress.server import TcpWSGIServer
+from waitress.task import ThreadedTaskDispatcher
 
 from vllm_opsctl.errors import ServeError
 from vllm_opsctl.exporter.limits import (
@@ -41,6 +42,9 @@ IDLE_TIMEOUT_S = 60.0
 
 SEND_TIMEOUT_S = 30.0
 """Without a byte of the answer taken."""
+
+PROBES = frozenset(("/livez", "/readyz"))
+"""Requests that wait for no other: whoever asks restarts the sidecar where no answer comes."""
 
 SPARE_DESCRIPTORS = 16
 """Held back for clients where pollers have taken all others."""
@@ -85,6 +89,19 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
         return bool(now - self.last_activity > IDLE_TIMEOUT_S)
 
 
+class _Dispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
+    """Hands requests to threads in the order in which they came; probes first."""
+
+    def add_task(self, task: _Channel) -> None:
+        """Take a channel in whose next request is complete; waitress would log each that waits."""
+        with self.lock:
+            if task.requests and task.requests[0].path in PROBES:
+                self.queue.appendleft(task)
+            else:
+                self.queue.append(task)
+            self.queue_cv.notify()
+
+
 class Door(TcpWSGIServer):  # type: ignore[misc]
     """
     The HTTP server.
@@ -114,8 +131,17 @@ class Door(TcpWSGIServer):  # type: ignore[misc]
         self._spare: list[int] = []
         self._accepts_from = 0.0
         self._told = 0.0
+        dispatcher = _Dispatcher()
+        dispatcher.set_thread_count(HTTP_THREADS)
         super().__init__(
-            application, {}, True, listener, adj=settings, bind_socket=False, sockinfo=where
+            application,
+            {},
+            True,
+            listener,
+            dispatcher=dispatcher,
+            adj=settings,
+            bind_socket=False,
+            sockinfo=where,
         )
         self._reserve()
 
@@ -173,6 +199,7 @@ class Door(TcpWSGIServer):  # type: ignore[misc]
     def _make_room(self, peer: str) -> bool:
         """Whether there is room for one more connection of a peer; an idle one goes for it."""
         channels = list(self.active_channels.values())
+        channels = [channel for channel in channels if not channel.will_close]
         own = [channel for channel in channels if channel.addr[0] == peer]
         if len(own) >= MAX_CONNECTIONS_OF_ONE_PEER:
             return _close_oldest(own)
@@ -197,12 +224,15 @@ class Door(TcpWSGIServer):  # type: ignore[misc]
 
 def _close_oldest(channels: list[_Channel]) -> bool:
     """Close the one that has been waiting longest; where none waits, the one that reads slowest."""
-    waiting = [channel for channel in channels if channel.is_waiting]
-    sending = [channel for channel in channels if channel.total_outbufs_len]
+    open_ = [channel for channel in channels if not channel.will_close]
+    waiting = [channel for channel in open_ if channel.is_waiting]
+    sending = [channel for channel in open_ if channel.total_outbufs_len]
     if not waiting and not sending:
         return False
     oldest = min(waiting or sending, key=lambda channel: channel.last_activity)
-    oldest.handle_close()
+    # by the next turn of the loop: a descriptor that was free at once would be the next
+    # connection's, and get what poll(2) has said of the old one
+    oldest.will_close = True
     return True
 
 

@@ -10,12 +10,13 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 from commands import Opsctl, said_url
-from fake_vllm import FakeVllm, fake_vllm
+from fake_vllm import FakeVllm, Reply, fake_vllm
 from loopback import http_get, wait_for
 
 SLOW_CLIENTS = 200
@@ -158,8 +159,43 @@ def test_a_connection_that_is_kept_stays_open_between_scrapes(sidecar: tuple[str
     with clients(url, 1, nothing) as (client,):
         for _ in range(2):
             client.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            assert client.recv(1000).endswith(b"ok\n")
+            answer = b""
+            while not answer.endswith(b"ok\n"):
+                answer += client.recv(1000)
             time.sleep(6)
+
+
+# -- a log that nobody reads -----------------------------------------------------------------------
+
+
+def test_a_log_that_nobody_reads_stops_nothing(opsctl: Opsctl, server: FakeVllm) -> None:
+    reading, writing = os.pipe()
+    process = subprocess.Popen(
+        opsctl.command("exporter", "run", "--listen", "127.0.0.1:0", server.url), stderr=writing
+    )
+    try:
+        found = re.search(rb"(http://\S+)/metrics", os.read(reading, 4096))
+        assert found is not None
+        url = found[1].decode()
+        os.set_blocking(writing, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writing, b"x" * 4096)
+        os.set_blocking(writing, True)
+        for up, route in ((0, Reply(status=500)), (1, server.routes["/metrics"])) * 2:
+            server.routes["/metrics"] = route
+            wait_for(partial(_is_up, url, up), timeout_s=30, what=f"up = {up}")
+        assert http_get(f"{url}/livez")[0] == 200
+    finally:
+        process.terminate()
+        process.wait(20)
+        os.close(reading)
+        os.close(writing)
+
+
+def _is_up(url: str, up: int) -> bool:
+    found = re.search(r"(?m)^opsctl_target_up{.*} (.*)$", http_get(f"{url}/metrics")[1])
+    return found is not None and float(found[1]) == up
 
 
 # -- descriptors -----------------------------------------------------------------------------------
