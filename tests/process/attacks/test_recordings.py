@@ -162,11 +162,11 @@ def test_a_target_of_megabytes_is_not_echoed(opsctl: Opsctl, tmp_path: Path) -> 
     [
         (b"\xff\xfe\x00i", "not UTF-8 text (byte 0)"),
         (b"[" * 100_000, "nest"),
-        (b"id: 2026-99-99\n", "not YAML"),
+        (b"id: 2026-99-99\n", "title: Field required"),
         (b"x" * 2**21, "larger than 1 MiB"),
         (b"", "expected a mapping"),
     ],
-    ids=["binary", "deep", "an impossible date", "large", "empty"],
+    ids=["binary", "deep", "a field that is missing", "large", "empty"],
 )
 def test_a_runbook_that_is_none_is_told_in_one_line(
     opsctl: Opsctl, tmp_path: Path, content: bytes, said: str

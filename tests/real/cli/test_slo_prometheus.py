@@ -476,5 +476,5 @@ def test_names_are_shown_as_they_are() -> None:
     rows = [Row(("ok",), "availability", "org/[bold]m:smile:|$x$", ())]
 
     assert "org/[bold]m:smile:|$x$" in objectives_table(("State",), (), rows, 80)
-    assert cell(rows[0].model) == "org/[bold]m:smile:&#124;$x$"
+    assert cell(rows[0].model) == "org/\\[bold\\]m:smile:&#124;$x$"
     assert doctest.testmod(slo_text).failed == 0
