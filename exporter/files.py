@@ -7,6 +7,7 @@ a path leads to is looked at on the open descriptor, so that nothing can change 
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from pathlib import Path
@@ -24,6 +25,35 @@ _KINDS = (
 )
 
 
+class _Reading(io.FileIO):
+    """
+    An open file of which whatever fails is told like what fails when it is opened.
+
+    Args:
+        fd: Open, and closed with this.
+        path: Its path, for messages.
+    """
+
+    def __init__(self, fd: int, path: Path) -> None:
+        super().__init__(fd, "rb")
+        self._path = path
+
+    def readinto(self, buffer: Any) -> int:
+        """
+        Read what is there; a file of the kernel that has nothing more now is at its end.
+
+        Raises:
+            InputFileError: The disk or the server that holds it fails.
+        """
+        try:
+            return self._into(buffer) or 0
+        except OSError as problem:
+            raise _unreadable(self._path, problem) from None
+
+    def _into(self, buffer: Any) -> int | None:
+        return super().readinto(buffer)
+
+
 def kind_of(mode: int) -> str | None:
     """What a mode (``st_mode``) says a path is, in words; None for a plain file."""
     return next((name for is_one, name in _KINDS if is_one(mode)), None)
@@ -37,6 +67,9 @@ def open_plain(path: Path, wanted: str = "file") -> IO[bytes]:
         path: Links are followed.
         wanted: What should have been there, for the message.
 
+    Returns:
+        The file; to read from it raises InputFileError too, where the disk fails.
+
     Raises:
         InputFileError: Not there, not readable, or no plain file.
     """
@@ -49,13 +82,17 @@ def open_plain(path: Path, wanted: str = "file") -> IO[bytes]:
         if other is not None:
             # a socket cannot even be opened, and what the system says of that helps nobody
             raise InputFileError(f"{path}: {other}; give a {wanted}") from None
-        why = getattr(problem, "strerror", None) or problem
-        raise InputFileError(f"{path}: cannot be read ({why})") from None
+        raise _unreadable(path, problem) from None
     other = kind_of(os.fstat(fd).st_mode)
     if other is not None:
         os.close(fd)
         raise InputFileError(f"{path}: {other}; give a {wanted}")
-    return cast(IO[bytes], os.fdopen(fd, "rb"))
+    return cast(IO[bytes], io.BufferedReader(_Reading(fd, path)))
+
+
+def _unreadable(path: Path, problem: Exception) -> InputFileError:
+    why = getattr(problem, "strerror", None) or problem
+    return InputFileError(f"{path}: cannot be read ({why})")
 
 
 def _kind_at(path: Path) -> str | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -37,6 +39,26 @@ def test_a_host_without_an_engine_says_so(tmp_path: Path) -> None:
     process(tmp_path, 10, b"bash\0", "S")
 
     assert look_at_host("chat-0", proc=tmp_path).data["engine_process"] is False
+
+
+def test_a_tool_that_cannot_even_be_killed_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As nvidia-smi in the driver of a GPU that has fallen off the bus."""
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\nexec sleep 5\n")
+    tool.chmod(0o755)
+    hanging: list[subprocess.Popen[str]] = []
+    monkeypatch.setattr(subprocess.Popen, "kill", lambda process_: hanging.append(process_))
+    monkeypatch.setattr("vllm_opsctl.runbooks.host._TIMEOUT_S", 0.1)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    started = time.monotonic()
+
+    assert "gpu_throttled" not in look_at_host("chat-0", proc=tmp_path / "none").data
+    assert time.monotonic() - started < 4
+    (left,) = hanging
+    left.terminate()
+    left.wait()
 
 
 class FakeApi(BaseHTTPRequestHandler):
