@@ -170,7 +170,12 @@ def write_bundle(
     members[MANIFEST] = (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode()
     unfinished = path.with_name(f".{path.name}.unfinished")
     try:
-        with tarfile.open(unfinished, "w:gz", format=tarfile.USTAR_FORMAT) as archive:
+        # a link of that name, in a folder that others write to as well, would lead to any file
+        unfinished.unlink(missing_ok=True)
+        with (
+            unfinished.open("xb") as stream,
+            tarfile.open(fileobj=stream, mode="w:gz", format=tarfile.USTAR_FORMAT) as archive,
+        ):
             for name in (MANIFEST, *(name for name in members if name != MANIFEST)):
                 info = tarfile.TarInfo(name)
                 info.size, info.mtime, info.mode = len(members[name]), int(t), 0o644

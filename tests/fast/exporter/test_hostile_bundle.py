@@ -62,6 +62,17 @@ def test_the_bundle_itself_is_fine() -> None:
         assert read_observations(path)[0] == SOME
 
 
+def test_a_link_under_the_unfinished_name_leads_nowhere(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.write_text("kept")
+    (tmp_path / ".b.tar.gz.unfinished").symlink_to(mine)
+    asked = Asked(source="scrape", at=SOME[-1].t, window_s=60.0, targets=("chat",))
+    write_bundle(tmp_path / "b.tar.gz", SOME, asked, texts={}, made={}, t=SOME[-1].t)
+
+    assert mine.read_text() == "kept"
+    assert read_observations(tmp_path / "b.tar.gz")[0] == SOME
+
+
 @given(DAMAGE)
 def test_whatever_bytes_of_a_bundle_are_damaged(damage: list[tuple[int, bytes]]) -> None:
     read_or_refused(damaged(PACKED, damage), "b.tar.gz")

@@ -84,7 +84,8 @@ class FakeApi(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         details = {"cached_tokens": 64 if len(body["prompt"]) > 100 else 0}
-        self._answer({"usage": {"prompt_tokens_details": details}, "tokens": [1]})
+        usage = {"prompt_tokens_details": details}
+        self._answer({"choices": [{"text": "1"}], "usage": usage, "tokens": [1]})
 
     def _answer(self, data: Any) -> None:
         text = json.dumps(data).encode()
