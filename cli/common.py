@@ -189,7 +189,9 @@ def emit(text: str) -> bool:
     """
     try:
         click.echo(styled_lines(text))
-        sys.stdout.flush()
+        # none where it was closed (>&-)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BrokenPipeError:
         # nothing more can be written, not even what Python flushes at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
