@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from vllm_opsctl.exporter.config import Target
     from vllm_opsctl.exporter.config_load import LoadedConfig
 
+_MAX_LISTED = 20
+
 EXIT_FINDINGS = 1
 """Something would change or differs, an objective does not do what it promises, a drill did not arrive."""
 
@@ -176,6 +178,17 @@ def checked(out: Path, changed: Sequence[str], counts: str) -> int:
         return EXIT_FINDINGS
     click.echo(f"{out}: up to date, {counts}")
     return 0
+
+
+def listed(names: Sequence[str]) -> str:
+    """
+    Names for a message, which stays a line however many there are.
+
+    >>> listed(["chat-0", "chat-1"]), listed(["chat"] * 30)[-23:]
+    ('chat-0, chat-1', 'chat, chat and 10 more')
+    """
+    more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
+    return ", ".join(plain(name, MAX_NAME_CHARS) for name in names[:_MAX_LISTED]) + more
 
 
 def emit(text: str) -> bool:

@@ -7,6 +7,7 @@ a path leads to is looked at on the open descriptor, so that nothing can change 
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import stat
@@ -15,6 +16,8 @@ from typing import IO, Any, cast
 
 from vllm_opsctl.errors import InputFileError
 from vllm_opsctl.exporter.limits import MAX_BUILT_BYTES
+
+_GZIP = b"\x1f\x8b"
 
 _KINDS = (
     (stat.S_ISDIR, "a directory"),
@@ -136,6 +139,19 @@ def read_plain_text(path: Path, max_bytes: int, wanted: str = "file") -> str:
         raise InputFileError(
             f"{path}: not UTF-8 text (byte {problem.start}); give a {wanted}"
         ) from None
+
+
+def unpacked(stream: IO[bytes]) -> IO[bytes]:
+    """
+    A file without its gzip, if it has one, whatever it is called: browsers, mail and trackers pack,
+    unpack and rename what passes through them.
+
+    Args:
+        stream: At its beginning.
+    """
+    magic = stream.read(len(_GZIP))
+    stream.seek(0)
+    return cast(IO[bytes], gzip.GzipFile(fileobj=stream)) if magic == _GZIP else stream
 
 
 def plain_text_of(path: Path) -> str | None:

@@ -162,7 +162,7 @@ def test_a_target_of_megabytes_is_not_echoed(opsctl: Opsctl, tmp_path: Path) -> 
     [
         (b"\xff\xfe\x00i", "not UTF-8 text (byte 0)"),
         (b"[" * 100_000, "nest"),
-        (b"id: 2026-99-99\n", "not YAML"),
+        (b"id: 2026-99-99\n", "title: Field required"),
         (b"x" * 2**21, "larger than 1 MiB"),
         (b"", "expected a mapping"),
     ],
