@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from vllm_opsctl.exporter.config import Target
     from vllm_opsctl.exporter.config_load import LoadedConfig
 
+_MAX_LISTED = 20
+
 EXIT_FINDINGS = 1
 """Something would change or differs, an objective does not do what it promises, a drill did not arrive."""
 
@@ -178,6 +180,17 @@ def checked(out: Path, changed: Sequence[str], counts: str) -> int:
     return 0
 
 
+def listed(names: Sequence[str]) -> str:
+    """
+    Names for a message, which stays a line however many there are.
+
+    >>> listed(["chat-0", "chat-1"]), listed(["chat"] * 30)[-23:]
+    ('chat-0, chat-1', 'chat, chat and 10 more')
+    """
+    more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
+    return ", ".join(plain(name, MAX_NAME_CHARS) for name in names[:_MAX_LISTED]) + more
+
+
 def emit(text: str) -> bool:
     """
     Print the answer, without what a terminal would obey.
@@ -189,7 +202,9 @@ def emit(text: str) -> bool:
     """
     try:
         click.echo(styled_lines(text))
-        sys.stdout.flush()
+        # none where it was closed (>&-)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BrokenPipeError:
         # nothing more can be written, not even what Python flushes at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

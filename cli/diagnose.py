@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vllm_opsctl.cli.common import emit, load, resolve_targets
+from vllm_opsctl.cli.common import emit, listed, load, resolve_targets
 from vllm_opsctl.cli.options import (
     duration_option,
     is_given,
@@ -301,7 +301,7 @@ def _names(observations: Sequence[Observation], asked: Sequence[str]) -> tuple[s
     seen = dict.fromkeys(observation.target for observation in observations)
     missing = [name for name in asked if name not in seen]
     if missing:
-        raise UsageError(f"no observations of {', '.join(missing)}; there are {', '.join(seen)}")
+        raise UsageError(f"no observations of {listed(missing)}; there are {listed([*seen])}")
     return tuple(asked or seen)
 
 

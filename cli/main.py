@@ -6,6 +6,7 @@ This module is the only place that turns errors into messages and exit codes.
 
 from __future__ import annotations
 
+import errno
 import gc
 import importlib
 import io
@@ -55,6 +56,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 _TELL_HEADERS = ("boto3", "botocore", "opentelemetry", "s3transfer")
 """Libraries whose debug lines have the headers and parameters of requests in them."""
+
+
+_NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+"""Whatever else is written says so itself; what is left is stdout."""
 
 
 def _harmless(text: str) -> str:
@@ -144,6 +149,10 @@ def _show(problem: click.ClickException) -> None:
     click.echo(_harmless(said.getvalue()), nl=False, err=True)
 
 
+def _tell(line: str) -> None:
+    click.echo(f"{click.style('Error:', fg='red', bold=True)} {line}", err=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `opsctl` and exit."""
     code = run(arguments)
@@ -176,16 +185,19 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
     except OpsError as problem:
         for line in _harmless(str(problem)).split("\n"):
-            click.echo(f"{click.style('Error:', fg='red', bold=True)} {line}", err=True)
+            _tell(line)
         return problem.exit_code
     except Exception as problem:
+        if isinstance(problem, OSError) and problem.errno in _NO_ROOM:
+            _tell(
+                f"the output cannot be written ({problem.strerror}); make room, or write elsewhere"
+            )
+            return EXIT_USAGE
         if logging.getLogger().isEnabledFor(logging.INFO):
             click.echo(_harmless(traceback.format_exc()), err=True)
         kind = type(problem).__name__
-        click.echo(
-            f"{click.style('Error:', fg='red', bold=True)} a fault of opsctl itself "
-            f"({kind}: {_harmless(str(problem))}); -v shows where, please report it",
-            err=True,
+        _tell(
+            f"a fault of opsctl itself ({kind}: {_harmless(str(problem))}); -v shows where, please report it"
         )
         return EXIT_INTERNAL
     return result if isinstance(result, int) else 0

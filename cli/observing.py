@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 
-from vllm_opsctl.cli.common import Progress
+from vllm_opsctl.cli.common import Progress, listed
 from vllm_opsctl.cli.options import token_of
 from vllm_opsctl.errors import UsageError
 from vllm_opsctl.exporter.config import Target, clean_url
@@ -47,8 +47,6 @@ ENOUGH_PAGES = 2 * MIN_SAMPLES
 
 _RECENT = 20
 """Observations whose distance tells how often a target is scraped now."""
-
-_SHOWN_NAMES = 1000
 
 _CLOCK_SLACK_S = 30.0
 """The sidecar's clock may run ahead of this machine's."""
@@ -125,7 +123,7 @@ class Sidecar:
         for name in asked:
             found = known.get(name) or by_url.get(_url_in(name) or "")
             if found is None:
-                has = plain(", ".join(known), _SHOWN_NAMES)
+                has = listed([*known])
                 raise UsageError(f"--sidecar {self.url}: no {plain(shown_url(name))}; it has {has}")
             wanted[found.name] = found
             if name not in known:
@@ -311,7 +309,7 @@ def read_log(
 
     targets = list(asked) or list(dict.fromkeys(o.target for o in observations))
     if len(targets) != 1:
-        raise UsageError(f"--log {path}: of which target? name one of {', '.join(targets)}")
+        raise UsageError(f"--log {path}: of which target? name one of {listed(targets)}")
     counts = count_lines(read_tail(path))
     t = end if end is not None else max(o.t for o in observations)
     return [Observation(t, targets[0], "log", {"counts": counts})]

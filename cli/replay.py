@@ -7,10 +7,8 @@ from pathlib import Path
 
 import click
 
+from vllm_opsctl.cli.common import listed
 from vllm_opsctl.errors import UsageError
-
-_MAX_NAMED = 20
-"""Targets of a recording that are named in a message."""
 
 
 @click.command()
@@ -28,8 +26,7 @@ def replay(path: Path, port: int, speed: float, loop: bool, target: str | None) 
 
     observations, _ = read_observations(path)
     names = list(dict.fromkeys(observation.target for observation in observations))
-    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
-    holds = f"{path} holds {', '.join(names[:_MAX_NAMED])}{more}"
+    holds = f"{path} holds {listed(names)}"
     if target is None and len(names) > 1:
         raise UsageError(f"{holds}; choose one with --target")
     chosen = target or names[0]

@@ -246,7 +246,7 @@ def write_boards(folder: Path, files: Mapping[str, str], service: str) -> list[s
             else:
                 path.unlink()
     except OSError as problem:
-        raise UsageError(f"{folder}: cannot be written ({problem})") from None
+        raise UsageError(f"{folder}: cannot be written ({problem.strerror or problem})") from None
     return changed
 
 

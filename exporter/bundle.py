@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from vllm_opsctl.errors import InputFileError
-from vllm_opsctl.exporter.files import open_plain
-from vllm_opsctl.exporter.limits import MAX_NAME_CHARS
+from vllm_opsctl.exporter.files import open_plain, unpacked
+from vllm_opsctl.exporter.limits import MAX_NAME_CHARS, MAX_RECORDED_TARGETS
 from vllm_opsctl.exporter.observation import Observation
 from vllm_opsctl.exporter.observation_shape import LATEST_T, shown
 from vllm_opsctl.exporter.plain_text import plain
@@ -170,7 +170,12 @@ def write_bundle(
     members[MANIFEST] = (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode()
     unfinished = path.with_name(f".{path.name}.unfinished")
     try:
-        with tarfile.open(unfinished, "w:gz", format=tarfile.USTAR_FORMAT) as archive:
+        # a link of that name, in a folder that others write to as well, would lead to any file
+        unfinished.unlink(missing_ok=True)
+        with (
+            unfinished.open("xb") as stream,
+            tarfile.open(fileobj=stream, mode="w:gz", format=tarfile.USTAR_FORMAT) as archive,
+        ):
             for name in (MANIFEST, *(name for name in members if name != MANIFEST)):
                 info = tarfile.TarInfo(name)
                 info.size, info.mtime, info.mode = len(members[name]), int(t), 0o644
@@ -224,16 +229,9 @@ def _is_archive(path: Path) -> bool:
     """Whether a file is a tar archive, gzipped or not; mail and trackers rename and unpack."""
     with open_plain(path, "recording") as stream:
         try:
-            return _unpacked(stream).read(512)[257:262] == b"ustar"
+            return unpacked(stream).read(512)[257:262] == b"ustar"
         except (OSError, EOFError, zlib.error):
             return False
-
-
-def _unpacked(stream: IO[bytes]) -> IO[bytes]:
-    """A stream without its gzip, if it has one."""
-    magic = stream.read(2)
-    stream.seek(0)
-    return cast(IO[bytes], gzip.GzipFile(fileobj=stream)) if magic == b"\x1f\x8b" else stream
 
 
 def read_bundle(path: Path) -> Bundle:
@@ -245,7 +243,7 @@ def read_bundle(path: Path) -> Bundle:
     """
     try:
         with open_plain(path, "bundle") as stream:
-            members = _members(path, _Bounded(_unpacked(stream), MAX_PACKED_BYTES, path))
+            members = _members(path, _Bounded(unpacked(stream), MAX_PACKED_BYTES, path))
     except InputFileError:
         raise
     except Exception as problem:
@@ -315,7 +313,7 @@ def _checked_manifest(path: Path, members: Mapping[str, bytes]) -> Asked:
             source=plain(str(asked["source"]), MAX_NAME_CHARS),
             at=None if asked["at"] is None else _number(asked["at"], least=0.0),
             window_s=_number(asked["window_s"], least=1e-3),
-            targets=tuple(plain(str(name), MAX_NAME_CHARS) for name in asked["targets"]),
+            targets=_names(asked["targets"]),
             # bundles of 0.2 and before do not say it
             now=None if asked.get("now") is None else _number(asked["now"], least=0.0),
         )
@@ -329,6 +327,12 @@ def _checked_manifest(path: Path, members: Mapping[str, bytes]) -> Asked:
                 f"{path}: {shown(name)[1:-1]} is not what {MANIFEST} says; it was changed or damaged"
             )
     return found
+
+
+def _names(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or len(value) > MAX_RECORDED_TARGETS:
+        raise ValueError("targets are no list of names")
+    return tuple(dict.fromkeys(plain(str(name), MAX_NAME_CHARS) for name in value))
 
 
 def _number(value: object, *, least: float) -> float:

@@ -328,8 +328,13 @@ class CloudWatch(Strict):
     @classmethod
     def _agent(cls, where: str) -> str:
         if "://" in where:
-            # as a server's URL but for the scheme: a host, a port, no credentials
-            clean_url(f"http://{where.partition('://')[2]}")
+            try:
+                # as a server's URL but for the scheme: a host, a port, no credentials
+                clean_url(f"http://{where.partition('://')[2]}")
+            except ValueError:
+                raise ValueError(
+                    f"'{shown_url(where)}' is not an agent's address; write tcp://host:25888"
+                ) from None
         return where
 
     @field_validator("spool_dir")

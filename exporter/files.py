@@ -7,6 +7,8 @@ a path leads to is looked at on the open descriptor, so that nothing can change 
 
 from __future__ import annotations
 
+import gzip
+import io
 import os
 import stat
 from pathlib import Path
@@ -15,6 +17,8 @@ from typing import IO, Any, cast
 from vllm_opsctl.errors import InputFileError
 from vllm_opsctl.exporter.limits import MAX_BUILT_BYTES
 
+_GZIP = b"\x1f\x8b"
+
 _KINDS = (
     (stat.S_ISDIR, "a directory"),
     (stat.S_ISFIFO, "a FIFO"),
@@ -22,6 +26,35 @@ _KINDS = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
+
+
+class _Reading(io.FileIO):
+    """
+    An open file of which whatever fails is told like what fails when it is opened.
+
+    Args:
+        fd: Open, and closed with this.
+        path: Its path, for messages.
+    """
+
+    def __init__(self, fd: int, path: Path) -> None:
+        super().__init__(fd, "rb")
+        self._path = path
+
+    def readinto(self, buffer: Any) -> int:
+        """
+        Read what is there; a file of the kernel that has nothing more now is at its end.
+
+        Raises:
+            InputFileError: The disk or the server that holds it fails.
+        """
+        try:
+            return self._into(buffer) or 0
+        except OSError as problem:
+            raise _unreadable(self._path, problem) from None
+
+    def _into(self, buffer: Any) -> int | None:
+        return super().readinto(buffer)
 
 
 def kind_of(mode: int) -> str | None:
@@ -37,6 +70,9 @@ def open_plain(path: Path, wanted: str = "file") -> IO[bytes]:
         path: Links are followed.
         wanted: What should have been there, for the message.
 
+    Returns:
+        The file; to read from it raises InputFileError too, where the disk fails.
+
     Raises:
         InputFileError: Not there, not readable, or no plain file.
     """
@@ -49,13 +85,17 @@ def open_plain(path: Path, wanted: str = "file") -> IO[bytes]:
         if other is not None:
             # a socket cannot even be opened, and what the system says of that helps nobody
             raise InputFileError(f"{path}: {other}; give a {wanted}") from None
-        why = getattr(problem, "strerror", None) or problem
-        raise InputFileError(f"{path}: cannot be read ({why})") from None
+        raise _unreadable(path, problem) from None
     other = kind_of(os.fstat(fd).st_mode)
     if other is not None:
         os.close(fd)
         raise InputFileError(f"{path}: {other}; give a {wanted}")
-    return cast(IO[bytes], os.fdopen(fd, "rb"))
+    return cast(IO[bytes], io.BufferedReader(_Reading(fd, path)))
+
+
+def _unreadable(path: Path, problem: Exception) -> InputFileError:
+    why = getattr(problem, "strerror", None) or problem
+    return InputFileError(f"{path}: cannot be read ({why})")
 
 
 def _kind_at(path: Path) -> str | None:
@@ -99,6 +139,19 @@ def read_plain_text(path: Path, max_bytes: int, wanted: str = "file") -> str:
         raise InputFileError(
             f"{path}: not UTF-8 text (byte {problem.start}); give a {wanted}"
         ) from None
+
+
+def unpacked(stream: IO[bytes]) -> IO[bytes]:
+    """
+    A file without its gzip, if it has one, whatever it is called: browsers, mail and trackers pack,
+    unpack and rename what passes through them.
+
+    Args:
+        stream: At its beginning.
+    """
+    magic = stream.read(len(_GZIP))
+    stream.seek(0)
+    return cast(IO[bytes], gzip.GzipFile(fileobj=stream)) if magic == _GZIP else stream
 
 
 def plain_text_of(path: Path) -> str | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import time
 from collections.abc import Callable, Sequence
 
+from vllm_opsctl.errors import OpsError
 from vllm_opsctl.exporter.config import Exporter, Target
 from vllm_opsctl.exporter.limits import MAX_NAME_CHARS
 from vllm_opsctl.exporter.observation import Observation, error
@@ -52,6 +54,7 @@ class Poller:
         state: Where observations go.
         exporter: Pace and timeout.
         api_key: The target's, if it wants one.
+        read_key: Reads it again, for it may be rotated while the sidecar runs.
         folder: Of tap pages; None without any.
         targets: All configured ones: they share the folder.
         clock: Monotonic seconds.
@@ -63,6 +66,7 @@ class Poller:
         exporter: Exporter,
         *,
         api_key: str | None,
+        read_key: Callable[[], str | None] = lambda: None,
         folder: TapFolder | None = None,
         targets: Sequence[Target] = (),
         clock: Callable[[], float] = time.monotonic,
@@ -71,6 +75,7 @@ class Poller:
         self.name = f"poll {state.target.name}"
         self._exporter = exporter
         self._api_key = api_key
+        self._read_key = read_key
         self._folder = folder
         self._targets = targets
         self._clock = clock
@@ -90,6 +95,7 @@ class Poller:
         prober = None
         if not self.state.target.is_tap_only:
             prober = Prober(self.state.target, api_key=self._api_key)
+        sent_key = self._api_key
         failures = 0
         facts_due = 0.0
         life.wait(self._random.random() * min(0.5, self._exporter.poll_interval))
@@ -97,6 +103,10 @@ class Poller:
             started = self._clock()
             good, observation = self._read_once(reader, life)
             if prober is not None:
+                if self._api_key != sent_key:
+                    prober.close()
+                    prober = Prober(self.state.target, api_key=self._api_key)
+                    sent_key = self._api_key
                 if good and self._clock() >= facts_due:
                     self._record(life, prober.facts)
                     facts_due = self._clock() + FACTS_EVERY_S
@@ -118,8 +128,19 @@ class Poller:
         target = self.state.target
         scraper = None
         if not target.is_tap_only:
-            scraper = Scraper(target, timeout_s=self._exporter.timeout, api_key=self._api_key)
+            scraper = Scraper(
+                target,
+                timeout_s=self._exporter.timeout,
+                api_key=self._api_key,
+                renewed_key=self._renewed_key,
+            )
         return TargetReader(target, scraper=scraper, folder=self._folder, targets=self._targets)
+
+    def _renewed_key(self) -> str | None:
+        """The key as its file has it now; the old one goes on while there is none to be read."""
+        with contextlib.suppress(OpsError):
+            self._api_key = self._read_key() or self._api_key
+        return self._api_key
 
     def _read_once(self, reader: TargetReader, life: Life) -> tuple[bool, Observation]:
         """

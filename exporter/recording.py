@@ -1,5 +1,6 @@
 """
-Recordings: observations over time in a file, JSON lines, gzip when the name ends in ``.gz``.
+Recordings: observations over time in a file, JSON lines, gzipped or not; written so when the name
+ends in ``.gz``.
 
 One line an observation: ``{"t": unix seconds, "target": name, "kind": kind, …the kind's fields}``.
 ``kind`` is ``metrics`` when absent and ``target`` the file's stem, so a plain ``{"t", "text"}``
@@ -22,7 +23,7 @@ from typing import IO, Any, cast
 
 from vllm_opsctl import __version__
 from vllm_opsctl.errors import InputFileError
-from vllm_opsctl.exporter.files import open_plain
+from vllm_opsctl.exporter.files import open_plain, unpacked
 from vllm_opsctl.exporter.limits import (
     MAX_JSON_BRACKETS,
     MAX_LINE_BYTES,
@@ -274,11 +275,8 @@ def bounded_lines(stream: IO[bytes], where: str) -> Iterator[str]:
 
 def _lines(path: Path) -> Iterator[str]:
     with open_plain(path, "recording") as plain_file:
-        stream: IO[bytes] = plain_file
-        if path.name.endswith(".gz"):
-            stream = cast(IO[bytes], gzip.GzipFile(fileobj=plain_file))
         try:
-            yield from bounded_lines(stream, str(path))
+            yield from bounded_lines(unpacked(plain_file), str(path))
         except EOFError:
             log.warning("%s: the gzip stream is cut off; what was readable is used", path)
         except (OSError, zlib.error) as problem:

@@ -6,9 +6,12 @@ Whoever mistypes a URL mistypes it with the password in it, so a text that is no
 
 from __future__ import annotations
 
+import functools
+import html
+import json
 import re
 from collections.abc import Iterable
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, quote, urlsplit
 
 from vllm_opsctl.exporter.limits import MAX_NAME_CHARS
 from vllm_opsctl.exporter.plain_text import plain
@@ -64,21 +67,40 @@ def _hidden_query(query: str) -> str:
     return "&".join(f"{name}={HIDDEN}" if equals else HIDDEN for name, equals, _ in parts)
 
 
+@functools.cache
+def _spellings(secret: str) -> tuple[str, ...]:
+    """A secret as it is, and as JSON, HTML, URLs and our own messages write it."""
+    in_json = json.dumps(secret)[1:-1]
+    return tuple(
+        dict.fromkeys(
+            (
+                secret,
+                in_json,
+                in_json.replace("/", "\\/"),
+                json.dumps(secret, ensure_ascii=False)[1:-1],
+                html.escape(secret),
+                quote(secret, safe="", errors="replace"),
+                quote(secret, errors="replace"),
+                plain(secret),
+            )
+        )
+    )
+
+
 def without_secrets(text: str, secrets: Iterable[str] = ()) -> str:
     """
     A text without known secrets, and its URLs without credentials and query values.
 
     Args:
         text: Any.
-        secrets: Hidden wherever they occur.
+        secrets: Hidden wherever they occur, also as JSON, HTML and URLs write them.
 
     >>> without_secrets("http://me:pw@h:1/m?token=abc&x=1 says sk-1234", ["sk-1234"])
     'http://***@h:1/m?token=***&x=*** says ***'
     """
     # the longest first: one secret may be the beginning of another
-    for secret in sorted(set(secrets), key=len, reverse=True):
-        if len(secret) >= MIN_SECRET_CHARS:
-            text = text.replace(secret, HIDDEN)
+    for written in _written(secrets, MIN_SECRET_CHARS):
+        text = text.replace(written, HIDDEN)
     if "@" in text:
         text = _BARE_USERINFO.sub(f"{HIDDEN}@", _USERINFO.sub(rf"\1{HIDDEN}@", text))
     if "?" in text or "&" in text:
@@ -97,10 +119,18 @@ def without_literally(data: bytes, secrets: Iterable[str]) -> bytes:
     >>> without_literally(b"x sk-0123456789 EMPTY", ["sk-0123456789", "EMPTY"])
     b'x *** EMPTY'
     """
-    for secret in secrets:
-        if len(secret) >= _MIN_LITERAL_CHARS:
-            data = data.replace(secret.encode("latin-1", "replace"), HIDDEN.encode())
+    for written in _written(secrets, _MIN_LITERAL_CHARS):
+        for encoding in ("utf-8", "latin-1"):
+            data = data.replace(written.encode(encoding, "replace"), HIDDEN.encode())
     return data
+
+
+def _written(secrets: Iterable[str], least: int) -> list[str]:
+    """All spellings of the secrets that have so many characters, the longest first."""
+    found = {
+        written for secret in secrets if len(secret) >= least for written in _spellings(secret)
+    }
+    return sorted(found, key=len, reverse=True)
 
 
 def secrets_of_url(url: str) -> list[str]:
@@ -108,7 +138,7 @@ def secrets_of_url(url: str) -> list[str]:
     What of a URL or a path may be a secret: the values of its query, as written and as meant.
 
     >>> secrets_of_url("/metrics?token=a%20b&x")
-    ['a%20b', 'a b', 'x']
+    ['a%20b', 'x', 'a b']
     """
     try:
         query = urlsplit(url).query

@@ -7,7 +7,8 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -94,7 +95,7 @@ class Sidecar:
         self._watched: dict[str, Poller] = {}
         self._is_full = False
         for target in config.targets:
-            self._watch(target, api_key(target, environment))
+            self._watch(target, partial(api_key, target, environment))
         registry = CollectorRegistry()
         registry.register(EngineCollector(self.snapshots, config.objectives))
         ProcessCollector(namespace="opsctl", registry=registry)
@@ -200,12 +201,13 @@ class Sidecar:
             return {}
         return pages_now(self._folder.bounded(EveryBound()), self.config.targets)
 
-    def _watch(self, target: Target, key: str | None) -> Poller:
+    def _watch(self, target: Target, read_key: Callable[[], str | None]) -> Poller:
         exporter, objectives = self.config.exporter, self.config.objectives
         poller = Poller(
             TargetState(target, exporter, objectives),
             exporter,
-            api_key=key,
+            api_key=read_key(),
+            read_key=read_key,
             folder=self._folder,
             targets=self.config.targets,
         )
@@ -228,7 +230,7 @@ class Sidecar:
                 for name in assigned(servers, self.config.targets):
                     if name not in self._watched and self._has_room(name):
                         log.warning("%s: found by its tap page", name)
-                        self._start(self._watch(Target(name=name, url=TAP_ONLY), None))
+                        self._start(self._watch(Target(name=name, url=TAP_ONLY), lambda: None))
                 self._clear(servers)
             except Exception:
                 log.exception("%s: a fault of the sidecar itself", self._folder.path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -14,6 +15,9 @@ from urllib.parse import urlsplit
 from vllm_opsctl.exporter.observation import Observation
 
 _TIMEOUT_S = 2.0
+_KILLED_S = 0.5
+"""Longest wait for a command's answer, and for its end once it was killed."""
+
 _ENGINE_TITLE = b"VLLM::"
 """How vLLM's engine and worker processes call themselves (vllm/utils/system_utils.py, 0.32)."""
 
@@ -83,16 +87,26 @@ def _run(*command: str) -> str | None:
     if shutil.which(command[0]) is None:
         return None
     try:
-        done = subprocess.run(
+        process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
             text=True,
             # the kernel's log holds what devices say of themselves
             errors="replace",
-            timeout=_TIMEOUT_S,
-            check=False,
         )
-    except (OSError, subprocess.TimeoutExpired):
+    except OSError:
         return None
-    return done.stdout if done.returncode == 0 else None
+    try:
+        output, _ = process.communicate(timeout=_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            # what hangs in the driver of a broken GPU dies later, or never
+            process.communicate(timeout=_KILLED_S)
+        return None
+    finally:
+        if process.stdout is not None:
+            process.stdout.close()
+    return output if process.returncode == 0 else None

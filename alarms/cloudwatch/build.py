@@ -177,6 +177,6 @@ def write_template(folder: Path, text: str, file: str = FILE, mark: str = MARK) 
             )
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as problem:
-        raise UsageError(f"{folder}: cannot be written ({problem})") from None
+    except OSError as problem:
+        raise UsageError(f"{folder}: cannot be written ({problem.strerror or problem})") from None
     return True

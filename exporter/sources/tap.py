@@ -44,6 +44,9 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+_LEAST_PATIENCE_S = 0.02
+"""Of every file, even where others have used up all patience: an update takes microseconds."""
+
 _LOCAL_HOSTS = frozenset(("localhost", "127.0.0.1", "::1", "0.0.0.0"))  # noqa: S104 - no bind
 
 
@@ -82,7 +85,7 @@ class TapFolder:
         # of all files together: one whose writer stands still may not keep the others waiting
         deadline = time.monotonic() + PATIENCE_S
         for file in self._files():
-            page = self._read(file, max(0.0, deadline - time.monotonic()))
+            page = self._read(file, max(_LEAST_PATIENCE_S, deadline - time.monotonic()))
             if page is not None:
                 key = int(page.header["server_pid"]), int(page.header["server_ticks"])
                 groups.setdefault(key, []).append(page)

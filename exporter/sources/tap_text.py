@@ -282,7 +282,7 @@ def _engine_lines(engine: EngineText, bounds: Bounds) -> Iterator[str]:
     if phases[0] is not None and phases[1] is not None:
         total = phases[0].sum + phases[1].sum
         yield from _sum_lines("request_inference_seconds", labels, phases[0].count, total)
-    if counters.get("fanout_requests"):
+    if counters.get("fanout_requests") and "fanout_choices" in counters:
         yield from _sum_lines(
             "request_fanout", labels, counters["fanout_requests"], counters["fanout_choices"]
         )

@@ -233,7 +233,7 @@ def consistent_copy(fd: int, *, alive: bool, patience_s: float = PATIENCE_S) -> 
     Args:
         fd: The open file.
         alive: Somebody holds its lock.
-        patience_s: Longest wait for the end of an update.
+        patience_s: Longest wait for the end of an update; what needs none is read without any.
 
     Returns:
         The bytes, and whether they may be half of an update.
@@ -245,7 +245,7 @@ def consistent_copy(fd: int, *, alive: bool, patience_s: float = PATIENCE_S) -> 
     _header(os.pread(fd, layout.HEADER.size, 0), os.fstat(fd).st_size)
     size = layout.PAGE_SIZE
     deadline = time.monotonic() + patience_s
-    while time.monotonic() < deadline:
+    while True:
         before = _sequence(fd)
         if before is None:
             raise BadTapPage("no tap page")
@@ -259,6 +259,8 @@ def consistent_copy(fd: int, *, alive: bool, patience_s: float = PATIENCE_S) -> 
             return os.pread(fd, size, 0), True
         else:
             time.sleep(_PAUSE_S)
+        if time.monotonic() >= deadline:
+            break
     if not _is_locked(fd):
         return os.pread(fd, size, 0), True
     raise BadTapPage("its writer stands still within an update")

@@ -94,6 +94,7 @@ class PageWriter:
         self._take(created, None)
         # stays open: the lock on it tells readers that this process lives
         self._fd, self._mode = _new_file(self.path, self._page)
+        self._file = _identity(os.fstat(self._fd))
 
     def record(self, scheduler: Any, iteration: Any, mm_cache: Any) -> None:
         """Take in a step; arguments as of vLLM's ``record()``."""
@@ -152,6 +153,8 @@ class PageWriter:
             self._mark(layout.GAVE_UP)
         except OSError:
             # where there is no room for the whole page: nobody must wait for the end of its update
+            if self._look() is None:
+                raise
             state = layout.HEADER_OFFSETS["state"]
             os.pwrite(self._fd, self._page[state : state + 4], state)
             self._sequence += self._sequence % 2
@@ -215,8 +218,8 @@ class PageWriter:
             self._later.cancel()
             self._later = None
         self._due = self._monotonic() + PUBLISH_EVERY_S
-        found = os.fstat(self._fd)
-        if not found.st_nlink:
+        found = self._look()
+        if found is None or not found.st_nlink:
             self._renew()
             return
         if found.st_size > layout.PAGE_SIZE:
@@ -247,9 +250,24 @@ class PageWriter:
         """A forked child has the page in its memory and the file open, and both are its parent's."""
         return os.getpid() == self._pid
 
+    def _look(self) -> os.stat_result | None:
+        """
+        What has become of the file.
+
+        Returns:
+            None where somebody closed its descriptor, whose number may be another file's by now.
+        """
+        try:
+            found = os.fstat(self._fd)
+        except OSError:
+            return None
+        return found if _identity(found) == self._file else None
+
     def _has_its_name(self) -> bool:
         """Whether readers still find this very file, and may read it."""
-        found = os.fstat(self._fd)
+        found = self._look()
+        if found is None:
+            return False
         if stat.S_IMODE(found.st_mode) != self._mode:
             # one that was given away stays as it is
             with contextlib.suppress(PermissionError):
@@ -261,15 +279,17 @@ class PageWriter:
         except OSError:
             # a folder that cannot be looked into now: what is open goes on
             return True
-        return (there.st_dev, there.st_ino) == (found.st_dev, found.st_ino)
+        return _identity(there) == self._file
 
     def _renew(self) -> None:
-        """The file was deleted, or another one has its name: begin one anew."""
+        """The file was deleted or closed, or another one has its name: begin one anew."""
         self._sequence += self._sequence % 2
         self._cells[_SEQUENCE] = self._sequence
-        before = self._fd
+        before = self._fd if self._look() is not None else None
         self._fd, self._mode = _new_file(self.path, self._page)
-        os.close(before)
+        self._file = _identity(os.fstat(self._fd))
+        if before is not None:
+            os.close(before)
 
     def _table(self, running: Mapping[str, int], waiting: Mapping[str, int]) -> bytes:
         names = list(dict.fromkeys([*running, *waiting]))
@@ -319,6 +339,11 @@ class PageWriter:
 
     def _put(self, field: str, code: str, value: float) -> None:
         struct.pack_into(code, self._page, layout.HEADER_OFFSETS[field], value)
+
+
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    """What no two files share."""
+    return found.st_dev, found.st_ino
 
 
 def _new_file(path: Path, page: bytearray) -> tuple[int, int]:

@@ -11,6 +11,7 @@ import pytest
 from fake_vllm import Reply, Route, as_json, fake_vllm, page
 from loopback import wait_for
 
+from vllm_opsctl.errors import ConfigError
 from vllm_opsctl.exporter.config import Exporter, Target
 from vllm_opsctl.exporter.observation import Observation, metrics
 from vllm_opsctl.exporter.poller import Poller
@@ -145,3 +146,43 @@ def test_a_recorder_takes_whatever_was_observed() -> None:
     state.record(odd)
 
     assert list(state.recorder.read()) == [odd]
+
+
+def test_a_key_that_is_rotated_is_read_again_and_costs_no_read(stop: threading.Event) -> None:
+    """As a Secret that is mounted: for a moment there is no file, then there is another key."""
+    wanted, there = "sk-old-0123456789", ["sk-old-0123456789"]
+
+    def guarded(handler: BaseHTTPRequestHandler) -> Reply:
+        is_right = handler.headers["Authorization"] == f"Bearer {wanted}"
+        return Reply(page().encode()) if is_right else Reply(status=401)
+
+    def read_key() -> str:
+        if not there:
+            raise ConfigError(["api_key_file: no such file"])
+        return there[-1]
+
+    with fake_vllm(metrics=guarded) as server:
+        state = TargetState(Target(name="chat-0", url=server.url), QUICK, ())
+        poller = Poller(state, QUICK, api_key=wanted, read_key=read_key)
+        threading.Thread(target=poller.run, args=(Life(stop),), daemon=True).start()
+        wait_for(lambda: state.snapshot(0.0).reads >= 2, timeout_s=10, what="reads")
+        there[:] = ["sk-new-0123456789"]
+        wanted = there[0]
+        reads = state.snapshot(0.0).reads
+        wait_for(lambda: state.snapshot(0.0).reads >= reads + 3, timeout_s=10, what="more reads")
+        assert not [o for o in state.recorder.read(None, None) if o.kind == "error"]
+
+        there.clear()
+        wanted = "sk-newest-0123456789"
+        wait_for(lambda: not state.snapshot(0.0).up, timeout_s=10, what="the refusal")
+        there[:] = [wanted]
+        wait_for(lambda: state.snapshot(0.0).up, timeout_s=10, what="the newest key")
+        wait_for(
+            lambda: any(
+                "newest" in request.headers.get("Authorization", "")
+                for request in server.received
+                if request.path == "/health"
+            ),
+            timeout_s=10,
+            what="other routes with the newest key",
+        )

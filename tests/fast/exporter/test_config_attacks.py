@@ -227,7 +227,9 @@ def test_pages_name_a_sidecar_on_ipv6_as_urls_do(listen: str, reached: str) -> N
     "where", ["tcp://me:hunter2@h:1", "udp://h:99999", "tcp://[::1", "tcp://h x"]
 )
 def test_an_agents_address_that_is_none_is_one_line(tmp_path: Path, where: str) -> None:
-    assert lines_of(tmp_path, f"exporter: {{cloudwatch: {{emf_to: '{where}'}}}}")
+    (line,) = lines_of(tmp_path, f"exporter: {{cloudwatch: {{emf_to: '{where}'}}}}")
+    assert "is not an agent's address; write tcp://host:25888" in line
+    assert "http://" not in line
 
 
 def test_a_starter_file_is_not_written_into_a_fifo(opsctl: Opsctl, tmp_path: Path) -> None:

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import gzip
+import io
+import json
+import tarfile
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+from commands import InProcess
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from paths import RECORDINGS
 
 from vllm_opsctl.errors import InputFileError
-from vllm_opsctl.exporter.bundle import Asked, Scrubber, as_packed, read_observations, write_bundle
+from vllm_opsctl.exporter.bundle import (
+    MANIFEST,
+    Asked,
+    Scrubber,
+    as_packed,
+    read_observations,
+    write_bundle,
+)
+from vllm_opsctl.exporter.limits import MAX_RECORDED_TARGETS
 from vllm_opsctl.exporter.recording import read_recording
 
 SOME = as_packed(read_recording(RECORDINGS / "baseline.jsonl.gz")[:3], Scrubber())
@@ -60,6 +74,68 @@ def test_the_bundle_itself_is_fine() -> None:
         path = Path(folder) / "b.tar.gz"
         path.write_bytes(PACKED)
         assert read_observations(path)[0] == SOME
+
+
+@pytest.mark.parametrize("name", ["r.jsonl", "r.jsonl.gz", "r.txt"])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
+def test_a_recording_is_read_whatever_it_is_called(
+    tmp_path: Path, name: str, pack: Callable[[bytes], bytes]
+) -> None:
+    plain = gzip.decompress((RECORDINGS / "baseline.jsonl.gz").read_bytes())
+    (tmp_path / name).write_bytes(pack(plain))
+
+    assert len(read_recording(tmp_path / name)) == plain.count(b"\n") - plain.count(b'"header"')
+
+
+def with_targets(targets: object) -> bytes:
+    """The bundle, with others in its manifest."""
+    packed = io.BytesIO()
+    with (
+        tarfile.open(fileobj=io.BytesIO(PACKED)) as before,
+        tarfile.open(fileobj=packed, mode="w:gz") as after,
+    ):
+        for member in before:
+            content = before.extractfile(member)
+            assert content is not None
+            data = content.read()
+            if member.name == MANIFEST:
+                manifest = json.loads(data)
+                manifest["diagnosis"]["targets"] = targets
+                data = json.dumps(manifest).encode()
+                member.size = len(data)
+            after.addfile(member, io.BytesIO(data))
+    return packed.getvalue()
+
+
+@pytest.mark.parametrize(
+    "targets", ["chat", {"chat": 1}, 5, ["x"] * (MAX_RECORDED_TARGETS + 1)], ids=type
+)
+def test_targets_that_are_no_list_of_names_are_refused(tmp_path: Path, targets: object) -> None:
+    (tmp_path / "b.tar.gz").write_bytes(with_targets(targets))
+    with pytest.raises(InputFileError, match=r"not one of opsctl's \(ValueError: targets are no"):
+        read_observations(tmp_path / "b.tar.gz")
+
+
+def test_targets_that_are_not_in_it_are_told_in_a_line_that_ends(
+    opsctl: InProcess, tmp_path: Path
+) -> None:
+    (tmp_path / "b.tar.gz").write_bytes(with_targets([f"chat-{n}" for n in range(4000)]))
+    ran = opsctl.run("diagnose", "--recording", "b.tar.gz", cwd=tmp_path)
+
+    assert ran.returncode == 64
+    assert "chat-19 and 3980 more; there are" in ran.stderr
+    assert len(ran.stderr) < 500
+
+
+def test_a_link_under_the_unfinished_name_leads_nowhere(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.write_text("kept")
+    (tmp_path / ".b.tar.gz.unfinished").symlink_to(mine)
+    asked = Asked(source="scrape", at=SOME[-1].t, window_s=60.0, targets=("chat",))
+    write_bundle(tmp_path / "b.tar.gz", SOME, asked, texts={}, made={}, t=SOME[-1].t)
+
+    assert mine.read_text() == "kept"
+    assert read_observations(tmp_path / "b.tar.gz")[0] == SOME
 
 
 @given(DAMAGE)

@@ -112,7 +112,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     for name, said in [
         ("none.jsonl", "no such file"),
         ("empty.jsonl", "no observations"),
-        ("not.gz", "cannot be read"),
+        ("not.gz", "not JSON"),
         (".", "a directory"),
     ]:
         with pytest.raises(InputFileError) as caught:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import html
+import json
 import time
+from collections.abc import Callable
+from urllib.parse import quote, quote_plus
 
 import pytest
 from hypothesis import given
@@ -13,6 +17,7 @@ from vllm_opsctl.exporter.redaction import (
     host_alone,
     secrets_of_url,
     shown_url,
+    without_literally,
     without_secrets,
 )
 
@@ -100,3 +105,26 @@ def test_a_webhooks_path_may_be_its_secret() -> None:
 def test_the_values_of_a_query_are_secrets_as_written_and_as_meant() -> None:
     assert secrets_of_url("/m?a=b%20c&d") == ["b%20c", "d", "b c"]
     assert secrets_of_url("http://[x") == []
+
+
+@pytest.mark.parametrize(
+    "secret", ['sk"0123\\456789/+=', "sk<0123>&'456789", "sk-ü0123456789", "sk%2F0123456789"]
+)
+@pytest.mark.parametrize(
+    "write",
+    [
+        str,
+        json.dumps,
+        html.escape,
+        quote_plus,
+        quote,
+        lambda text: json.dumps(text).replace("/", r"\/"),
+    ],
+    ids=["as it is", "JSON", "HTML", "URL", "path", "JSON of PHP"],
+)
+def test_a_secret_is_hidden_however_it_is_written(secret: str, write: Callable[[str], str]) -> None:
+    for text in (f"you sent {write(secret)}.", write(f"you sent {secret}")):
+        hidden = without_secrets(text, [secret])
+        assert "0123" not in hidden
+        assert "456789" not in hidden
+        assert b"0123" not in without_literally(text.encode(), [secret])

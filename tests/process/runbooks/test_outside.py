@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -39,6 +41,26 @@ def test_a_host_without_an_engine_says_so(tmp_path: Path) -> None:
     assert look_at_host("chat-0", proc=tmp_path).data["engine_process"] is False
 
 
+def test_a_tool_that_cannot_even_be_killed_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As nvidia-smi in the driver of a GPU that has fallen off the bus."""
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\nexec sleep 5\n")
+    tool.chmod(0o755)
+    hanging: list[subprocess.Popen[str]] = []
+    monkeypatch.setattr(subprocess.Popen, "kill", lambda process_: hanging.append(process_))
+    monkeypatch.setattr("vllm_opsctl.runbooks.host._TIMEOUT_S", 0.1)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    started = time.monotonic()
+
+    assert "gpu_throttled" not in look_at_host("chat-0", proc=tmp_path / "none").data
+    assert time.monotonic() - started < 4
+    (left,) = hanging
+    left.terminate()
+    left.wait()
+
+
 class FakeApi(BaseHTTPRequestHandler):
     """The routes of a vLLM server in development mode; it generates nothing."""
 
@@ -62,7 +84,8 @@ class FakeApi(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         details = {"cached_tokens": 64 if len(body["prompt"]) > 100 else 0}
-        self._answer({"choices": [], "usage": {"prompt_tokens_details": details}, "tokens": [1]})
+        usage = {"prompt_tokens_details": details}
+        self._answer({"choices": [{"text": "1"}], "usage": usage, "tokens": [1]})
 
     def _answer(self, data: Any) -> None:
         text = json.dumps(data).encode()

@@ -23,9 +23,11 @@ from vllm_opsctl.exporter.exposition import read_page
 from vllm_opsctl.exporter.limits import MAX_TAP_PAGES
 from vllm_opsctl.exporter.plain_text import plain_lines
 from vllm_opsctl.exporter.recording import format_line, parse_line
+from vllm_opsctl.exporter.sources import tap as tap_source
 from vllm_opsctl.exporter.sources.tap import TapFolder, TapServer, harmless
 from vllm_opsctl.exporter.sources.tap_text import Bounds
 from vllm_opsctl.exporter.tap import layout
+from vllm_opsctl.exporter.tap import page as tap_page
 from vllm_opsctl.exporter.tap.page import BadTapPage, TapPage, parse
 from vllm_opsctl.exporter.tap.writer import PageWriter
 
@@ -290,6 +292,18 @@ def test_seconds_far_apart_cost_no_more_than_others(first: int, second: int, slo
     used(bytes(raw))
 
 
+@pytest.mark.parametrize("only", [False, True])
+@pytest.mark.parametrize("bit", range(len(layout.COUNTERS)), ids=layout.COUNTERS)
+def test_whichever_counters_are_told_the_others_are_not_needed(bit: int, only: bool) -> None:
+    raw = bytearray(PAGE)
+    ones = struct.pack("<Q", 1) * len(layout.COUNTERS)
+    raw[layout.COUNTERS_OFFSET : layout.COUNTERS_OFFSET + len(ones)] = ones
+    untold = (2 ** len(layout.COUNTERS) - 1) ^ (1 << bit) if only else 1 << bit
+    struct.pack_into("<Q", raw, layout.HEADER_OFFSETS["untold"], untold)
+
+    assert used(bytes(raw)) is not None
+
+
 # -- in a folder ---------------------------------------------------------------------------------
 
 
@@ -384,6 +398,32 @@ def test_of_too_many_pages_the_newest_are_read_and_that_is_told(
     assert [record.getMessage() for record in caplog.records] == [
         f"{tmp_path}: {MAX_TAP_PAGES + 3} tap pages in it; the {MAX_TAP_PAGES} newest are read"
     ]
+
+
+def test_writers_that_stand_still_keep_no_other_page_from_being_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    frozen = bytearray(PAGE)
+    struct.pack_into("<Q", frozen, layout.HEADER_OFFSETS["sequence"], 7)
+    for number in (1, 2):
+        (tmp_path / f"{number}-1.0.0.tap").write_bytes(frozen)
+    (tmp_path / GOOD).write_bytes(PAGE)
+    monkeypatch.setattr(tap_page, "_is_locked", lambda _: True)
+    monkeypatch.setattr(tap_source, "PATIENCE_S", 0.05)
+
+    assert [server.key for server in TapFolder(tmp_path, Bounds()).servers()] == [(99, 1000)]
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 2
+    assert all("its writer stands still within an update; left out" in line for line in told)
+
+
+def test_a_page_that_is_whole_is_read_without_patience(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / GOOD).write_bytes(PAGE)
+    monkeypatch.setattr(tap_page, "_is_locked", lambda _: True)
+
+    assert tap_page.read_tap_page(tmp_path / GOOD, patience_s=0.0).alive
 
 
 def test_what_cannot_be_deleted_is_told_once(

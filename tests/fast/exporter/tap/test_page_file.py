@@ -276,3 +276,26 @@ def test_a_process_that_is_not_the_writers_writes_nothing(
     page.writer.close()
 
     assert page.path.read_bytes() == before
+
+
+def test_a_descriptor_that_became_another_files_is_neither_written_to_nor_closed(
+    page: Written, tmp_path: Path
+) -> None:
+    """As after a closerange() of whoever turns the process into a daemon."""
+    os.close(page.writer._fd)
+    other = os.open(tmp_path / "weights", os.O_RDWR | os.O_CREAT)
+    os.write(other, b"w" * 2 * layout.PAGE_SIZE)
+    assert other == page.writer._fd
+
+    page.step()
+    assert (tmp_path / "weights").read_bytes() == b"w" * 2 * layout.PAGE_SIZE
+    assert page.steps == 2
+    os.close(other)
+
+
+@pytest.mark.parametrize("act", ["step", "touch", "close", "give_up"])
+def test_a_page_whose_descriptor_was_closed_is_begun_anew(page: Written, act: str) -> None:
+    os.close(page.writer._fd)
+    page.step() if act == "step" else getattr(page.writer, act)()
+
+    assert page.steps == (2 if act == "step" else 1)
