@@ -18,7 +18,7 @@ import requests
 import urllib3
 
 from vllm_opsctl.errors import BadPage, SourceError
-from vllm_opsctl.exporter.sources.deadline import Deadline, mount
+from vllm_opsctl.exporter.sources.deadline import Deadline, GuardedSession
 from vllm_opsctl.exporter.sources.http_errors import named, timed_out
 
 _CHUNK = 65536
@@ -52,14 +52,13 @@ def new_session(api_key: str | None = None, ca_file: str | None = None) -> reque
         api_key: Sent as vLLM wants it.
         ca_file: Trusted certificates; None for those of the environment, else those of requests.
     """
-    session = requests.Session()
+    session = GuardedSession()
     # the machine's proxy settings are for the internet, not for a pod's neighbour
     session.trust_env = False
     named = (ca_file, *map(os.environ.get, CA_VARIABLES))
     session.verify = next((path for path in named if path), True)
     # a server could fill our memory with them, and no vLLM sets any
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    mount(session)
     if api_key:
         session.headers["Authorization"] = f"Bearer {api_key}"
     return session
