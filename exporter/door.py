@@ -36,11 +36,14 @@ HTTP_THREADS = 8
 REQUEST_TIMEOUT_S = 5.0
 """From a request's first byte, or the connection's begin, to its last byte."""
 
-IDLE_TIMEOUT_S = 60.0
-"""Between two requests on one connection; Prometheus scrapes at least that often."""
+IDLE_TIMEOUT_S = 150.0
+"""Between two requests on one connection: a Prometheus scrapes every two minutes at the least."""
 
 SEND_TIMEOUT_S = 30.0
 """Without a byte of the answer taken."""
+
+ANSWER_TIMEOUT_S = 300.0
+"""For all that is to be sent: a client that takes a byte a second would never be done."""
 
 SPARE_DESCRIPTORS = 16
 """Held back for clients where pollers have taken all others."""
@@ -54,6 +57,9 @@ WSGI = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 log = logging.getLogger(__name__)
 
+# says of each request that it waits for a thread: a client could fill a disk with that
+logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+
 
 class _Channel(HTTPChannel):  # type: ignore[misc]
     """One connection that knows how long its client has taken."""
@@ -61,6 +67,7 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._request_began: float | None = time.time()
+        self._sends_since: float | None = None
 
     def received(self, data: bytes) -> Any:
         """Note when a request begins, and that it is complete."""
@@ -69,6 +76,9 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
         taken = super().received(data)
         if self.request is None:
             self._request_began = None
+        if len(self.requests) > 1:
+            # answers that wait for each other hold a thread each; no scraper and no browser asks so
+            self.handle_close()
         return taken
 
     @property
@@ -77,9 +87,16 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
         return not self.requests and not self.total_outbufs_len
 
     def is_overdue(self, now: float) -> bool:
-        """Its client has taken too long."""
+        """Its client has taken too long; asked every second."""
+        if not self.total_outbufs_len:
+            self._sends_since = None
+        elif self._sends_since is None:
+            self._sends_since = now
+        if self._sends_since is not None:
+            quiet_s, all_s = now - self.last_activity, now - self._sends_since
+            return quiet_s > SEND_TIMEOUT_S or all_s > ANSWER_TIMEOUT_S
         if not self.is_waiting:
-            return bool(self.total_outbufs_len) and now - self.last_activity > SEND_TIMEOUT_S
+            return False
         if self._request_began is not None:
             return now - self._request_began > REQUEST_TIMEOUT_S
         return bool(now - self.last_activity > IDLE_TIMEOUT_S)
@@ -129,7 +146,8 @@ class Door(TcpWSGIServer):  # type: ignore[misc]
         """Close connections whose clients have taken too long; called every second."""
         for channel in list(self.active_channels.values()):
             if channel.is_overdue(now):
-                channel.will_close = True
+                # at once: waitress' own will_close waits until the client takes something
+                channel.handle_close()
         self._reserve()
 
     def readable(self) -> bool:
