@@ -48,8 +48,8 @@ ENOUGH_PAGES = 2 * MIN_SAMPLES
 _RECENT = 20
 """Observations whose distance tells how often a target is scraped now."""
 
-_CLOCK_SLACK_S = 30.0
-"""The sidecar's clock may run ahead of this machine's."""
+_SLACK_S = 30.0
+"""How far beyond now a sidecar is asked: its clock goes on while it is."""
 
 
 def live_interval_s(targets: int, for_s: float) -> float:
@@ -150,10 +150,10 @@ class Sidecar:
         # canaries wait up to ten seconds; the recordings are fetched meanwhile
         probes = self._start_probes(observations) if probe else []
         progress = Progress("reading the sidecar", len(self.targets), unit="targets", quiet=quiet)
-        newest = end if end is not None else time.time() + _CLOCK_SLACK_S
+        newest = end if end is not None else self.now() + _SLACK_S
         for index, target in enumerate(self.targets):
             progress.update(index, len(observations))
-            history = history_of(newest - _CLOCK_SLACK_S - window_s)
+            history = history_of(newest - _SLACK_S - window_s)
             observations += self._source.observations(target.name, end=newest, **history)
         for thread in probes:
             thread.join()
@@ -171,7 +171,7 @@ class Sidecar:
         Raises:
             SourceError: It does not answer, or is no sidecar.
         """
-        end = time.time() + _CLOCK_SLACK_S
+        end = self.now() + _SLACK_S
         return self._source.observations(target, end=end, start=start, full_from=start, step_s=1.0)
 
     def _start_probes(self, observations: list[Observation]) -> list[threading.Thread]:

@@ -15,7 +15,9 @@ from vllm_opsctl.errors import SourceError
 from vllm_opsctl.exporter.bundle import Asked
 from vllm_opsctl.exporter.config import Target
 from vllm_opsctl.exporter.config_load import LoadedConfig
+from vllm_opsctl.exporter.limits import MAX_NAME_CHARS
 from vllm_opsctl.exporter.observation import Observation, error
+from vllm_opsctl.exporter.plain_text import plain
 from vllm_opsctl.runbooks.load import shipped_library
 from vllm_opsctl.runbooks.watch import Watch
 
@@ -131,16 +133,18 @@ def _judge(fleet: Fleet, doctor: Doctor, observations: Sequence[Observation], as
 
 def _poll(sidecar: Sidecar, fleet: Fleet, names: Sequence[str], stop: threading.Event) -> None:
     """Take over what is new, target by target."""
-    newest = {name: time.time() - KEPT_POINTS for name in names}
+    newest = {name: sidecar.now() - KEPT_POINTS for name in names}
     while not stop.is_set():
         for name in names:
             try:
                 # the sidecar writes milliseconds; the newest page is not asked for again
-                found = sidecar.since(name, newest[name] + 1e-3)
+                for observation in sidecar.since(name, newest[name] + 1e-3):
+                    newest[name] = max(newest[name], observation.t)
+                    fleet.see(observation)
             except SourceError as problem:
                 fleet.see(error(time.time(), name, problem.reason, problem.detail))
-                continue
-            for observation in found:
-                newest[name] = max(newest[name], observation.t)
-                fleet.see(observation)
+            except Exception as problem:
+                # seen as an error of the target, and no end of looking
+                why = plain(f"{type(problem).__name__}: {problem}", MAX_NAME_CHARS)
+                fleet.see(error(time.time(), name, "internal", why))
         stop.wait(_SIDECAR_EVERY_S)

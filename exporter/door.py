@@ -37,11 +37,17 @@ HTTP_THREADS = 8
 REQUEST_TIMEOUT_S = 5.0
 """From a request's first byte, or the connection's begin, to its last byte."""
 
-IDLE_TIMEOUT_S = 60.0
-"""Between two requests on one connection; Prometheus scrapes at least that often."""
+IDLE_TIMEOUT_S = 150.0
+"""Between two requests on one connection: a Prometheus scrapes every two minutes at the least."""
 
 SEND_TIMEOUT_S = 30.0
 """Without a byte of the answer taken."""
+
+ANSWER_TIMEOUT_S = 300.0
+"""For all that is to be sent: a client that takes a byte a second would never be done."""
+
+MAX_PIPELINED = 8
+"""Requests of one connection that wait for each other."""
 
 PROBES = frozenset(("/livez", "/readyz"))
 """Requests that wait for no other: whoever asks restarts the sidecar where no answer comes."""
@@ -65,6 +71,7 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._request_began: float | None = time.time()
+        self._sends_since: float | None = None
 
     def received(self, data: bytes) -> Any:
         """Note when a request begins, and that it is complete."""
@@ -73,7 +80,37 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
         taken = super().received(data)
         if self.request is None:
             self._request_began = None
+        if len(self.requests) > MAX_PIPELINED:
+            self.let_go()
         return taken
+
+    def service(self) -> None:
+        """Answer the next request, if its client has taken the answer before."""
+        # with the lock, for whoever has just sent the last of it may not have counted it yet
+        with self.outbuf_lock:
+            pending = self.total_outbufs_len
+        if not pending:
+            super().service()
+            return
+        # answers that wait for each other hold a thread each; no scraper and no browser asks so
+        with self.requests_lock:
+            for request in self.requests:
+                request.close()
+            self.requests = []
+        self.let_go()
+
+    def let_go(self) -> None:
+        """
+        Close the connection by the loop's next turn.
+
+        Not at once: a descriptor that was free in the middle of a turn would be the next connection's,
+        and get what poll(2) has said of the old one. Shut down, for waitress' ``will_close`` alone waits
+        until the client takes something.
+        """
+        self.will_close = True
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+        self.server.pull_trigger()
 
     @property
     def is_waiting(self) -> bool:
@@ -81,9 +118,16 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
         return not self.requests and not self.total_outbufs_len
 
     def is_overdue(self, now: float) -> bool:
-        """Its client has taken too long."""
+        """Its client has taken too long; asked every second."""
+        if not self.total_outbufs_len:
+            self._sends_since = None
+        elif self._sends_since is None:
+            self._sends_since = now
+        if self._sends_since is not None:
+            quiet_s, all_s = now - self.last_activity, now - self._sends_since
+            return quiet_s > SEND_TIMEOUT_S or all_s > ANSWER_TIMEOUT_S
         if not self.is_waiting:
-            return bool(self.total_outbufs_len) and now - self.last_activity > SEND_TIMEOUT_S
+            return False
         if self._request_began is not None:
             return now - self._request_began > REQUEST_TIMEOUT_S
         return bool(now - self.last_activity > IDLE_TIMEOUT_S)
@@ -155,7 +199,7 @@ class Door(TcpWSGIServer):  # type: ignore[misc]
         """Close connections whose clients have taken too long; called every second."""
         for channel in list(self.active_channels.values()):
             if channel.is_overdue(now):
-                channel.will_close = True
+                channel.let_go()
         self._reserve()
 
     def readable(self) -> bool:
@@ -230,9 +274,7 @@ def _close_oldest(channels: list[_Channel]) -> bool:
     if not waiting and not sending:
         return False
     oldest = min(waiting or sending, key=lambda channel: channel.last_activity)
-    # by the next turn of the loop: a descriptor that was free at once would be the next
-    # connection's, and get what poll(2) has said of the old one
-    oldest.will_close = True
+    oldest.let_go()
     return True
 
 

@@ -31,6 +31,12 @@ from vllm_opsctl.exporter.series import Series, read_series, unmangled
 
 _NAME_END = re.compile(r"[{ \t]")
 
+_EXEMPLAR_BEGIN = " # {"
+_BEFORE_EXEMPLAR = re.compile(
+    r'[^{ ]+(?:\{(?:[^"}]|"(?:[^"\\]|\\.)*")*\})? [^ ]+(?: [^ ]+)?(?= # \{)'
+)
+"""Source: OpenMetrics 1.0, exemplars; a proxy or an agent in front may speak that instead."""
+
 Reading = tuple[Series, float]
 
 MAX_PROBLEMS = 100
@@ -170,11 +176,13 @@ def _bound_of(series: Series) -> str | None:
 
 def _split_line(line: str) -> tuple[str, float]:
     """
-    The series and the value of a sample line; a time stamp behind the value is dropped.
+    The series and the value of a sample line; a time stamp and an exemplar behind it are dropped.
 
     Raises:
         ValueError: There is no number.
     """
+    if _EXEMPLAR_BEGIN in line and (found := _BEFORE_EXEMPLAR.match(line)) is not None:
+        line = found[0]
     brace = line.rfind("}")
     head, rest = (line[: brace + 1], line[brace + 1 :]) if brace >= 0 else line.split(None, 1)
     words = rest.split(None, 1)

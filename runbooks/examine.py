@@ -164,6 +164,11 @@ def _outdated(observations: Sequence[Observation], now: float) -> str | None:
     steps = [later - earlier for earlier, later in pairwise(looks[-_RECENT_LOOKS:])]
     limit_s = max(STALE_S, STALE_STEPS * median(steps) if steps else 0.0)
     age_s = now - max(looks)
+    if age_s < -limit_s:
+        return (
+            f"what was read last is {format_duration(round(-age_s))} later than now by the same "
+            "clock, so how it is now is unknown"
+        )
     if age_s <= limit_s:
         return None
     return (

@@ -22,7 +22,7 @@ from vllm_opsctl.exporter.aws import aws_mistakes, refusal
 from vllm_opsctl.exporter.credentials import check_of_aws
 from vllm_opsctl.exporter.plain_text import plain
 from vllm_opsctl.exporter.redaction import shown_url, without_secrets
-from vllm_opsctl.exporter.sources.deadline import Deadline, mount
+from vllm_opsctl.exporter.sources.deadline import Deadline, GuardedSession
 
 ACTION = "cloudwatch:PutMetricData"
 """
@@ -97,7 +97,7 @@ class Failure:
     is_final: bool
 
 
-class WatchedSession(requests.Session):
+class WatchedSession(GuardedSession):
     """
     A session that remembers the newest failure.
 
@@ -110,7 +110,6 @@ class WatchedSession(requests.Session):
         self._signs = auth is not None
         # without any, requests would look for a password of that host in ~/.netrc
         self.auth = auth or _unchanged
-        mount(self)
         self.failure: Failure | None = None
         """Of the newest request; None when all of it was taken, or there was none."""
 

@@ -261,10 +261,23 @@ def guard_aws(client: Any, seconds: float) -> None:
     session.send = send_in_time
 
 
-def mount(session: requests.Session) -> None:
-    """Let all requests of a session go through guarded connections."""
-    session.mount("http://", GuardedAdapter())
-    session.mount("https://", GuardedAdapter())
+class GuardedSession(requests.Session):
+    """
+    A session whose requests end with the current :class:`Deadline`, and that sees no redirects.
+
+    Source:
+        requests/sessions.py, 2.34: also where redirects are not to be followed, ``send`` looks where
+        one leads, and for that reads and unpacks all of its body.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mount("http://", GuardedAdapter())
+        self.mount("https://", GuardedAdapter())
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        """Nowhere: to requests no answer is a redirect."""
+        return None
 
 
 _resolving: dict[tuple[str, int], Future[list[Any]]] = {}
@@ -288,10 +301,12 @@ def _resolved(host: str, port: int, within_s: float) -> list[Any]:
     with _resolving_lock:
         asked = _resolving.get((host, port))
         if asked is None:
-            asked = _resolving[host, port] = Future()
+            asked = Future()
             threading.Thread(
                 target=_resolve, args=(host, port, asked), name=f"resolve {host}", daemon=True
             ).start()
+            # only now: where no thread can be had, the next one who asks tries again
+            _resolving[host, port] = asked
     return asked.result(within_s)
 
 

@@ -19,7 +19,7 @@ import requests
 import urllib3
 
 from vllm_opsctl.errors import BadPage, SourceError, UsageError
-from vllm_opsctl.exporter.sources.deadline import Deadline, mount
+from vllm_opsctl.exporter.sources.deadline import Deadline, GuardedSession
 from vllm_opsctl.exporter.sources.http_errors import named, timed_out
 
 _CHUNK = 65536
@@ -56,13 +56,12 @@ def new_session(api_key: str | None = None, ca_file: str | None = None) -> reque
     Raises:
         UsageError: The trusted certificates are not there.
     """
-    session = requests.Session()
+    session = GuardedSession()
     # the machine's proxy settings are for the internet, not for a pod's neighbour
     session.trust_env = False
     session.verify = _trusted(ca_file) or True
     # a server could fill our memory with them, and no vLLM sets any
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    mount(session)
     if api_key:
         session.headers["Authorization"] = f"Bearer {api_key}"
     return session

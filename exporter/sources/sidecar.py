@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import time
 from urllib.parse import urlencode
 
@@ -11,10 +12,15 @@ import requests
 from vllm_opsctl.errors import BadPage, InputFileError
 from vllm_opsctl.exporter.config import Target
 from vllm_opsctl.exporter.json_text import read_json
+from vllm_opsctl.exporter.limits import MAX_NAME_CHARS
 from vllm_opsctl.exporter.observation import Observation
 from vllm_opsctl.exporter.plain_text import plain
 from vllm_opsctl.exporter.recording import LATEST_T, bounded_lines, parse_lines
 from vllm_opsctl.exporter.sources.http import get, new_session
+from vllm_opsctl.exporter.units import format_duration
+
+CLOCK_SLACK_S = 30.0
+"""A sidecar's clock may differ so far from this machine's."""
 
 _TIMEOUT_S = 30.0
 _MAX_BYTES = 2**28
@@ -22,6 +28,8 @@ _MAX_BYTES = 2**28
 
 _MAX_STATUS_BYTES = 2**24
 _SAID = 200
+
+log = logging.getLogger(__name__)
 
 
 class SidecarSource:
@@ -51,6 +59,13 @@ class SidecarSource:
         """
         targets, now = _status(self._session, self._url)
         self._ahead_s = now - time.time() if now is not None else 0.0
+        if abs(self._ahead_s) > CLOCK_SLACK_S:
+            log.warning(
+                "%s: its clock is %s %s this machine's; what it says of now is by its own",
+                self._url,
+                format_duration(round(abs(self._ahead_s))),
+                "ahead of" if self._ahead_s > 0 else "behind",
+            )
         return targets
 
     def observations(
@@ -91,9 +106,16 @@ class SidecarSource:
             )
         lines = bounded_lines(io.BytesIO(answer.body), self._url)
         try:
-            return parse_lines(lines, where=self._url, stem="")
+            found = parse_lines(lines, where=self._url, stem=target)
         except InputFileError as problem:
             raise BadPage("not-a-sidecar", str(problem)) from problem
+        asked = plain(target, MAX_NAME_CHARS)
+        other = next((o.target for o in found if o.target != asked), None)
+        if other is not None:
+            raise BadPage(
+                "not-a-sidecar", f"{self._url}: asked for {asked}, it answers with {other}"
+            )
+        return found
 
 
 def _status(session: requests.Session, url: str) -> tuple[list[Target], float | None]:

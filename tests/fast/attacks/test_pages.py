@@ -251,3 +251,21 @@ def test_an_odd_page_is_read_or_named(change: Callable[[str], str], result: str)
         found = problem.reason
 
     assert found == result
+
+
+# -- another dialect --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("time_stamp", ["", " 1700000000.5"])
+def test_an_exemplar_is_not_taken_for_the_value(time_stamp: str) -> None:
+    name, labels = "vllm:time_to_first_token_seconds", 'engine="0",model_name="m } 7 # {x"'
+    exemplar = f'{time_stamp} # {{trace_id="4bf9}}"}} 0.67 1700000000.1'
+    found = read(
+        page("m } 7 # {x")
+        + f'{name}_bucket{{{labels},le="1.0"}} 5{exemplar}\n'
+        + f'{name}_bucket{{{labels},le="+Inf"}} 8{exemplar}\n'
+        + f"{name}_sum{{{labels}}} 6.5\n{name}_count{{{labels}}} 8\n# EOF\n"
+    )
+
+    (engine,) = found.engines
+    assert engine.histograms["time_to_first_token_seconds"].counts == (5.0, 8.0)

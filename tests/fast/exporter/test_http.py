@@ -23,6 +23,7 @@ from ports import reserve_port
 
 from vllm_opsctl.errors import UsageError
 from vllm_opsctl.exporter.config import Target
+from vllm_opsctl.exporter.limits import MAX_PAGE_BYTES
 from vllm_opsctl.exporter.observation import Observation
 from vllm_opsctl.exporter.sources.http import CA_VARIABLES
 from vllm_opsctl.exporter.sources.scrape import Scraper
@@ -301,6 +302,23 @@ def test_a_redirect_is_not_followed(location: str) -> None:
     assert reason_of(saying(head.encode())) == "http-302"
 
 
+def test_the_body_of_a_redirect_is_bounded_like_any_other() -> None:
+    bomb = gzip.compress(bytes(2 * MAX_PAGE_BYTES))
+    head = (
+        "HTTP/1.1 302 Found\r\nLocation: http://elsewhere.invalid/\r\n"
+        f"Content-Encoding: gzip\r\nContent-Length: {len(bomb)}\r\n\r\n"
+    )
+
+    assert reason_of(saying(head.encode() + bomb)) == "too-large"
+
+
+@pytest.mark.parametrize("location", [b"http://[", b"//\xff\xfe", b"http://a b/"])
+def test_a_redirect_to_no_url_is_named(location: bytes) -> None:
+    head = b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: " + location + b"\r\n\r\n"
+
+    assert reason_of(saying(head)) == "http-302"
+
+
 def test_what_a_server_sets_as_cookies_is_not_kept() -> None:
     cookies = [f"Set-Cookie: c{number}=x" for number in range(50)]
     with misbehaving(saying(answer(PAGE, *cookies))) as url:
@@ -392,6 +410,28 @@ def test_no_descriptor_left_here_is_named() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
     assert found.data["reason"] == "no-descriptors"
+
+
+def test_a_host_is_looked_up_again_after_a_moment_without_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start = threading.Thread.start
+
+    def refused(thread: threading.Thread) -> None:
+        if thread.name.startswith("resolve"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with misbehaving(saying(answer(PAGE))) as url:
+        scraper = Scraper(
+            Target(name="chat-0", url=url.replace("127.0.0.1", "localhost")), timeout_s=5.0
+        )
+        monkeypatch.setattr(threading.Thread, "start", refused)
+        with pytest.raises(RuntimeError):
+            scraper.read()
+        monkeypatch.undo()
+
+        assert scraper.read().kind == "metrics"
 
 
 # -- AWS -------------------------------------------------------------------------------------------

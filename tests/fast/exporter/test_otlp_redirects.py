@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
+import tracemalloc
 from pathlib import Path
 
 import pytest
 from bad_answers import refuse
 from canaries import thief_and_bad_server
 from fake_collector import fake_collector
+from misbehaving import misbehaving, saying
 from prometheus_client.core import GaugeMetricFamily
 
 from vllm_opsctl.exporter.config import Config
@@ -44,6 +47,23 @@ def test_a_redirect_is_a_failure_and_is_not_followed(
         # what was not taken waits, and is sent when it is taken
         publisher.publish()
         assert len(collector.received) == 2
+
+
+def test_the_body_of_a_redirect_is_not_unpacked_as_a_whole() -> None:
+    body = gzip.compress(bytes(2**26))
+    head = (
+        "HTTP/1.1 302 Found\r\nLocation: http://elsewhere.invalid/\r\n"
+        f"Content-Encoding: gzip\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    tracemalloc.start()
+    try:
+        with misbehaving(saying(head.encode() + body)) as url:
+            publisher_to(f"{url}/v1/metrics").publish()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 2**25
 
 
 def test_no_password_of_the_machine_goes_to_a_collector(

@@ -38,6 +38,14 @@ def test_what_was_read_long_ago_is_unknown() -> None:
     )
 
 
+def test_what_was_read_later_than_now_is_unknown() -> None:
+    """A clock that was set back, or one that lies."""
+    found = verdict(pages(), now=29.0 - STALE_S - 1)
+
+    assert found.verdict == "unknown"
+    assert found.summary.startswith("what was read last is 16 s later than now")
+
+
 def test_the_past_is_judged_as_it_was() -> None:
     assert verdict(pages(), now=None).verdict == "healthy"
 
