@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from waitress.adjustments import Adjustments
-from waitress.channel import HTTPChannel
+from waitress.channel import ClientDisconnected, HTTPChannel
 from waitress.server import TcpWSGIServer
 from waitress.task import ThreadedTaskDispatcher
 
@@ -90,14 +90,21 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
         with self.outbuf_lock:
             pending = self.total_outbufs_len
         if not pending:
-            super().service()
+            with contextlib.suppress(ClientDisconnected):
+                super().service()
             return
         # answers that wait for each other hold a thread each; no scraper and no browser asks so
         with self.requests_lock:
-            for request in self.requests:
-                request.close()
-            self.requests = []
+            while self.requests:
+                self.requests.pop().close()
         self.let_go()
+
+    def _flush_outbufs_below_high_watermark(self) -> None:
+        """Wait for a slow client, unless it has asked for more already."""
+        if len(self.requests) > 1 and self.total_outbufs_len > self.adj.outbuf_high_watermark:
+            self.let_go()
+            raise ClientDisconnected
+        super()._flush_outbufs_below_high_watermark()
 
     def let_go(self) -> None:
         """

@@ -16,6 +16,7 @@ from loopback import wait_for
 from vllm_opsctl.exporter.door import (
     ANSWER_TIMEOUT_S,
     HTTP_THREADS,
+    MAX_PIPELINED,
     SEND_TIMEOUT_S,
     Door,
     listener_on,
@@ -120,10 +121,17 @@ def test_a_client_that_takes_a_little_for_ever_is_let_go(door: Door, application
         assert application.ended.acquire(timeout=LONGEST_S)
 
 
-def test_requests_that_do_not_wait_for_their_answers_are_refused(door: Door) -> None:
+def test_who_asks_again_and_takes_no_answer_is_let_go(door: Door, application: Endless) -> None:
     """A thread would hold the second answer until the client has taken the first."""
     with socket.create_connection(("127.0.0.1", int(door.effective_port)), LONGEST_S) as client:
         client.sendall(REQUEST * 2)
+
+        assert application.ended.acquire(timeout=LONGEST_S)
+
+
+def test_who_asks_many_times_at_once_is_let_go(door: Door) -> None:
+    with socket.create_connection(("127.0.0.1", int(door.effective_port)), LONGEST_S) as client:
+        client.sendall(REQUEST * (MAX_PIPELINED + 1))
         with suppress(ConnectionResetError):
             while client.recv(2**16):
                 pass
