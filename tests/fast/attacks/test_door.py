@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from loopback import wait_for
+from waitress.adjustments import Adjustments
 
 from vllm_opsctl.exporter.door import (
     ANSWER_TIMEOUT_S,
@@ -24,6 +25,9 @@ from vllm_opsctl.exporter.door import (
 
 LONGEST_S = 10.0
 
+
+FULL = Adjustments.outbuf_high_watermark
+"""Bytes of an answer that wait before its thread waits, too."""
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -86,7 +90,8 @@ def stuck(door: Door, number: int) -> Iterator[None]:
             clients.enter_context(asking(door))
         wait_for(
             lambda: (
-                [c.total_outbufs_len > 0 for c in door.active_channels.values()] == [True] * number
+                [c.total_outbufs_len > FULL for c in door.active_channels.values()]
+                == [True] * number
             ),
             timeout_s=LONGEST_S,
             what="answers that wait",
