@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING
 import click
 
 from vllm_opsctl.cli.alarms_apply import apply, cloudwatch_drill, destroy, model_option, plan
-from vllm_opsctl.cli.common import EXIT_FINDINGS, checked, emit, load, mistakes_of, note
+from vllm_opsctl.cli.common import (
+    EXIT_FINDINGS,
+    checked,
+    emit,
+    load,
+    mistakes_of,
+    note,
+    say,
+)
 from vllm_opsctl.cli.options import (
     duration_option,
     is_given,
@@ -124,7 +132,7 @@ def build(
         note(text)
     if check:
         return checked(out, changed, counts)
-    click.echo(f"{out}: {counts}; {len(files)} files, {len(changed)} changed")
+    say(f"{out}: {counts}; {len(files)} files, {len(changed)} changed")
     return 0
 
 
@@ -170,13 +178,13 @@ def lint(
     )
     for one in findings:
         kind, colour = ("Wrong:", "red") if one.is_error else ("Note:", "yellow")
-        click.echo(f"{click.style(kind, fg=colour, bold=True)} {origin}: {one.where}: {one.what}")
+        say(f"{click.style(kind, fg=colour, bold=True)} {origin}: {one.where}: {one.what}")
     of_objectives = [one for one in findings if "[" in one.where]
     failing = {
         one.where.partition(")")[0] for one in of_objectives if one.is_error or not one.is_measured
     }
     total = len(loaded.config.objectives)
-    click.echo(f"{origin}: {total - len(failing)} of {total} objectives are measured and can alert")
+    say(f"{origin}: {total - len(failing)} of {total} objectives are measured and can alert")
     return EXIT_FINDINGS if any(one.is_error for one in findings) else 0
 
 
@@ -352,7 +360,7 @@ def _as_text(steps: Iterator[Step], way: Way) -> bool:
     for step in steps:
         mark = click.style(f"{step.state:6}", fg=_COLOURS[step.state], bold=step.state != "ok")
         lines = wrapped(step.text, indent=" " * 22, first=f"{'':8}{step.link:14}")
-        click.echo(f"{mark}  {lines[8:]}")
+        say(f"{mark}  {lines[8:]}")
         if step.state == "failed":
             failed.append(step.link)
         seconds = step.seconds or seconds

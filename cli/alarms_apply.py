@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
 
-from vllm_opsctl.cli.common import EXIT_FINDINGS, emit, load, mistakes_of, note
+from vllm_opsctl.cli.common import (
+    EXIT_FINDINGS,
+    emit,
+    load,
+    mistakes_of,
+    note,
+    say,
+)
 from vllm_opsctl.cli.options import text_or_json_option
 from vllm_opsctl.cli.plan_view import (
     DONE,
@@ -229,7 +236,7 @@ def carry_out(account: Changed, found: Plan) -> None:
                 f"{item.kind} {item.name}: {problem}\n{done} of {total} changes were made; run it again when "
                 "this is mended, the rest is done then"
             ) from None
-        click.echo(f"{DONE[change.action]} {item.kind} {item.name} ({done + 1} of {total})")
+        say(f"{DONE[change.action]} {item.kind} {item.name} ({done + 1} of {total})")
 
 
 # -- what is shown ---------------------------------------------------------------------------------

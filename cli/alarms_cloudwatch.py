@@ -19,7 +19,13 @@ from vllm_opsctl.alarms.cloudwatch.build import (
 )
 from vllm_opsctl.alarms.cloudwatch.rehearsal import Rehearsal, rehearse
 from vllm_opsctl.alarms.prometheus.conventions import Source
-from vllm_opsctl.cli.common import checked, emit, mistakes_of, note
+from vllm_opsctl.cli.common import (
+    checked,
+    emit,
+    mistakes_of,
+    note,
+    say,
+)
 from vllm_opsctl.cli.paragraphs import wrapped
 from vllm_opsctl.dashboards.cloudwatch import service_template
 from vllm_opsctl.errors import UsageError
@@ -67,7 +73,7 @@ def build_cloudwatch(
         note(line)
     if check:
         return checked(out, [FILE] if changed else [], counts)
-    click.echo(f"{out / FILE}: {counts}{'' if changed else '; unchanged'}")
+    say(f"{out / FILE}: {counts}{'' if changed else '; unchanged'}")
     return 0
 
 

@@ -9,7 +9,13 @@ import click
 
 from vllm_opsctl.cli.autoscale_apply import apply, destroy, plan
 from vllm_opsctl.cli.autoscale_simulate import simulate
-from vllm_opsctl.cli.common import checked, load, mistakes_of, note
+from vllm_opsctl.cli.common import (
+    checked,
+    load,
+    mistakes_of,
+    note,
+    say,
+)
 
 if TYPE_CHECKING:
     from vllm_opsctl.alarms.autoscale.template import Scaling
@@ -69,5 +75,5 @@ def build(ctx: click.Context, out: Path, check: bool) -> int:
     if check:
         return checked(out, [] if is_current(out, text, FILE) else [FILE], counts)
     changed = write_template(out, text, FILE, MARK)
-    click.echo(f"{out / FILE}: {counts}{'' if changed else '; unchanged'}")
+    say(f"{out / FILE}: {counts}{'' if changed else '; unchanged'}")
     return 0

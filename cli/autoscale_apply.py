@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from vllm_opsctl.cli.common import EXIT_FINDINGS, emit, load, mistakes_of, note
+from vllm_opsctl.cli.common import (
+    EXIT_FINDINGS,
+    emit,
+    load,
+    mistakes_of,
+    note,
+    say,
+)
 from vllm_opsctl.cli.options import text_or_json_option
 from vllm_opsctl.cli.plan_view import (
     DONE,
@@ -126,7 +133,7 @@ def _carried_out(account: ScalingAccount, found: ScalingPlan, yes: bool, questio
     total = len(found.to_do)
     for number, change in enumerate(carry_out(account, found), start=1):
         thing = change.thing
-        click.echo(
+        say(
             f"{DONE[change.action]} {thing.kind} {_named(thing.name, thing.where)} ({number} of {total})"
         )
     return 0

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vllm_opsctl.cli.common import emit, load, mistakes_of, note
+from vllm_opsctl.cli.common import (
+    emit,
+    load,
+    mistakes_of,
+    note,
+    say,
+)
 from vllm_opsctl.cli.options import scale_of, seconds_of, text_or_json_option
 
 if TYPE_CHECKING:
@@ -103,7 +109,7 @@ def simulate(
         from vllm_opsctl.alarms.autoscale.plot import write_trial
 
         write_trial(trial, recording.name, out)
-        click.echo(f"{out} written", err=True)
+        say(f"{out} written", err=True)
     for line in trial.notes:
         note(line)
     if output == "json":

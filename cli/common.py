@@ -31,6 +31,11 @@ EXIT_FINDINGS = 1
 """Something would change or differs, an objective does not do what it promises, a drill did not arrive."""
 
 
+def say(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Print what may hold a name that somebody else chose, without what a terminal would obey."""
+    click.echo(styled_lines(text), err=err, nl=nl)
+
+
 def note(text: str) -> None:
     """Tell on stderr what is worth knowing and no mistake."""
     click.echo(f"{click.style('Note:', fg='yellow', bold=True)} {plain_lines(text)}", err=True)

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vllm_opsctl.cli.common import load
+from vllm_opsctl.cli.common import (
+    load,
+    say,
+)
 from vllm_opsctl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -39,7 +42,7 @@ def init(path: Path | None, force: bool) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as problem:
         raise UsageError(f"{path}: cannot be written ({problem.strerror})") from None
-    click.echo(f"{path} written; set targets, then: opsctl config check")
+    say(f"{path} written; set targets, then: opsctl config check")
 
 
 @config.command()
@@ -51,20 +54,18 @@ def check(ctx: click.Context) -> None:
     loaded = load(ctx)
     origin = loaded.path or "(defaults)"
     for warning in threshold_warnings(loaded.config):
-        click.echo(
-            f"{click.style('Warning:', fg='yellow', bold=True)} {origin}: {warning}", err=True
-        )
+        say(f"{click.style('Warning:', fg='yellow', bold=True)} {origin}: {warning}", err=True)
     if not loaded.config.targets:
-        click.echo(f"Warning: {origin}: targets: none; the sidecar needs at least one", err=True)
+        say(f"Warning: {origin}: targets: none; the sidecar needs at least one", err=True)
     counts = f"{len(loaded.config.targets)} targets, {len(loaded.config.objectives)} objectives"
-    click.echo(f"{origin}: valid, {counts}")
+    say(f"{origin}: valid, {counts}")
 
 
 @config.command()
 @click.pass_context
 def show(ctx: click.Context) -> None:
     """Print what is in force, and which keys the environment set."""
-    click.echo(in_force(load(ctx)), nl=False)
+    say(in_force(load(ctx)), nl=False)
 
 
 def in_force(loaded: LoadedConfig) -> str:
@@ -100,4 +101,4 @@ def schema() -> None:
     """Print the JSON schema."""
     from vllm_opsctl.exporter.config import Config
 
-    click.echo(json.dumps(Config.model_json_schema(), indent=2))
+    say(json.dumps(Config.model_json_schema(), indent=2))

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vllm_opsctl.cli.common import checked, load, note
+from vllm_opsctl.cli.common import (
+    checked,
+    load,
+    note,
+    say,
+)
 from vllm_opsctl.cli.dashboards_annotate import annotate
 from vllm_opsctl.cli.dashboards_push import diff, draw, push
 from vllm_opsctl.cli.options import source_option, version_option
@@ -70,5 +75,5 @@ def build(
         note(text)
     if check:
         return checked(out, changed, counts)
-    click.echo(f"{out}: {counts}; {len(files)} files, {len(changed)} changed")
+    say(f"{out}: {counts}; {len(files)} files, {len(changed)} changed")
     return 0

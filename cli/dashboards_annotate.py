@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import click
 
-from vllm_opsctl.cli.common import load, read_given
+from vllm_opsctl.cli.common import (
+    load,
+    read_given,
+    say,
+)
 from vllm_opsctl.cli.dashboards_push import token_option, url_option
 from vllm_opsctl.cli.options import token_of
 from vllm_opsctl.errors import InputFileError
@@ -41,9 +45,9 @@ def annotate(ctx: click.Context, verdict: str, url: str, token_env: str) -> None
     grafana.check()
     for one in found:
         written = write(grafana, one)
-        click.echo(f"{'annotated' if written else 'there already'}: {one.text}")
+        say(f"{'annotated' if written else 'there already'}: {one.text}")
     if not found:
-        click.echo("no root cause in the verdict: nothing to annotate")
+        say("no root cause in the verdict: nothing to annotate")
 
 
 def _why(problem: Exception) -> str:

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from vllm_opsctl.cli.common import EXIT_FINDINGS, emit, load, note
+from vllm_opsctl.cli.common import (
+    EXIT_FINDINGS,
+    emit,
+    load,
+    note,
+    say,
+)
 from vllm_opsctl.cli.options import source_option, text_or_json_option, token_of, version_option
 from vllm_opsctl.cli.paragraphs import width, wrapped
 from vllm_opsctl.cli.plan_view import DONE, MARKS
@@ -181,7 +187,7 @@ def _carry_out(grafana: GrafanaApi, found: Plan, *, quiet: bool) -> None:
         for change in carry_out(grafana, found):
             done += 1
             if not quiet:
-                click.echo(f"{DONE[change.action]} board {change.title} ({done} of {total})")
+                say(f"{DONE[change.action]} board {change.title} ({done} of {total})")
     except SourceError as problem:
         raise SourceError(
             problem.reason,

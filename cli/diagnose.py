@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vllm_opsctl.cli.common import emit, listed, load, resolve_targets
+from vllm_opsctl.cli.common import (
+    emit,
+    listed,
+    load,
+    resolve_targets,
+    say,
+)
 from vllm_opsctl.cli.options import (
     duration_option,
     is_given,
@@ -277,7 +283,7 @@ def diagnose(
         from vllm_opsctl.cli.packing import pack
 
         pack(bundle, observations, asked, verdict, loaded, scrubber)
-        click.echo(f"{bundle} packed; opsctl diagnose --recording {bundle}", err=True)
+        say(f"{bundle} packed; opsctl diagnose --recording {bundle}", err=True)
     emit(rendered(verdict, output, show_features=show_features, alarm=alarm))
     return verdict.exit_code
 

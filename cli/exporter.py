@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vllm_opsctl.cli.common import load, require_targets, resolve_targets
+from vllm_opsctl.cli.common import (
+    load,
+    require_targets,
+    resolve_targets,
+    say,
+)
 from vllm_opsctl.errors import EXIT_INTERNAL, OpsError, UsageError
 
 if TYPE_CHECKING:
@@ -49,9 +54,9 @@ def run(ctx: click.Context, targets: tuple[str, ...], listen: str | None) -> Non
         raise
     forget_what_was_told()
     for warning in warnings:
-        click.echo(f"Warning: {warning}", err=True)
+        say(f"Warning: {warning}", err=True)
     many = len(sidecar.config.targets)
-    click.echo(
+    say(
         f"{sidecar.url}/metrics, {many} target{'' if many == 1 else 's'}; stops on SIGTERM",
         err=True,
     )
@@ -151,9 +156,7 @@ def supervise(
     mistake = _mistake_of(targets, listen)
     if mistake is not None:
         # waiting does not mend it: say so now, and do not try
-        click.echo(
-            f"opsctl: the sidecar cannot run: {mistake}; the engine goes on without it", err=True
-        )
+        say(f"opsctl: the sidecar cannot run: {mistake}; the engine goes on without it", err=True)
     return run_both(
         Program(command, engine_environment),
         Program(sidecar, sidecar_environment) if mistake is None else None,

@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vllm_opsctl.cli.common import Progress, load, resolve_targets
+from vllm_opsctl.cli.common import (
+    Progress,
+    load,
+    resolve_targets,
+    say,
+)
 from vllm_opsctl.cli.options import duration_option
 
 if TYPE_CHECKING:
@@ -73,8 +78,6 @@ def record(
         )
     signal.signal(signal.SIGINT, previous)
     progress.done()
-    click.echo(
-        f"{path}: {pages} pages of {len(chosen)} target(s); opsctl diagnose --recording {path}"
-    )
+    say(f"{path}: {pages} pages of {len(chosen)} target(s); opsctl diagnose --recording {path}")
     if pages == 0:
         ctx.exit(3)

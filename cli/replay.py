@@ -7,7 +7,10 @@ from pathlib import Path
 
 import click
 
-from vllm_opsctl.cli.common import listed
+from vllm_opsctl.cli.common import (
+    listed,
+    say,
+)
 from vllm_opsctl.errors import UsageError
 
 
@@ -38,5 +41,5 @@ def replay(path: Path, port: int, speed: float, loop: bool, target: str | None) 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: server.stop())
     ends = "for ever" if loop else f"{server.seconds:.0f} s"
-    click.echo(f"{server.url}/metrics replays {chosen} {ends}", err=True)
+    say(f"{server.url}/metrics replays {chosen} {ends}", err=True)
     server.run()

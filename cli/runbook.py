@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vllm_opsctl.cli.common import say
 from vllm_opsctl.cli.options import runbooks_option
 from vllm_opsctl.cli.paragraphs import wrapped
 from vllm_opsctl.errors import RunbookError, UsageError
@@ -35,7 +36,7 @@ def list_modes(runbook_dirs: tuple[Path, ...]) -> None:
         for mode in modes:
             if mode.area == area:
                 text = f"{mode.severity:9}{mode.title}"
-                click.echo(wrapped(text, indent="", first=f"  {mode.id:28} "))
+                say(wrapped(text, indent="", first=f"  {mode.id:28} "))
 
 
 @runbook.command()
@@ -55,10 +56,10 @@ def show(id_: str, runbook_dirs: tuple[Path, ...]) -> None:
 def show_mode(mode: FailureMode) -> None:
     """Print a failure mode for a terminal."""
     click.secho(f"{mode.id} - {mode.title}", bold=True)
-    click.echo(wrapped(f"Users say: {mode.users}", indent=""))
-    click.echo(f"Severity: {mode.severity}")
+    say(wrapped(f"Users say: {mode.users}", indent=""))
+    say(f"Severity: {mode.severity}")
     for need in mode.needs:
-        click.echo(wrapped(f"Needs ({need.kind}): {need.what}", indent=""))
+        say(wrapped(f"Needs ({need.kind}): {need.what}", indent=""))
     signature = mode.signature
     sections = {
         "Check first": [_action(a) for a in mode.actions if a.kind == "check"],
@@ -76,7 +77,7 @@ def show_mode(mode: FailureMode) -> None:
         if lines:
             click.secho(f"\n{title}", bold=True)
             for line in lines:
-                click.echo(wrapped(line, indent="    ", first="  - "))
+                say(wrapped(line, indent="    ", first="  - "))
 
 
 def _action(action: Action) -> str:
@@ -100,7 +101,7 @@ def validate(folder: Path) -> None:
     if not changed:
         raise RunbookError(f"{folder}: no failure mode in it; it wants *.yaml files")
     for id_ in changed:
-        click.echo(f"{id_}: ok{', replaces the shipped one' if id_ in shipped else ''}")
+        say(f"{id_}: ok{', replaces the shipped one' if id_ in shipped else ''}")
 
 
 @runbook.command()
@@ -110,7 +111,7 @@ def schema() -> None:
 
     data = FailureMode.model_json_schema()
     data["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    click.echo(json.dumps(data, indent=2))
+    say(json.dumps(data, indent=2))
 
 
 @runbook.command()
@@ -142,7 +143,7 @@ def build(out: Path, check: bool, runbook_dirs: tuple[Path, ...]) -> None:
         if changed or stale:
             names = ", ".join(sorted([*changed, *(path.name for path in stale)]))
             raise RunbookError(f"{out}: not up to date: {names}; opsctl runbook build --out {out}")
-        click.echo(f"{len(pages)} pages are up to date")
+        say(f"{len(pages)} pages are up to date")
         return
     foreign = [path for path in stale if "opsctl runbook build" not in (plain_text_of(path) or "")]
     if foreign:
@@ -152,4 +153,4 @@ def build(out: Path, check: bool, runbook_dirs: tuple[Path, ...]) -> None:
         (out / name).write_text(pages[name], encoding="utf-8")
     for path in stale:
         path.unlink()
-    click.echo(f"{len(pages)} pages in {out}, {len(changed)} written, {len(stale)} removed")
+    say(f"{len(pages)} pages in {out}, {len(changed)} written, {len(stale)} removed")

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vllm_opsctl.cli.common import emit, load, mistakes_of, note
+from vllm_opsctl.cli.common import (
+    emit,
+    load,
+    mistakes_of,
+    note,
+    say,
+)
 from vllm_opsctl.cli.options import source_option, text_or_json_option
 from vllm_opsctl.cli.paragraphs import wrapped
 from vllm_opsctl.cli.slo_report import report
@@ -58,7 +64,7 @@ def export(ctx: click.Context, out: Path | None) -> None:
         out.write_text(text, encoding="utf-8")
     except OSError as problem:
         raise UsageError(f"--out {out}: {problem.strerror}") from None
-    click.echo(f"{out}: {len(loaded.config.objectives)} objectives")
+    say(f"{out}: {len(loaded.config.objectives)} objectives")
 
 
 @slo.command("import")

@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vllm_opsctl.cli.common import emit, load, note
+from vllm_opsctl.cli.common import (
+    emit,
+    load,
+    note,
+    say,
+)
 from vllm_opsctl.cli.options import is_given, output_option, source_option, token_of, version_option
 from vllm_opsctl.cli.slo_status import progress, prometheus_option, time_of, token_option
 from vllm_opsctl.errors import UsageError
@@ -109,7 +114,7 @@ def report(
         from vllm_opsctl.alarms.report_plot import write_plot
 
         write_plot(found, plot)
-        click.echo(f"{plot} written", err=True)
+        say(f"{plot} written", err=True)
     for text in found.notes:
         note(text)
     if output == "json":

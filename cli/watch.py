@@ -13,9 +13,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-import click
-
-from vllm_opsctl.cli.common import emit, stopped_by_signals
+from vllm_opsctl.cli.common import (
+    emit,
+    say,
+    stopped_by_signals,
+)
 from vllm_opsctl.cli.doctor import Doctor
 from vllm_opsctl.cli.observing import (
     FILES_OF_COMMAND,
@@ -178,7 +180,7 @@ def follow(rounds: Rounds, *, output: str, show_features: bool) -> int:
         worker.start()
         last = show(_until(stop, results), output=output, show_features=show_features)
     if last is None:
-        click.echo("stopped before the first verdict", err=True)
+        say("stopped before the first verdict", err=True)
         return EXIT_CODES["unknown"]
     return last.exit_code
 
