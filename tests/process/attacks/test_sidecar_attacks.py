@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -153,4 +152,3 @@ def test_a_status_that_is_none_is_one_line(opsctl: Opsctl, tmp_path: Path, body:
             assert "no sidecar answers there (its status is not a sidecar's)" in line
             assert "hunter2" not in line
             assert line.isprintable()
-    assert threading.active_count() < 50
