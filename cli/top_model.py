@@ -234,16 +234,8 @@ class Fleet:
         """No verdict could be made: the last ones are not those of now."""
         with self._lock:
             for name, seen in self._seen.items():
-                now = self._now()
-                seen.verdict = TargetVerdict(
-                    target=name,
-                    verdict="unknown",
-                    summary=f"the diagnosis failed: {plain(why, MAX_NAME_CHARS)}",
-                    source="",
-                    start=now,
-                    end=now,
-                    samples=0,
-                )
+                told = f"the diagnosis failed: {plain(why, MAX_NAME_CHARS)}"
+                seen.verdict = TargetVerdict.not_known(name, told, source="", at=self._now())
 
     def rows(self) -> list[Row]:
         """All targets."""

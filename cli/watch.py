@@ -94,21 +94,11 @@ def sidecar_rounds(source: Sidecar, doctor: Doctor, *, every_s: float, probe: bo
         except SourceError as problem:
             if not answered:
                 raise
-            yield Verdict(tuple(_not_seen(name, problem.detail) for name in names))
+            why, at = f"the sidecar does not answer: {problem.detail}", time.time()
+            yield Verdict(
+                tuple(TargetVerdict.not_known(n, why, source="sidecar", at=at) for n in names)
+            )
         time.sleep(max(0.0, due - time.monotonic()))
-
-
-def _not_seen(name: str, why: str) -> TargetVerdict:
-    now = time.time()
-    return TargetVerdict(
-        target=name,
-        verdict="unknown",
-        summary=f"the sidecar does not answer: {why}",
-        source="sidecar",
-        start=now,
-        end=now,
-        samples=0,
-    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ nothing to disk and takes only plain members with plain names.
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import hashlib
 import io
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from vllm_opsctl.errors import InputFileError
-from vllm_opsctl.exporter.files import open_plain, unpacked
+from vllm_opsctl.exporter.files import open_plain, unpacked, written_whole
 from vllm_opsctl.exporter.limits import MAX_NAME_CHARS, MAX_RECORDED_TARGETS
 from vllm_opsctl.exporter.observation import Observation
 from vllm_opsctl.exporter.observation_shape import LATEST_T, shown
@@ -168,26 +167,14 @@ def write_bundle(
         "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in members.items()},
     }
     members[MANIFEST] = (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode()
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        # a link of that name, in a folder that others write to as well, would lead to any file
-        unfinished.unlink(missing_ok=True)
-        with (
-            unfinished.open("xb") as stream,
-            tarfile.open(fileobj=stream, mode="w:gz", format=tarfile.USTAR_FORMAT) as archive,
-        ):
-            for name in (MANIFEST, *(name for name in members if name != MANIFEST)):
-                info = tarfile.TarInfo(name)
-                info.size, info.mtime, info.mode = len(members[name]), int(t), 0o644
-                archive.addfile(info, io.BytesIO(members[name]))
-        _move_to_free_name(unfinished, path)
-    except BaseException as problem:
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
-        if isinstance(problem, OSError):
-            why = problem.strerror or problem
-            raise InputFileError(f"{path}: cannot be written ({why})") from problem
-        raise
+    with (
+        written_whole(path, _move_to_free_name) as stream,
+        tarfile.open(fileobj=stream, mode="w:gz", format=tarfile.USTAR_FORMAT) as archive,
+    ):
+        for name in (MANIFEST, *(name for name in members if name != MANIFEST)):
+            info = tarfile.TarInfo(name)
+            info.size, info.mtime, info.mode = len(members[name]), int(t), 0o644
+            archive.addfile(info, io.BytesIO(members[name]))
 
 
 def _packed(lines: Iterable[str]) -> bytes:

@@ -11,6 +11,8 @@ import gzip
 import io
 import os
 import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -152,6 +154,37 @@ def unpacked(stream: IO[bytes]) -> IO[bytes]:
     magic = stream.read(len(_GZIP))
     stream.seek(0)
     return cast(IO[bytes], gzip.GzipFile(fileobj=stream)) if magic == _GZIP else stream
+
+
+@contextmanager
+def written_whole(
+    path: Path, move: Callable[[Path, Path], object] = Path.replace
+) -> Iterator[IO[bytes]]:
+    """
+    A stream whose file is there once it is complete, or not at all.
+
+    Args:
+        path: The file.
+        move: Gives what is complete its name; called with the unfinished file and the path.
+
+    Raises:
+        InputFileError: It cannot be written.
+    """
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        # a link of that name, in a folder that others write to as well, would lead to any file
+        unfinished.unlink(missing_ok=True)
+        with unfinished.open("xb") as stream:
+            yield stream
+        move(unfinished, path)
+    except BaseException as problem:
+        # what is half written helps nobody, and may be what has filled the disk
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        if isinstance(problem, OSError):
+            why = problem.strerror or problem
+            raise InputFileError(f"{path}: cannot be written ({why})") from problem
+        raise
 
 
 def plain_text_of(path: Path) -> str | None:

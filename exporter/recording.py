@@ -9,7 +9,6 @@ capture is a recording; a ``text`` of null there is a failed read with its ``err
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import json
 import logging
@@ -23,7 +22,7 @@ from typing import IO, Any, cast
 
 from vllm_opsctl import __version__
 from vllm_opsctl.errors import InputFileError
-from vllm_opsctl.exporter.files import open_plain, unpacked
+from vllm_opsctl.exporter.files import open_plain, unpacked, written_whole
 from vllm_opsctl.exporter.limits import (
     MAX_JSON_BRACKETS,
     MAX_LINE_BYTES,
@@ -375,26 +374,12 @@ def save_recording(path: Path, observations: Iterable[Observation]) -> None:
     Raises:
         InputFileError: It cannot be written.
     """
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        unfinished.unlink(missing_ok=True)
-        with unfinished.open("xb") as plain_file:
-            # the lightest compression: this runs while an orchestrator waits for the sidecar's end
-            stream: IO[bytes] = plain_file
-            if path.name.endswith(".gz"):
-                stream = cast(
-                    IO[bytes], gzip.GzipFile(fileobj=plain_file, mode="wb", compresslevel=1)
-                )
-            for line in format_recording(observations):
-                stream.write(line.encode())
-            if stream is not plain_file:
-                stream.close()
-        unfinished.replace(path)
-    except BaseException as problem:
-        # what is half written helps nobody, and may be what has filled the disk
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
-        if isinstance(problem, OSError):
-            why = problem.strerror or problem
-            raise InputFileError(f"{path}: cannot be written ({why})") from problem
-        raise
+    with written_whole(path) as plain_file:
+        # the lightest compression: this runs while an orchestrator waits for the sidecar's end
+        stream: IO[bytes] = plain_file
+        if path.name.endswith(".gz"):
+            stream = cast(IO[bytes], gzip.GzipFile(fileobj=plain_file, mode="wb", compresslevel=1))
+        for line in format_recording(observations):
+            stream.write(line.encode())
+        if stream is not plain_file:
+            stream.close()

@@ -120,6 +120,27 @@ class TargetVerdict:
     """What could not be seen, and why."""
     features: Mapping[str, Value] = field(default_factory=dict)
 
+    @classmethod
+    def not_known(cls, target: str, why: str, *, source: str, at: float) -> TargetVerdict:
+        """
+        That nothing could be seen of a target.
+
+        Args:
+            target: Its name.
+            why: The sentence of the verdict.
+            source: How it was looked at.
+            at: Unix seconds.
+        """
+        return cls(
+            target=target,
+            verdict="unknown",
+            summary=why,
+            source=source,
+            start=at,
+            end=at,
+            samples=0,
+        )
+
     @property
     def roots(self) -> tuple[FoundCause, ...]:
         """The root causes, surest first."""
