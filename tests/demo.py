@@ -109,10 +109,12 @@ def _replayed(recording: Path, speed: float) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _real_incident() -> Iterator[str]:
+    from load.capacity import overloading
     from load.generator import start_load
-    from load.scenarios import MODEL_SIZE, SCENARIOS
+    from load.scenarios import SCENARIOS
     from parts.engine import RealVllm, find_python
     from parts.inventory import COMMAND
+    from parts.machine import MODEL_FIT
 
     python = find_python()
     if python is None:
@@ -120,14 +122,18 @@ def _real_incident() -> Iterator[str]:
     scenario = SCENARIOS[INCIDENT]
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model"
-        size = [part for name, value in MODEL_SIZE.items() for part in (f"--{name}", str(value))]
+        size = [
+            part for name, value in MODEL_FIT.size.items() for part in (f"--{name}", str(value))
+        ]
         script = TESTS / "parts" / "tiny_model.py"
         subprocess.run([python, script, str(model), *size], check=True, capture_output=True)
         _say("vllm serve (a tiny random model on the CPU; takes about 40 s)")
         server = RealVllm(python, model, scenario.flags, log_file=Path(folder) / "vllm.log")
-        with server, start_load(server.url, server.model, scenario.phases, drain=False) as load:
-            load.wait_phase(scenario.phases[0].name)
-            yield server.url
+        with server:
+            phases = overloading(scenario, server).phases
+            with start_load(server.url, server.model, phases, drain=False) as load:
+                load.wait_phase(phases[0].name)
+                yield server.url
 
 
 @contextlib.contextmanager

@@ -1,18 +1,17 @@
 """Incidents as data: the server, the load before and during, and when the engine is frozen.
 
 Every scenario has healthy load first, the reference that its incident is compared with. The
-numbers fit the model of `MODEL_SIZE` on two cores: decode steps of 6-8 ms, and 0.2-0.3 ms of
-prefill per token.
+numbers fit the model of `parts.machine.MODEL_FIT` on two cores: decode steps of 6-8 ms, and
+0.2-0.3 ms of prefill per token.
 """
+
+from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from load.phase import Phase
-
-MODEL_SIZE: Mapping[str, int] = {"hidden": 512, "layers": 8}
-"""Arguments of ``tiny_model``, above its defaults: queues shall look like those of a GPU."""
 
 ServerKey = Literal["general", "two-slots", "small-kv"]
 
@@ -58,11 +57,34 @@ class Scenario:
     fault: Fault | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     """Environment of the server beside `engine.BASE_ENV`."""
+    overload: float | None = None
+    """
+    Arrivals of the incident, as a multiple of what the server finishes with all its slots taken.
+
+    `load.capacity` measures that; the rate of the phase is the least. None: it is no overload.
+    """
 
     @property
     def flags(self) -> tuple[str, ...]:
         """The server's flags."""
         return SERVERS[self.server]
+
+    @property
+    def slots(self) -> int:
+        """How many requests the server runs at once."""
+        return int(self.flags[self.flags.index("--max-num-seqs") + 1])
+
+    def phase(self, name: str) -> Phase:
+        """The phase of that name."""
+        return next(phase for phase in self.phases if phase.name == name)
+
+    def with_arrivals(self, name: str, per_s: float) -> Scenario:
+        """The same with another rate of arrivals in one phase."""
+        phases = (
+            replace(phase, arrivals_per_s=per_s) if phase.name == name else phase
+            for phase in self.phases
+        )
+        return replace(self, phases=tuple(phases))
 
 
 _CHAT = Phase("healthy", 15, prompt_tokens=96, output_tokens=48, arrivals_per_s=3)
@@ -92,6 +114,7 @@ _ALL = (
         "queue-overload",
         "general",
         (_OVERLOAD, replace(_OVERLOAD, name="incident", duration_s=28, arrivals_per_s=13)),
+        overload=1.7,
     ),
     # Two streams of 100 tokens take 0.8-1 s: 2 to 2.5 requests a second fit.
     Scenario(
@@ -101,6 +124,7 @@ _ALL = (
             _CAPPED,
             replace(_CAPPED, name="incident", duration_s=28, concurrency=None, arrivals_per_s=4),
         ),
+        overload=1.7,
     ),
     # 16 requests of 444 tokens want three times the pool.
     Scenario(
@@ -112,6 +136,7 @@ _ALL = (
                 _LONG_ANSWERS, name="incident", duration_s=28, concurrency=None, arrivals_per_s=3
             ),
         ),
+        overload=1.7,
     ),
     Scenario(
         "prefix-cache-nonce",

@@ -16,13 +16,15 @@ import yaml
 from bench.tap_servers import install_tap
 from commands import Opsctl
 from incidents.servers import LORA, lora_modules
+from load.capacity import overloading
 from load.generator import start_load
 from load.phase import Phase
-from load.scenarios import MODEL_SIZE, SCENARIOS
+from load.scenarios import SCENARIOS
 from loopback import wait_for
 from ports import reserve_port
 
 from parts.engine import RealVllm
+from parts.machine import MODEL_FIT
 from parts.prometheus import RealPrometheus
 from vllm_opsctl.alarms.prometheus.conventions import Source, recorded_name
 
@@ -97,7 +99,7 @@ def watched_overload(
     """
     model, pages, tap = folder / "model", folder / "pages", folder / "tap"
     script = Path(__file__).with_name("tiny_model.py")
-    size = [text for name, value in MODEL_SIZE.items() for text in (f"--{name}", str(value))]
+    size = [text for name, value in MODEL_FIT.size.items() for text in (f"--{name}", str(value))]
     command = [str(python), str(script), str(model), *size, "--adapters", str(ADAPTERS)]
     subprocess.run(command, check=True, capture_output=True)
     flags = (*SCENARIO.flags, *LORA, *lora_modules(model, ADAPTERS))
@@ -111,6 +113,7 @@ def watched_overload(
     (folder / "opsctl.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     opsctl = Opsctl()
     server.start()
+    phases = overloading(SCENARIO, server).phases
     scraped: Mapping[Source, str] = {
         "sidecar": opsctl.start_sidecar(cwd=folder),
         "vllm": server.url,
@@ -118,13 +121,13 @@ def watched_overload(
     watchers = {
         source: _watcher(opsctl, prometheus, source, scraped[source], folder) for source in sources
     }
-    healthy, overload = (replace(phase, duration_s=PHASE_S, **_MIXED) for phase in SCENARIO.phases)
+    healthy, overload = (replace(phase, duration_s=PHASE_S, **_MIXED) for phase in phases)
     leaving = Phase("leaving", LEAVING_S, concurrency=2, output_tokens=3900, hang_up_after_tokens=5)
-    phases = (healthy, leaving, overload)
+    sent = (healthy, leaving, overload)
     recorded = f"max_over_time({recorded_name('total', '5m')}[10s]) > 0"
     try:
-        with start_load(server.url, server.model, phases, drain=False) as load:
-            load.wait_phase(phases[-1].name)
+        with start_load(server.url, server.model, sent, drain=False) as load:
+            load.wait_phase(sent[-1].name)
             wait_for(
                 lambda: all(answer(one.url, recorded) for one in watchers.values()),
                 timeout_s=60,

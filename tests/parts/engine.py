@@ -17,6 +17,8 @@ from typing import Self
 
 from ports import reserve_port
 
+from parts.machine import MODEL_FIT
+
 READY_TIMEOUT_S = 180.0
 """A start takes 20-40 s on two cores; a busy machine gets several times that."""
 
@@ -94,7 +96,7 @@ class RealVllm:
             str(python),
             *("-m", "vllm.entrypoints.openai.api_server"),
             *("--model", str(model_dir), "--served-model-name", self.model),
-            *("--load-format", "dummy", "--enforce-eager"),
+            *("--load-format", "dummy", "--enforce-eager", "--dtype", MODEL_FIT.dtype),
             *("--host", "127.0.0.1", "--port", str(self.port)),
             *flags,
         ]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.tap_servers import write_tiny_model
-from load.scenarios import MODEL_SIZE, SERVERS, ServerKey
+from load.scenarios import SERVERS, ServerKey
 from loopback import http_get, wait_for
 
 from parts.engine import RealVllm
+from parts.machine import MODEL_FIT
 from vllm_opsctl.exporter.exposition import read_page
 
 
@@ -27,7 +28,7 @@ class Servers:
         if self._vllm is None or self._key != key:
             self.stop()
             if not self._model.exists():
-                write_tiny_model(self._python, self._model, **MODEL_SIZE)
+                write_tiny_model(self._python, self._model, **MODEL_FIT.size)
             log = self._logs / f"{key}.log"
             self._vllm = RealVllm(self._python, self._model, SERVERS[key], log_file=log)
             self._vllm.start()

@@ -19,8 +19,9 @@ from typing import Any
 import pytest
 import yaml
 from commands import Opsctl
+from load.capacity import overloading
 from load.generator import start_load
-from load.scenarios import SCENARIOS
+from load.scenarios import SCENARIOS, Scenario
 from load.stalls import MachineWatch, play
 from load.verdicts import roots, until_a_root
 from parts.emulated_aws import REGION
@@ -42,6 +43,7 @@ class Site:
     """A server with a sidecar that publishes, and who is on call."""
 
     vllm: RealVllm
+    overload: Scenario
     opsctl: Opsctl
     folder: Path
     on_call: HttpSubscriber
@@ -50,6 +52,7 @@ class Site:
 @contextmanager
 def new_site(part: Callable[[str], Path], vllm: RealVllm, folder: Path) -> Iterator[Site]:
     """A sidecar of the server, the built alarms, and a subscriber of the page's topic."""
+    overload = overloading(OVERLOAD, vllm)
     opsctl = Opsctl()
     listen = f"127.0.0.1:{reserve_port()}"
     with ExitStack() as running:
@@ -103,7 +106,7 @@ def new_site(part: Callable[[str], Path], vllm: RealVllm, folder: Path) -> Itera
         alarms = EvaluatedAlarms(aws, template)
         alarms.start()
         running.callback(alarms.stop)
-        yield Site(vllm, opsctl, folder, on_call)
+        yield Site(vllm, overload, opsctl, folder, on_call)
 
 
 def test_an_overload_pages_through_cloudwatch_and_the_message_leads_to_its_root(
@@ -128,7 +131,7 @@ def page_and_paste(site: Site, watch: MachineWatch, measured: Callable[[str], No
         name = str(alarm["AlarmName"])
         return name.startswith("LLMSLOErrorBudgetBurn page/") and alarm["NewStateValue"] == "ALARM"
 
-    healthy, incident = OVERLOAD.phases
+    healthy, incident = site.overload.phases
     phases = (replace(healthy, duration_s=30), replace(incident, duration_s=ENDLESS_S))
     load = start_load(site.vllm.url, site.vllm.model, phases, drain=False)
     with load, watch.during(load):

@@ -19,8 +19,9 @@ from typing import Any
 
 import pytest
 from commands import Opsctl
+from load.capacity import overloading
 from load.generator import start_load
-from load.scenarios import SCENARIOS
+from load.scenarios import SCENARIOS, Scenario
 from load.stalls import MachineWatch
 from load.verdicts import roots, until_a_root
 from parts.emulated_aws import Received
@@ -49,6 +50,7 @@ class Site:
     """A server with everything behind it; ``opsctl`` runs where its opsctl.yaml lies."""
 
     vllm: RealVllm
+    overload: Scenario
     chain: Paging
     opsctl: Opsctl
 
@@ -96,6 +98,7 @@ def site(
 ) -> Iterator[Site]:
     """A sidecar of the server, and the whole way of a page."""
     vllm, folder = servers.get(OVERLOAD.server), tmp_path_factory.mktemp("site")
+    overload = overloading(OVERLOAD, vllm)
     opsctl = Opsctl()
     listen = f"127.0.0.1:{reserve_port()}"
     settings = {
@@ -112,7 +115,7 @@ def site(
     with paging(folder, part, opsctl, settings, scale=SCALE, scrape=scrape) as chain:
         opsctl.start("--config", str(chain.config), "exporter", "run")
         try:
-            yield Site(vllm, chain, opsctl)
+            yield Site(vllm, overload, chain, opsctl)
         finally:
             opsctl.stop_all()
 
@@ -120,7 +123,7 @@ def site(
 def test_an_overload_pages_and_the_command_in_the_page_names_it(
     site: Site, measured: Callable[[str], None]
 ) -> None:
-    healthy, incident = OVERLOAD.phases
+    healthy, incident = site.overload.phases
     phases = (replace(healthy, duration_s=30), replace(incident, duration_s=ENDLESS_S))
     with MachineWatch() as watch:
         load = start_load(site.vllm.url, site.vllm.model, phases, drain=False)

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 from commands import Opsctl
+from load.capacity import overloading
 from load.generator import start_load
-from load.scenarios import SCENARIOS
+from load.scenarios import SCENARIOS, Scenario
 from load.stalls import MachineWatch, play
 from load.verdicts import PATIENCE_S, roots, until_a_root
 from loopback import wait_for
@@ -37,12 +38,13 @@ def test_the_past_says_of_an_overload_what_the_sidecar_said_live(
 
     def attempt(watch: MachineWatch) -> None:
         opsctl.stop_all()
+        scenario = overloading(SCENARIO, vllm)
         address = vllm.url.removeprefix("http://")
         folder, port = tmp_path_factory.mktemp("prometheus"), reserve_port()
         prometheus = RealPrometheus(binary, folder, port, scrape={"vllm": [address]})
         prometheus.start()
         try:
-            live, then, before = asked(vllm, prometheus, opsctl, watch)
+            live, then, before = asked(scenario, vllm, prometheus, opsctl, watch)
         finally:
             prometheus.stop()
         assert_the_past_is_as_live(address, live, then, before)
@@ -51,7 +53,11 @@ def test_the_past_says_of_an_overload_what_the_sidecar_said_live(
 
 
 def asked(
-    vllm: RealVllm, prometheus: RealPrometheus, opsctl: Opsctl, watch: MachineWatch
+    scenario: Scenario,
+    vllm: RealVllm,
+    prometheus: RealPrometheus,
+    opsctl: Opsctl,
+    watch: MachineWatch,
 ) -> tuple[Any, Any, Any]:
     """The verdicts live, of the same moment from Prometheus, and of just before the onset."""
     sidecar = opsctl.start_sidecar(vllm.url)
@@ -61,7 +67,7 @@ def asked(
         (target,) = json.loads(opsctl.run(*later, "--at", str(at)).stdout)["targets"]
         return target
 
-    healthy, incident = SCENARIO.phases
+    healthy, incident = scenario.phases
     # the overload lasts until both were asked, however slow the machine is
     phases = (healthy, replace(incident, duration_s=ENDLESS_S))
     load = start_load(vllm.url, vllm.model, phases, drain=False)

@@ -27,9 +27,9 @@ from commands import Opsctl
 from load.counts import Summary
 from load.generator import start_load
 from load.phase import Phase
-from load.scenarios import MODEL_SIZE
 from loopback import http_get, wait_for
 from parts.engine import BASE_ENV, RealVllm
+from parts.machine import MODEL_FIT
 from parts.shared import Servers
 from paths import TESTS
 from ports import reserve_port
@@ -89,7 +89,7 @@ class Site:
         install_tap(self.tap)
         # an engine that steps every 2 ms outruns its API server on a busy machine, which then reads no socket
         # until the answer has ended: it neither sees who hung up nor takes the next request
-        write_tiny_model(python, self.model, **MODEL_SIZE)
+        write_tiny_model(python, self.model, **MODEL_FIT.size)
         info = self.witness / "opsctl_test_witness-0.dist-info"
         info.mkdir(parents=True)
         shutil.copy(

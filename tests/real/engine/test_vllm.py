@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from commands import Opsctl
+from load.capacity import overloading
 from load.counts import percentile
 from load.drive import drive
 from load.generator import Summary
@@ -117,9 +118,9 @@ def shows(
     """Plays a scenario on its real server with a sidecar beside it, and judges what came of it."""
 
     def incident(name: str, watch: MachineWatch) -> Incident:
-        scenario = SCENARIOS[name]
         opsctl.stop_all()
-        vllm = servers.get(scenario.server)
+        vllm = servers.get(SCENARIOS[name].server)
+        scenario = overloading(SCENARIOS[name], vllm)
         sidecar = opsctl.start_sidecar(vllm.url)
         wait_for(
             lambda: Exported(sidecar).total("opsctl_target_up") == 1,
