@@ -30,6 +30,7 @@ def config() -> None:
 def init(path: Path | None, force: bool) -> None:
     """Write a commented starter file [default: opsctl.yaml]."""
     from vllm_opsctl.exporter.config_load import DEFAULT_FILE
+    from vllm_opsctl.exporter.files import written_whole
 
     path = path or Path(DEFAULT_FILE)
     if path.exists() and not force:
@@ -37,11 +38,10 @@ def init(path: Path | None, force: bool) -> None:
     if path.exists() and not path.is_file():
         # to write to a FIFO would wait for its reader
         raise UsageError(f"{path} is not a plain file; choose another name")
-    text = files("vllm_opsctl.cli").joinpath("templates/opsctl.yaml").read_text(encoding="utf-8")
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as problem:
-        raise UsageError(f"{path}: cannot be written ({problem.strerror})") from None
+    text = files("vllm_opsctl.cli").joinpath("templates/opsctl.yaml").read_bytes()
+    # a link stays one: what it leads to is replaced
+    with written_whole(path.resolve() if path.is_symlink() else path) as stream:
+        stream.write(text)
     say(f"{path} written; set targets, then: opsctl config check")
 
 

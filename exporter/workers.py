@@ -25,6 +25,13 @@ LAST_DELAY_S = 30.0
 SETTLED_S = 60.0
 """A worker that lived this long is restarted after the first delay again."""
 
+MOST_PATIENCE = 64
+"""
+Times its limit, for a worker that hangs again and again.
+
+A thread that hangs cannot be ended: each one that is replaced stays.
+"""
+
 Reason = Literal["died", "hung"]
 
 log = logging.getLogger(__name__)
@@ -77,6 +84,7 @@ class _Worker:
     started: float = 0.0
     due: float = 0.0
     delay_s: float = FIRST_DELAY_S
+    patience: int = 1
     is_reported: bool = field(default=False)
 
 
@@ -115,19 +123,8 @@ class Workers(Collector):
         for worker in list(self._workers):
             if worker.thread is None or not worker.thread.is_alive():
                 self._replace_dead(worker, now)
-            elif (
-                worker.hangs_after_s is not None
-                and worker.life is not None
-                and now - worker.life.busy_since > worker.hangs_after_s
-            ):
-                worker.life.is_retired = True
-                self.restarts[worker.name, "hung"] += 1
-                log.error(
-                    "%s: no sign of life for %.0f s; a new worker takes over",
-                    worker.name,
-                    now - worker.life.busy_since,
-                )
-                self._begin(worker)
+            elif worker.hangs_after_s is not None and worker.life is not None:
+                self._replace_hung(worker, worker.life, worker.hangs_after_s, now)
 
     def join(self, names: Sequence[str], within_s: float) -> bool:
         """Wait for some together, after ``stop`` was set; whether all have ended."""
@@ -158,6 +155,23 @@ class Workers(Collector):
             worker.delay_s = min(2 * worker.delay_s, LAST_DELAY_S)
         if now >= worker.due:
             self._begin(worker)
+
+    def _replace_hung(
+        self, worker: _Worker, life: Life, hangs_after_s: float, now: float
+    ) -> None:
+        silent_s = now - life.busy_since
+        if silent_s <= hangs_after_s * worker.patience:
+            # who waits gives the sign of life of the wait's end
+            if min(life.busy_since, now) - worker.started >= SETTLED_S:
+                worker.patience = 1
+            return
+        life.is_retired = True
+        self.restarts[worker.name, "hung"] += 1
+        worker.patience = min(2 * worker.patience, MOST_PATIENCE)
+        log.error(
+            "%s: no sign of life for %.0f s; a new worker takes over", worker.name, silent_s
+        )
+        self._begin(worker)
 
     def _begin(self, worker: _Worker) -> None:
         life = Life(self._stop, self._clock)

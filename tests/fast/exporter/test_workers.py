@@ -107,6 +107,55 @@ def test_a_worker_that_hangs_is_replaced_and_what_it_still_does_is_known_to_be_l
     assert [life.is_over for life in lives] == [True, False]
 
 
+def test_a_worker_that_always_hangs_is_replaced_ever_less_often(stop: threading.Event) -> None:
+    clock, starts = Clock(), list[float]()
+    released = threading.Event()
+
+    def hang(_: Life) -> None:
+        starts.append(clock.now)
+        released.wait(60)
+
+    workers = Workers(stop, clock)
+    workers.start("poll chat-0", hang, hangs_after_s=30.0)
+    for _ in range(24 * 60):
+        clock.now += 60
+        workers.look()
+    released.set()
+
+    # a day has 1440 minutes; in the end it is given half an hour each time
+    assert 40 < workers.restarts["poll chat-0", "hung"] < 60
+
+
+def test_a_worker_that_has_settled_is_replaced_as_soon_as_at_first(stop: threading.Event) -> None:
+    clock, lives = Clock(), list[Life]()
+    works, released = threading.Event(), threading.Event()
+
+    def run(life: Life) -> None:
+        lives.append(life)
+        if len(lives) == 2:
+            works.wait(60)
+            life.wait(0)
+        released.wait(60)
+
+    workers = Workers(stop, clock)
+    workers.start("poll chat-0", run, hangs_after_s=30.0)
+    clock.now += 31
+    workers.look()
+    wait_for(lambda: len(lives) == 2, timeout_s=10, what="a new one")
+    clock.now += 59
+    workers.look()
+    assert workers.restarts["poll chat-0", "hung"] == 1, "it hung once, and is given twice as long"
+    clock.now += 1
+    works.set()
+    wait_for(lambda: lives[1].busy_since == clock.now, timeout_s=10, what="a sign of life")
+    workers.look()
+    clock.now += 31
+    workers.look()
+    released.set()
+
+    assert workers.restarts["poll chat-0", "hung"] == 2
+
+
 def test_to_wait_is_not_to_hang(stop: threading.Event) -> None:
     clock = Clock()
     life = Life(stop, clock)
