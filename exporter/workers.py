@@ -156,9 +156,7 @@ class Workers(Collector):
         if now >= worker.due:
             self._begin(worker)
 
-    def _replace_hung(
-        self, worker: _Worker, life: Life, hangs_after_s: float, now: float
-    ) -> None:
+    def _replace_hung(self, worker: _Worker, life: Life, hangs_after_s: float, now: float) -> None:
         silent_s = now - life.busy_since
         if silent_s <= hangs_after_s * worker.patience:
             # who waits gives the sign of life of the wait's end
@@ -168,9 +166,7 @@ class Workers(Collector):
         life.is_retired = True
         self.restarts[worker.name, "hung"] += 1
         worker.patience = min(2 * worker.patience, MOST_PATIENCE)
-        log.error(
-            "%s: no sign of life for %.0f s; a new worker takes over", worker.name, silent_s
-        )
+        log.error("%s: no sign of life for %.0f s; a new worker takes over", worker.name, silent_s)
         self._begin(worker)
 
     def _begin(self, worker: _Worker) -> None:
