@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,8 +41,11 @@ def init(path: Path | None, force: bool) -> None:
         # to write to a FIFO would wait for its reader
         raise UsageError(f"{path} is not a plain file; choose another name")
     text = files("vllm_opsctl.cli").joinpath("templates/opsctl.yaml").read_bytes()
-    # a link stays one: what it leads to is replaced
-    with written_whole(path.resolve() if path.is_symlink() else path) as stream:
+    # a link stays one: what it leads to is replaced, and as private as it was
+    place = path.resolve() if path.is_symlink() else path
+    with written_whole(place) as stream:
+        if place.exists():
+            os.fchmod(stream.fileno(), stat.S_IMODE(place.stat().st_mode))
         stream.write(text)
     say(f"{path} written; set targets, then: opsctl config check")
 

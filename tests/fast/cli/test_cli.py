@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,21 @@ def test_the_starter_file_passes_its_own_check(opsctl: Opsctl, tmp_path: Path) -
     assert (checked.returncode, checked.stderr) == (0, "")
     assert again.returncode == 64
     assert "left alone" in again.stderr
+
+
+def test_a_replaced_starter_file_is_as_private_as_it_was_and_a_link_stays_one(
+    opsctl: Opsctl, tmp_path: Path
+) -> None:
+    kept, link = tmp_path / "kept.yaml", tmp_path / "opsctl.yaml"
+    kept.write_text("targets: []\n", encoding="utf-8")
+    kept.chmod(0o600)
+    link.symlink_to(kept)
+    ran = opsctl.run("config", "init", "--force", cwd=tmp_path)
+
+    assert ran.returncode == 0
+    assert link.is_symlink()
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert "objectives" in kept.read_text(encoding="utf-8")
 
 
 def test_config_show_prints_what_is_in_force(opsctl: Opsctl, tmp_path: Path) -> None:
