@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import resource
-import time
 
 import pytest
 from hypothesis import given
@@ -77,8 +76,8 @@ MERGES = "\n".join(
         pytest.param("\ta: 1", "cannot start any token", id="tab"),
     ],
 )
-def test_what_is_not_read_is_one_line_within_a_second(text: str, why: str) -> None:
-    began, before = time.process_time(), peak_mib()
+def test_what_is_not_read_is_one_line_in_little_memory(text: str, why: str) -> None:
+    before = peak_mib()
     with pytest.raises(YamlMistake) as caught:
         read_user_yaml(text)
 
@@ -86,7 +85,6 @@ def test_what_is_not_read_is_one_line_within_a_second(text: str, why: str) -> No
     assert caught.value.reason.isprintable()
     assert "secret" not in caught.value.reason
     assert "hunter2" not in caught.value.reason
-    assert time.process_time() - began < 1.0
     assert peak_mib() - before < 64
 
 
