@@ -109,6 +109,7 @@ def _replayed(recording: Path, speed: float) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _real_incident() -> Iterator[str]:
+    from bench.tap_servers import write_tiny_model
     from load.capacity import overloading
     from load.generator import start_load
     from load.scenarios import SCENARIOS
@@ -122,11 +123,7 @@ def _real_incident() -> Iterator[str]:
     scenario = SCENARIOS[INCIDENT]
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model"
-        size = [
-            part for name, value in MODEL_FIT.size.items() for part in (f"--{name}", str(value))
-        ]
-        script = TESTS / "parts" / "tiny_model.py"
-        subprocess.run([python, script, str(model), *size], check=True, capture_output=True)
+        write_tiny_model(python, model, **MODEL_FIT.size)
         _say("vllm serve (a tiny random model on the CPU; takes about 40 s)")
         server = RealVllm(python, model, scenario.flags, log_file=Path(folder) / "vllm.log")
         with server:

@@ -123,9 +123,11 @@ def install_probe(folder: Path) -> None:
     (info / "entry_points.txt").write_text(_ENTRY_POINT)
 
 
-def write_tiny_model(python: Path, folder: Path, *, hidden: int = 64, layers: int = 2) -> None:
-    """Write a random Llama of the tests, unless it is there."""
+def write_tiny_model(
+    python: Path, folder: Path, *, hidden: int = 64, layers: int = 2, adapters: int = 0
+) -> None:
+    """Write a random Llama of the tests, and adapters for it, unless it is there."""
     if not (folder / "config.json").is_file():
         script = ROOT / "tests" / "parts" / "tiny_model.py"
-        size = ["--hidden", str(hidden), "--layers", str(layers)]
+        size = ["--hidden", str(hidden), "--layers", str(layers), "--adapters", str(adapters)]
         subprocess.run([str(python), str(script), str(folder), *size], check=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 
 import requests
 import yaml
-from bench.tap_servers import install_tap
+from bench.tap_servers import install_tap, write_tiny_model
 from commands import Opsctl
 from incidents.servers import LORA, lora_modules
 from load.capacity import overloading
@@ -98,10 +97,7 @@ def watched_overload(
         folder: For everything.
     """
     model, pages, tap = folder / "model", folder / "pages", folder / "tap"
-    script = Path(__file__).with_name("tiny_model.py")
-    size = [text for name, value in MODEL_FIT.size.items() for text in (f"--{name}", str(value))]
-    command = [str(python), str(script), str(model), *size, "--adapters", str(ADAPTERS)]
-    subprocess.run(command, check=True, capture_output=True)
+    write_tiny_model(python, model, **MODEL_FIT.size, adapters=ADAPTERS)
     flags = (*SCENARIO.flags, *LORA, *lora_modules(model, ADAPTERS))
     install_tap(tap)
     environment = {"PYTHONPATH": str(tap), "OPSCTL_TAP": str(pages)}

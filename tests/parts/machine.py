@@ -36,8 +36,10 @@ def model_fit(cpuinfo: Path = Path("/proc/cpuinfo")) -> ModelFit:
     What fits the cores that a ``cpuinfo`` lists.
 
     Args:
-        cpuinfo: As in proc_cpuinfo(5).
+        cpuinfo: As in proc_cpuinfo(5); where there is none, nothing is known of AVX-512.
     """
+    if not cpuinfo.exists():
+        return WITHOUT_AVX512
     for line in cpuinfo.read_text(encoding="ascii", errors="replace").splitlines():
         name, _, flags = line.partition(":")
         if name.strip() == "flags":

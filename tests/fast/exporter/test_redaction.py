@@ -94,8 +94,7 @@ def test_no_text_is_searched_for_long(piece: str) -> None:
     began = time.process_time()
     without_secrets(piece * 50_000)
 
-    # a search that grows with the square of the text takes hours
-    assert time.process_time() - began < 60
+    assert time.process_time() - began < 2.0
 
 
 def test_a_webhooks_path_may_be_its_secret() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import resource
+import time
 
 import pytest
 from hypothesis import given
@@ -28,6 +29,14 @@ MAPPINGS = "\n".join(
 MERGES = "\n".join(
     ["a0: &a0 {k: v}", *(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}" for i in range(1, 40))]
 )
+
+
+@pytest.fixture(scope="module")
+def largest_s() -> float:
+    """What the longest list that is read costs here, CPU seconds: a second on slow cores."""
+    began = time.process_time()
+    read_user_yaml("- x\n" * (MAX_YAML_NODES - 1))
+    return time.process_time() - began
 
 
 @pytest.mark.parametrize(
@@ -76,8 +85,8 @@ MERGES = "\n".join(
         pytest.param("\ta: 1", "cannot start any token", id="tab"),
     ],
 )
-def test_what_is_not_read_is_one_line_in_little_memory(text: str, why: str) -> None:
-    before = peak_mib()
+def test_what_is_not_read_is_one_line_at_little_cost(text: str, why: str, largest_s: float) -> None:
+    began, before = time.process_time(), peak_mib()
     with pytest.raises(YamlMistake) as caught:
         read_user_yaml(text)
 
@@ -85,6 +94,7 @@ def test_what_is_not_read_is_one_line_in_little_memory(text: str, why: str) -> N
     assert caught.value.reason.isprintable()
     assert "secret" not in caught.value.reason
     assert "hunter2" not in caught.value.reason
+    assert time.process_time() - began < 3 * largest_s
     assert peak_mib() - before < 64
 
 

@@ -26,6 +26,10 @@ def test_the_model_fits_the_cores(tmp_path: Path, text: str, fit: ModelFit) -> N
     assert model_fit(cpuinfo) == fit
 
 
+def test_a_system_without_cpuinfo_has_no_avx512(tmp_path: Path) -> None:
+    assert model_fit(tmp_path / "none") == WITHOUT_AVX512
+
+
 def test_an_overload_changes_the_arrivals_of_its_incident_and_nothing_else() -> None:
     overload = SCENARIOS["queue-overload"]
 

@@ -55,9 +55,11 @@ def stack() -> Iterator[ExitStack]:
         yield opened
 
 
-def watched(opsctl: Opsctl, folder: Path, **targets: FakeVllm) -> tuple[str, subprocess.Popen[str]]:
+def watched(
+    opsctl: Opsctl, folder: Path, timeout_s: int = 2, **targets: FakeVllm
+) -> tuple[str, subprocess.Popen[str]]:
     listed = "".join(f"  - {{name: {name}, url: '{one.url}'}}\n" for name, one in targets.items())
-    (folder / "opsctl.yaml").write_text(f"targets:\n{listed}")
+    (folder / "opsctl.yaml").write_text(f"exporter: {{timeout: {timeout_s}s}}\ntargets:\n{listed}")
     process = opsctl.start("exporter", "run", "--listen", "127.0.0.1:0", cwd=folder)
     return said_url(process), process
 
@@ -130,16 +132,14 @@ def test_one_hostile_target_leaves_the_others_alone(
     }
     servers = {name: stack.enter_context(fake_vllm(**routes)) for name, routes in hostile.items()}
     good = stack.enter_context(fake_vllm())
-    url, process = watched(opsctl, tmp_path, good=good, **servers)
+    # slow cores take seconds to read the largest page; the timeout is a part of when data are old
+    url, process = watched(opsctl, tmp_path, timeout_s=10, good=good, **servers)
     wait_for(
         lambda: value(url, "opsctl_target_reads_total", "good") >= 15, timeout_s=90, what="reads"
     )
 
-    for name in ("good", "surrogates", "deep"):
+    for name in ("good", "surrogates", "deep", "models", "series", "churn"):
         assert value(url, "opsctl_target_up", name) == 1, name
-    for name in ("models", "series", "churn"):
-        # a slow machine reads so much so seldom that it is unknown between
-        assert value(url, "opsctl_target_reads_total", name) >= 1, name
     assert value(url, "opsctl_target_up", "drips") == 0
     assert value(url, "opsctl_target_left_out", "models") == 19_745
     assert value(url, "opsctl_target_read_failures_total", "drips") >= 1

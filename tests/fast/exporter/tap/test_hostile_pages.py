@@ -33,8 +33,8 @@ from vllm_opsctl.exporter.tap.writer import PageWriter
 
 T0 = 1_700_000_000.0
 GOOD = "99-1000.0.0.tap"
-AT_ONCE_S = 10.0
-"""A page is read or refused in milliseconds; who believes its counts, or opens a FIFO, takes for ever."""
+AT_ONCE_S = 1.0
+"""More than any page takes to be read or refused, on a busy machine too."""
 
 
 def page_bytes() -> bytes:
@@ -131,7 +131,7 @@ def used(raw: bytes) -> TapServer | None:
     shown = "\n".join([server.name, *_lines(page, 10)])
     assert plain_lines(shown) == shown
     _json(page, 10).encode()
-    assert time.process_time() - began < AT_ONCE_S
+    assert time.process_time() - began < 10 * AT_ONCE_S
     return server
 
 
