@@ -64,6 +64,11 @@ def put_all(account: Account, items: list[Item]) -> None:
         account.put(change.item, new=change.action == "create")
 
 
+def delete_all(account: Account) -> None:
+    for change in plan([], account.of_service("chat"), account, CHAT, everything=True).to_do:
+        account.delete(change.item)
+
+
 def test_metric_alarms_topics_and_key_are_read_as_they_were_put(
     moto: EmulatedAws, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -83,6 +88,8 @@ def test_metric_alarms_topics_and_key_are_read_as_they_were_put(
     (change,) = plan(shall, account.of_service("chat"), account, CHAT).to_do
     assert [d.path for d in change.differences] == ["Threshold"]
     assert account.tags(by_hand)[SERVICE_TAG] == "chat"
+    # Moto is shared
+    delete_all(account)
 
 
 def test_composites_are_read_as_they_were_put(
@@ -102,8 +109,7 @@ def test_composites_are_read_as_they_were_put(
         f"{suppressor}WaitPeriod",
         f"{suppressor}ExtensionPeriod",
     }
-    for change in plan([], account.of_service("chat"), account, CHAT, everything=True).to_do:
-        account.delete(change.item)
+    delete_all(account)
     assert list(account.of_service("chat")) == []
 
 
